@@ -1,0 +1,40 @@
+# One profile for runs, tests and benchmarks; `make help` lists the targets.
+RECIPE ?= sample
+OUT ?=
+CARGO ?= cargo
+OSLER = $(CARGO) run --quiet --bin osler --
+
+.DEFAULT_GOAL := help
+
+help: ## lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: ## builds the program
+	$(CARGO) build --bin osler
+
+corpus: build ## builds a corpus: make corpus [RECIPE=path.toml] [OUT=dir]
+	@$(OSLER) corpus --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+
+plan: build ## prints what a run would do: make plan [RECIPE=path.toml]
+	@$(OSLER) plan --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+
+test: ## runs every test
+	tests/run
+
+bench: ## measures against peers and limits; prints ratios
+	tests/bench/run
+
+fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
+	tests/fuzz/run
+
+fmt: ## formats the code
+	$(CARGO) fmt --all
+
+lint: ## checks formatting and lints
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean-out: ## deletes the output of the sample
+	rm -rf out
+
+.PHONY: help build corpus plan test bench fuzz fmt lint clean-out

@@ -1,0 +1,937 @@
+//! CNXML, the modules of OpenStax textbooks: prose, notes, exercises, captions, tables, equations and glossary of one `<document>`.
+//!
+//! References inside a book have no words of their own (`<link target-id="…"/>`); they read as the kind of thing they point to, since its
+//! number depends on the book. The labels of enumerated items stay, because exercises and their solutions refer to them.
+
+use crate::emit::Emit;
+use crate::limits::Limits;
+use crate::xml::{Element, Event, Reader, TextBuilder, transcode};
+use crate::{Document, Reject};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+/// What of a module goes to the text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The module's abstract (learning objectives); default yes.
+    pub abstracts: bool,
+    /// Titles and captions of figures; default yes.
+    pub captions: bool,
+    /// The words that stand for an image for those who cannot see it; default no.
+    pub alt_text: bool,
+    /// Tables; default yes.
+    pub tables: bool,
+    /// Exercises; default yes.
+    pub exercises: bool,
+    /// The exercises' solutions; default yes.
+    pub solutions: bool,
+    /// The glossary, an entry a paragraph; default yes.
+    pub glossary: bool,
+    /// Footnotes, after the paragraph, list, table or figure that has them; default yes.
+    pub footnotes: bool,
+    /// Sections of references and of the contributors; default no.
+    pub references: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            abstracts: true,
+            captions: true,
+            alt_text: false,
+            tables: true,
+            exercises: true,
+            solutions: true,
+            glossary: true,
+            footnotes: true,
+            references: false,
+        }
+    }
+}
+
+/// Reads a module.
+///
+/// Rejects: `no-text`, and those of [`crate::xml::Reader`] and [`transcode`].
+pub fn parse(bytes: &[u8], settings: &Settings, document: &mut Document, emit: &mut Emit<'_>) -> ControlFlow<()> {
+    match fill(bytes, settings, document) {
+        Ok(()) => emit(Ok(&*document)),
+        Err(reject) => emit(Err(reject)),
+    }
+}
+
+fn fill(bytes: &[u8], settings: &Settings, document: &mut Document) -> Result<(), Reject> {
+    document.clear();
+    let bytes = transcode(bytes)?;
+    let mut text = TextBuilder::new();
+    // Takes the document's buffers over.
+    text.finish(document);
+    let mut module = Module {
+        bytes: &bytes,
+        reader: Reader::new(&bytes, &Limits::default()),
+        settings,
+        text,
+        language: None,
+        footnotes: Vec::new(),
+        blocks: 0,
+        after_reference: false,
+        targets: None,
+    };
+    module.document(document)?;
+    if module.text.is_empty() {
+        return Err(Reject::new("no-text", 0, "a module without text"));
+    }
+    module.text.finish(document);
+    document.language = module.language;
+    Ok(())
+}
+
+struct Module<'a> {
+    bytes: &'a [u8],
+    reader: Reader<'a>,
+    settings: &'a Settings,
+    text: TextBuilder,
+    language: Option<String>,
+    footnotes: Vec<String>,
+    /// Paragraphs, lists, tables and figures that are open.
+    blocks: usize,
+    /// Whether the last words stand for a reference, which a letter may follow: Figure b.
+    after_reference: bool,
+    /// The kind of element by id, once a reference needs it.
+    targets: Option<HashMap<Vec<u8>, Kind>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Figure,
+    Table,
+    Other,
+}
+
+impl<'a> Module<'a> {
+    fn document(&mut self, document: &mut Document) -> Result<(), Reject> {
+        loop {
+            match self.reader.next()? {
+                Event::Eof => return Ok(()),
+                Event::Start(element) => match element.name() {
+                    b"document" => {
+                        self.language = language_of(element);
+                        if let Some(id) = element.attribute(b"module-id") {
+                            document.metadata.insert("module_id".into(), id.into_owned());
+                        }
+                    }
+                    b"title" => {
+                        let title = words(&mut self.reader)?;
+                        document.title = Some(title).filter(|title| !title.is_empty());
+                    }
+                    b"metadata" => self.metadata(document)?,
+                    b"content" => self.children()?,
+                    b"glossary" if self.settings.glossary => self.children()?,
+                    _ => self.reader.skip_element()?,
+                },
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads `<metadata>`; its abstract is text.
+    fn metadata(&mut self, document: &mut Document) -> Result<(), Reject> {
+        let outside = self.reader.depth() - 1;
+        let (mut subjects, mut keywords) = (Vec::new(), Vec::new());
+        while self.reader.depth() > outside {
+            let element = match self.reader.next()? {
+                Event::Start(element) => element,
+                Event::Eof => break,
+                _ => continue,
+            };
+            match element.name() {
+                b"abstract" if self.settings.abstracts => self.paragraph()?,
+                b"license" => {
+                    let url = element.attribute(b"url").map(|url| url.into_owned());
+                    let name = words(&mut self.reader)?;
+                    document.license = url.or(Some(name)).filter(|license| !license.is_empty());
+                }
+                b"subject" => subjects.push(words(&mut self.reader)?),
+                b"keyword" => keywords.push(words(&mut self.reader)?),
+                b"subjectlist" | b"keywordlist" => {}
+                name @ (b"title" | b"content-id" | b"language" | b"uuid" | b"created" | b"revised" | b"repository" | b"content-url"
+                | b"version") => {
+                    let value = words(&mut self.reader)?;
+                    self.field(name, value, document);
+                }
+                _ => self.reader.skip_element()?,
+            }
+        }
+        for (key, values) in [("subjects", subjects), ("keywords", keywords)] {
+            if !values.is_empty() {
+                document.metadata.insert(key.into(), values.join("; "));
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, name: &[u8], value: String, document: &mut Document) {
+        if value.is_empty() {
+            return;
+        }
+        match name {
+            b"title" if document.title.is_none() => document.title = Some(value),
+            b"title" => {}
+            b"content-id" => document.identifiers.push(format!("cnxml:{value}")),
+            b"language" => self.language = self.language.take().or(Some(value.to_ascii_lowercase())),
+            b"revised" => document.published = iso_day(&value).or(document.published.take()),
+            b"created" if document.published.is_none() => document.published = iso_day(&value),
+            b"created" => {}
+            name => {
+                let key = String::from_utf8_lossy(name).replace('-', "_");
+                document.metadata.insert(key, value);
+            }
+        }
+    }
+
+    /// Walks what is inside the element whose start came last.
+    fn children(&mut self) -> Result<(), Reject> {
+        let outside = self.reader.depth() - 1;
+        while self.reader.depth() > outside {
+            match self.reader.next()? {
+                Event::Text(text) => self.inline(&text),
+                Event::Start(element) => self.element(element)?,
+                Event::End(_) => {}
+                Event::Eof => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn inline(&mut self, text: &str) {
+        if std::mem::take(&mut self.after_reference) && text.starts_with(char::is_alphanumeric) {
+            self.text.space();
+        }
+        self.text.inline(text);
+    }
+
+    fn element(&mut self, element: Element<'a>) -> Result<(), Reject> {
+        match element.name() {
+            b"section" if !self.settings.references && is_apparatus(element) => self.reader.skip_element(),
+            b"section" => {
+                self.text.begin_section();
+                self.children()?;
+                self.text.end_section();
+                Ok(())
+            }
+            b"list" => self.list(element),
+            b"table" if self.settings.tables => self.table(),
+            b"figure" if self.settings.captions => self.block(),
+            b"media" => self.media(element),
+            b"exercise" if !self.settings.exercises => self.reader.skip_element(),
+            b"solution" if !self.settings.solutions => self.reader.skip_element(),
+            b"table" | b"figure" | b"metadata" | b"image" | b"iframe" => self.reader.skip_element(),
+            b"footnote" => self.footnote(),
+            b"definition" => self.definition(),
+            b"math" => math(&mut self.reader, &mut self.text),
+            b"sup" => script(&mut self.reader, &mut self.text),
+            b"link" => self.link(element),
+            b"newline" => {
+                self.text.line();
+                self.reader.skip_element()
+            }
+            b"space" => {
+                self.text.space();
+                self.reader.skip_element()
+            }
+            b"code" | b"preformat"
+                if element.attribute(b"display").is_some_and(|display| display == "block") || element.name() == b"preformat" =>
+            {
+                let code = raw(&mut self.reader)?;
+                self.text.preformatted(&code);
+                Ok(())
+            }
+            b"quote" if element.attribute(b"display").is_some_and(|display| display == "inline") => self.children(),
+            b"title" => self.title(),
+            b"para" | b"quote" | b"equation" | b"caption" | b"label" => self.block(),
+            b"note" | b"exercise" | b"problem" | b"solution" | b"commentary" | b"example" | b"rule" | b"statement" | b"proof"
+            | b"subfigure" | b"div" | b"seealso" | b"injection" => self.paragraph(),
+            _ => self.children(),
+        }
+    }
+
+    /// Walks a container: what is inside is set off, but is not a paragraph itself.
+    fn paragraph(&mut self) -> Result<(), Reject> {
+        self.text.paragraph();
+        self.children()?;
+        self.text.paragraph();
+        Ok(())
+    }
+
+    /// Walks something after which footnotes may stand.
+    fn block(&mut self) -> Result<(), Reject> {
+        self.blocks += 1;
+        self.paragraph()?;
+        self.end_block();
+        Ok(())
+    }
+
+    fn end_block(&mut self) {
+        self.blocks -= 1;
+        if self.blocks == 0 {
+            for note in self.footnotes.drain(..) {
+                self.text.paragraph();
+                self.text.inline(&note);
+                self.text.paragraph();
+            }
+        }
+    }
+
+    /// A title directly in a section is the section's; any other is a paragraph.
+    fn title(&mut self) -> Result<(), Reject> {
+        if self.blocks == 0 {
+            self.text.begin_title();
+            self.children()?;
+            self.text.end_title();
+            Ok(())
+        } else {
+            self.paragraph()
+        }
+    }
+
+    fn list(&mut self, list: Element<'a>) -> Result<(), Reject> {
+        let mut number = list
+            .attribute(b"list-type")
+            .is_some_and(|kind| kind == "enumerated")
+            .then(|| list.attribute(b"start-value").and_then(|start| start.trim().parse().ok()).unwrap_or(1_u32));
+        let style = list.attribute(b"number-style").unwrap_or_default().into_owned();
+        let suffix = list.attribute(b"mark-suffix").unwrap_or(".".into()).into_owned();
+        let outside = self.reader.depth() - 1;
+        self.blocks += 1;
+        self.text.begin_list();
+        while self.reader.depth() > outside {
+            match self.reader.next()? {
+                Event::Start(element) if element.name() == b"item" => {
+                    self.text.item();
+                    if let Some(number) = &mut number {
+                        self.text.inline(&label(*number, &style));
+                        self.text.inline(&suffix);
+                        self.text.space();
+                        *number = number.saturating_add(1);
+                    }
+                    self.children()?;
+                }
+                Event::Start(element) if element.name() == b"title" => {
+                    self.children()?;
+                    self.text.line();
+                }
+                Event::Start(element) => self.element(element)?,
+                Event::Text(text) => self.text.inline(&text),
+                Event::End(_) => {}
+                Event::Eof => break,
+            }
+        }
+        self.text.end_list();
+        self.end_block();
+        Ok(())
+    }
+
+    fn table(&mut self) -> Result<(), Reject> {
+        let outside = self.reader.depth() - 1;
+        self.blocks += 1;
+        self.text.paragraph();
+        let mut rows = false;
+        while self.reader.depth() > outside {
+            match self.reader.next()? {
+                Event::Start(element) => match element.name() {
+                    b"tgroup" => {}
+                    b"thead" | b"tbody" | b"tfoot" | b"entrytbl" => {
+                        if !rows {
+                            self.text.begin_table();
+                            rows = true;
+                        }
+                    }
+                    b"colspec" | b"spanspec" => self.reader.skip_element()?,
+                    b"row" => self.text.row(),
+                    b"entry" => {
+                        self.children()?;
+                        self.text.cell();
+                    }
+                    b"caption" if rows => {
+                        self.text.end_table();
+                        rows = false;
+                        self.children()?;
+                    }
+                    _ => self.paragraph()?,
+                },
+                Event::Text(text) => self.text.inline(&text),
+                Event::End(_) => {}
+                Event::Eof => break,
+            }
+        }
+        if rows {
+            self.text.end_table();
+        }
+        self.text.paragraph();
+        self.end_block();
+        Ok(())
+    }
+
+    fn media(&mut self, media: Element<'a>) -> Result<(), Reject> {
+        if self.settings.alt_text
+            && let Some(alt) = media.attribute(b"alt")
+        {
+            self.text.paragraph();
+            self.text.inline(&alt);
+            self.text.paragraph();
+        }
+        self.reader.skip_element()
+    }
+
+    fn footnote(&mut self) -> Result<(), Reject> {
+        if !self.settings.footnotes {
+            return self.reader.skip_element();
+        }
+        let around = std::mem::take(&mut self.text);
+        let result = self.children();
+        let note = std::mem::replace(&mut self.text, around);
+        result?;
+        if !note.is_empty() {
+            self.footnotes.push(note.text().to_owned());
+        }
+        if self.blocks == 0 {
+            self.blocks = 1;
+            self.end_block();
+        }
+        Ok(())
+    }
+
+    /// Renders `term: meaning`.
+    fn definition(&mut self) -> Result<(), Reject> {
+        let outside = self.reader.depth() - 1;
+        self.blocks += 1;
+        self.text.paragraph();
+        let mut meanings = 0;
+        while self.reader.depth() > outside {
+            match self.reader.next()? {
+                Event::Start(element) if element.name() == b"meaning" => {
+                    if meanings == 0 {
+                        self.text.inline(": ");
+                    }
+                    self.meaning(meanings > 0)?;
+                    meanings += 1;
+                }
+                Event::Start(element) => self.element(element)?,
+                Event::Text(text) if text.trim().is_empty() => {}
+                Event::Text(text) => self.text.inline(&text),
+                Event::End(_) => {}
+                Event::Eof => break,
+            }
+        }
+        self.text.paragraph();
+        self.end_block();
+        Ok(())
+    }
+
+    /// The first paragraph of a meaning goes on the line of its term.
+    fn meaning(&mut self, own_line: bool) -> Result<(), Reject> {
+        let outside = self.reader.depth() - 1;
+        let mut first = !own_line;
+        if own_line {
+            self.text.line();
+        }
+        while self.reader.depth() > outside {
+            match self.reader.next()? {
+                Event::Start(element) if element.name() == b"para" && first => {
+                    first = false;
+                    self.children()?;
+                }
+                Event::Start(element) => self.element(element)?,
+                Event::Text(text) => self.text.inline(&text),
+                Event::End(_) => {}
+                Event::Eof => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, link: Element<'a>) -> Result<(), Reject> {
+        let before = (self.text.len(), self.text.touching());
+        self.children()?;
+        if self.text.len() > before.0 {
+            return Ok(());
+        }
+        let Some(target) = link.attribute(b"target-id") else { return Ok(()) };
+        let kind = match self.target(target.as_bytes()) {
+            Some(kind) => kind,
+            // In another module; ids are named by what they are.
+            None if target.to_ascii_lowercase().contains("fig") => Kind::Figure,
+            None if target.to_ascii_lowercase().contains("tab") => Kind::Table,
+            None => return Ok(()),
+        };
+        let polish = self.language.as_deref() == Some("pl");
+        let word = match kind {
+            Kind::Figure if polish => "Ilustracja",
+            Kind::Figure => "Figure",
+            Kind::Table if polish => "Tabela",
+            Kind::Table => "Table",
+            Kind::Other => return Ok(()),
+        };
+        self.text.inline(word);
+        self.after_reference = true;
+        Ok(())
+    }
+
+    fn target(&mut self, id: &[u8]) -> Option<Kind> {
+        let bytes = self.bytes;
+        self.targets.get_or_insert_with(|| targets(bytes)).get(id).copied()
+    }
+}
+
+/// Maps the ids of a module to what they name.
+fn targets(bytes: &[u8]) -> HashMap<Vec<u8>, Kind> {
+    let mut reader = Reader::new(bytes, &Limits::default());
+    let mut targets = HashMap::new();
+    // What is wrong with the file is reported where it is read.
+    while let Ok(event) = reader.next() {
+        match event {
+            Event::Eof => break,
+            Event::Start(element) => {
+                let kind = match element.name() {
+                    b"figure" | b"subfigure" => Kind::Figure,
+                    b"table" => Kind::Table,
+                    _ => Kind::Other,
+                };
+                if let Some(id) = element.attribute(b"id") {
+                    targets.insert(id.into_owned().into_bytes(), kind);
+                }
+            }
+            _ => {}
+        }
+    }
+    targets
+}
+
+fn language_of(element: Element<'_>) -> Option<String> {
+    element.attribute(b"lang").map(|language| language.to_ascii_lowercase()).filter(|language| !language.is_empty())
+}
+
+fn is_apparatus(section: Element<'_>) -> bool {
+    section.attribute(b"class").is_some_and(|class| {
+        class.split_whitespace().any(|name| matches!(name, "references" | "contrib-auth" | "sr-contrib-auth" | "bibliography"))
+    })
+}
+
+/// Labels an item as its list's `number-style` says.
+fn label(number: u32, style: &str) -> String {
+    match style {
+        "lower-alpha" | "upper-alpha" if (1..=26).contains(&number) => {
+            let first = if style == "lower-alpha" { b'a' } else { b'A' };
+            char::from(first + (number - 1) as u8).to_string()
+        }
+        "lower-roman" => roman(number).to_ascii_lowercase(),
+        "upper-roman" => roman(number),
+        _ => number.to_string(),
+    }
+}
+
+fn roman(number: u32) -> String {
+    const DIGITS: [(u32, &str); 9] = [(100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")];
+    if number == 0 || number > 399 {
+        return number.to_string();
+    }
+    let (mut rest, mut text) = (number, String::new());
+    for (value, digits) in DIGITS {
+        while rest >= value {
+            text.push_str(digits);
+            rest -= value;
+        }
+    }
+    text
+}
+
+/// Takes the day of `2010/11/12 14:28:49 -0600` or `2010-11-12T14:28:49Z`.
+fn iso_day(text: &str) -> Option<String> {
+    let day = text.trim().get(..10)?.replace('/', "-");
+    let shaped = day.bytes().enumerate().all(|(index, byte)| if matches!(index, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    shaped.then_some(day)
+}
+
+/// Reads the words of the element whose start came last.
+fn words(reader: &mut Reader<'_>) -> Result<String, Reject> {
+    let mut text = TextBuilder::new();
+    let outside = reader.depth() - 1;
+    while reader.depth() > outside {
+        match reader.next()? {
+            Event::Text(words) => text.inline(&words),
+            Event::Start(element) if element.name() == b"math" => math(reader, &mut text)?,
+            Event::Start(element) if element.name() == b"sup" => script(reader, &mut text)?,
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    Ok(text.text().to_owned())
+}
+
+/// Reads the text of the element whose start came last as it is.
+fn raw(reader: &mut Reader<'_>) -> Result<String, Reject> {
+    let mut text = String::new();
+    let outside = reader.depth() - 1;
+    while reader.depth() > outside {
+        match reader.next()? {
+            Event::Text(words) => text.push_str(&words),
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    Ok(text)
+}
+
+/// Reads a superscript: `^` goes before it only where it would turn a number into another, as in 10<sup>-3</sup>, but not in Ca<sup>2+</sup>.
+pub(crate) fn script(reader: &mut Reader<'_>, text: &mut TextBuilder) -> Result<(), Reject> {
+    let words = words(reader)?;
+    let exponent = words.trim_start_matches(['-', '+', '\u{2212}', '\u{2013}', ' ']).starts_with(|c: char| c.is_ascii_digit());
+    if exponent && text.touching().is_some_and(|before| before.is_ascii_digit()) {
+        text.inline("^");
+    }
+    text.inline(&words);
+    Ok(())
+}
+
+/// Reads a MathML formula, whose start came last, as one line of text: `x^2`, `(a + b)/(c)`, `sqrt(x)`.
+pub(crate) fn math(reader: &mut Reader<'_>, text: &mut TextBuilder) -> Result<(), Reject> {
+    let mut line = String::new();
+    math_children(reader, &mut line)?;
+    text.inline(&line);
+    Ok(())
+}
+
+/// Reads the children of an element one after the other.
+fn math_children(reader: &mut Reader<'_>, line: &mut String) -> Result<(), Reject> {
+    let outside = reader.depth() - 1;
+    while reader.depth() > outside {
+        match reader.next()? {
+            Event::Text(words) => push_words(line, &words),
+            Event::Start(element) => math_element(reader, element, line)?,
+            Event::End(_) => {}
+            Event::Eof => break,
+        }
+    }
+    Ok(())
+}
+
+/// Reads the children of an element each by itself.
+fn math_operands(reader: &mut Reader<'_>) -> Result<Vec<String>, Reject> {
+    let outside = reader.depth() - 1;
+    let mut operands = Vec::new();
+    while reader.depth() > outside {
+        match reader.next()? {
+            Event::Start(element) => {
+                let mut operand = String::new();
+                math_element(reader, element, &mut operand)?;
+                operands.push(operand.trim().to_owned());
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    Ok(operands)
+}
+
+fn math_element(reader: &mut Reader<'_>, element: Element<'_>, line: &mut String) -> Result<(), Reject> {
+    match element.name() {
+        // The same formula again, in another language.
+        b"annotation" | b"annotation-xml" => return reader.skip_element(),
+        b"mo" => {
+            let operator = words(reader)?;
+            if is_spaced(&operator) {
+                line.push(' ');
+                line.push_str(&operator);
+                line.push(' ');
+            } else {
+                line.push_str(&operator);
+            }
+        }
+        b"mtext" | b"mi" | b"mn" | b"ms" | b"cn" | b"ci" => {
+            let outside = reader.depth() - 1;
+            while reader.depth() > outside {
+                match reader.next()? {
+                    Event::Text(words) => push_words(line, &words),
+                    Event::Eof => break,
+                    _ => {}
+                }
+            }
+        }
+        b"mfrac" => {
+            let operands = math_operands(reader)?;
+            push_joined_operands(line, &operands, "/");
+        }
+        b"msup" => push_script(line, &math_operands(reader)?, &["^"]),
+        b"mover" => push_accent(line, &math_operands(reader)?),
+        b"msub" | b"munder" => push_script(line, &math_operands(reader)?, &["_"]),
+        b"msubsup" | b"munderover" => push_script(line, &math_operands(reader)?, &["_", "^"]),
+        b"msqrt" => {
+            line.push_str("sqrt(");
+            math_children(reader, line)?;
+            line.push(')');
+        }
+        b"mroot" => {
+            line.push_str("root(");
+            line.push_str(&math_operands(reader)?.join(", "));
+            line.push(')');
+        }
+        b"mfenced" => {
+            let attribute =
+                |name: &[u8], default: &str| element.attribute(name).map_or(default.to_owned(), |value| value.trim().to_owned());
+            let (open, close) = (attribute(b"open", "("), attribute(b"close", ")"));
+            let separator = attribute(b"separators", ",").chars().next().map_or(String::new(), |separator| format!("{separator} "));
+            line.push_str(&open);
+            line.push_str(&math_operands(reader)?.join(&separator));
+            line.push_str(&close);
+        }
+        b"mtr" | b"mlabeledtr" | b"matrixrow" => {
+            if line.trim_end().ends_with(|c: char| !matches!(c, '(' | '[' | '{' | '|')) {
+                line.push_str("; ");
+            }
+            let operands: Vec<_> = math_operands(reader)?.into_iter().filter(|operand| !operand.is_empty()).collect();
+            line.push_str(&operands.join(", "));
+        }
+        b"mspace" => {
+            line.push(' ');
+            reader.skip_element()?;
+        }
+        b"infinity" => {
+            line.push('∞');
+            reader.skip_element()?;
+        }
+        _ => math_children(reader, line)?,
+    }
+    Ok(())
+}
+
+/// White space between the elements of a formula means nothing; inside text it is one space.
+fn push_words(line: &mut String, words: &str) {
+    if words.trim().is_empty() && words.contains(['\n', '\r']) {
+        return;
+    }
+    line.push_str(words);
+}
+
+fn push_joined_operands(line: &mut String, operands: &[String], sign: &str) {
+    for (index, operand) in operands.iter().enumerate() {
+        if index > 0 {
+            line.push_str(sign);
+        }
+        push_operand(line, operand);
+    }
+}
+
+fn push_operand(line: &mut String, operand: &str) {
+    if operand.contains(|c: char| !c.is_alphanumeric() && !matches!(c, '.' | '_')) {
+        line.push('(');
+        line.push_str(operand);
+        line.push(')');
+    } else {
+        line.push_str(operand);
+    }
+}
+
+/// Pushes base and scripts; digits under letters (H2O) and the sign of a charge need no mark.
+fn push_script(line: &mut String, operands: &[String], signs: &[&str]) {
+    let Some((base, scripts)) = operands.split_first() else { return };
+    line.push_str(base);
+    for (script, sign) in scripts.iter().zip(signs) {
+        if script.is_empty() {
+            continue;
+        }
+        let after_letter = line.ends_with(|c: char| c.is_alphabetic() || matches!(c, ')' | ']'));
+        let plain = *sign == "_" && after_letter && script.bytes().all(|byte| byte.is_ascii_digit());
+        let charge = *sign == "^" && script.chars().count() == 1 && !script.contains(char::is_alphanumeric);
+        if plain || charge {
+            line.push_str(script);
+        } else {
+            line.push_str(sign);
+            push_operand(line, script);
+        }
+    }
+}
+
+/// Pushes a base and what stands over it, which needs no mark if it is an accent.
+fn push_accent(line: &mut String, operands: &[String]) {
+    match operands {
+        [base, accent] if accent.chars().count() == 1 && !accent.contains(char::is_alphanumeric) => {
+            line.push_str(base);
+            line.push_str(accent);
+        }
+        operands => push_script(line, operands, &["^"]),
+    }
+}
+
+fn is_spaced(operator: &str) -> bool {
+    matches!(
+        operator,
+        "=" | "+"
+            | "-"
+            | "−"
+            | "±"
+            | "×"
+            | "÷"
+            | "<"
+            | ">"
+            | "≤"
+            | "≥"
+            | "≠"
+            | "≈"
+            | "≅"
+            | "≡"
+            | "∝"
+            | "→"
+            | "←"
+            | "↔"
+            | "⇌"
+            | "⇄"
+            | "⟶"
+            | "∈"
+            | "∪"
+            | "∩"
+            | "⇒"
+            | "⇔"
+            | "∼"
+            | "~"
+            | "⋅"
+            | "·"
+            | "*"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    const MODULE: &str = r##"<?xml version="1.0"?>
+<document xmlns="http://cnx.rice.edu/cnxml" xmlns:m="http://www.w3.org/1998/Math/MathML" xml:lang="pl" module-id="u1">
+<title>Skin</title>
+<metadata xmlns:md="http://cnx.rice.edu/mdml"><md:content-id>m1</md:content-id><md:title>Skin</md:title>
+<md:license url="http://creativecommons.org/licenses/by/4.0/">CC BY</md:license><md:revised>2011/02/03 10:00:00</md:revised>
+<md:keywordlist><md:keyword>skin</md:keyword><md:keyword>hair</md:keyword></md:keywordlist><md:abstract><para>Aims:</para><list><item>see</item></list></md:abstract></metadata>
+<content><para>A <term>cell</term> (<link target-id="f"/>b) of H<sub>2</sub>O, 10<sup>-3</sup> and Ca<sup>2+</sup>.<footnote>A note.</footnote> On.</para>
+<section><title>One</title><note class="black-box"><title>Warning</title><label/><para>Stop.</para></note>
+<section class="x"><title>Two</title><table><title>Doses</title><tgroup cols="2"><colspec/><thead><row><entry>Drug</entry><entry>Dose</entry></row></thead>
+<tbody><row><entry>A<newline/>B</entry><entry><list><item>1 mg</item><item>2 mg</item></list></entry></row></tbody></tgroup></table></section>
+<figure id="f"><title>Layers</title><media alt="alt words"><image src="x"/></media><caption>The layers.</caption></figure>
+<exercise><problem><para>Which?</para><list list-type="enumerated" number-style="upper-alpha"><item>this</item><item>that</item></list></problem>
+<solution><label/><para>B</para></solution></exercise>
+<equation><m:math><m:mrow><m:msub><m:mtext>C</m:mtext><m:mn>6</m:mn></m:msub><m:mo>=</m:mo><m:mfrac><m:mn>1</m:mn><m:mrow><m:mi>x</m:mi><m:mo>+</m:mo><m:msup><m:mi>y</m:mi><m:mn>2</m:mn></m:msup></m:mrow></m:mfrac></m:mrow></m:math></equation>
+</section><section class="references"><title>References</title><para>Gone.</para></section></content>
+<glossary><definition><term>derm</term><meaning><para>skin</para></meaning></definition></glossary></document>"##;
+
+    fn read(bytes: &[u8], settings: &Settings) -> Result<Document, Reject> {
+        let mut document = Document::default();
+        let mut found = None;
+        let _ = parse(bytes, settings, &mut document, &mut |result| {
+            assert!(found.is_none());
+            found = Some(result.cloned());
+            ControlFlow::Continue(())
+        });
+        found.unwrap()
+    }
+
+    #[test]
+    fn renders_a_module() {
+        let document = read(MODULE.as_bytes(), &Settings::default()).unwrap();
+        assert_eq!(
+            document.text,
+            "Aims:\n\n- see\n\nA cell (Ilustracja b) of H2O, 10^-3 and Ca2+. On.\n\nA note.\n\nOne\n\nWarning\n\nStop.\n\nTwo\n\nDoses\n\n\
+             Drug | Dose\nA B | 1 mg 2 mg\n\nLayers\n\nThe layers.\n\nWhich?\n\n- A. this\n- B. that\n\nB\n\nC6 = 1/(x + y^2)\n\nderm: skin"
+        );
+        assert_eq!(document.title.as_deref(), Some("Skin"));
+        assert_eq!(document.language.as_deref(), Some("pl"));
+        assert_eq!(document.license.as_deref(), Some("http://creativecommons.org/licenses/by/4.0/"));
+        assert_eq!(document.published.as_deref(), Some("2011-02-03"));
+        assert_eq!(document.identifiers, ["cnxml:m1"]);
+        assert_eq!(document.metadata["keywords"], "skin; hair");
+        let sections: Vec<_> = document.sections.iter().map(|section| (section.title.as_str(), section.level)).collect();
+        assert_eq!(sections, [("One", 1), ("Two", 2)]);
+    }
+
+    #[test]
+    fn settings_leave_out_and_take_in() {
+        let none = Settings {
+            abstracts: false,
+            captions: false,
+            alt_text: true,
+            tables: false,
+            exercises: false,
+            solutions: false,
+            glossary: false,
+            footnotes: false,
+            references: true,
+        };
+        let document = read(MODULE.as_bytes(), &none).unwrap();
+        for gone in ["Aims", "Layers", "Drug", "Which", "derm", "A note"] {
+            assert!(!document.text.contains(gone), "{gone}");
+        }
+        assert!(document.text.contains("References\n\nGone."));
+        let alt = read(MODULE.as_bytes(), &Settings { alt_text: true, ..Settings::default() }).unwrap();
+        assert!(alt.text.contains("Layers\n\nalt words\n\nThe layers."));
+    }
+
+    #[test]
+    fn labels() {
+        let labels: Vec<_> =
+            [(1, "lower-alpha"), (26, "upper-alpha"), (27, "upper-alpha"), (4, "lower-roman"), (3, "arabic"), (399, "upper-roman")]
+                .map(|(number, style)| label(number, style))
+                .into();
+        assert_eq!(labels, ["a", "Z", "27", "iv", "3", "CCCXCIX"]);
+    }
+
+    #[test]
+    fn truncation_anywhere_is_a_reject() {
+        for end in 0..MODULE.len() - 1 {
+            let reject = read(&MODULE.as_bytes()[..end], &Settings::default()).unwrap_err();
+            assert!(["xml-truncated", "xml-malformed", "no-text"].contains(&reject.reason), "{end}: {reject:?}");
+            assert!(reject.reason != "no-text" || end < 60, "{end}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_a_reject() {
+        for name in ["section", "list", "m:mrow", "m:mfrac", "table"] {
+            let open = format!("<{name}>").repeat(10_000);
+            let xml = format!("<document><content><para>x<m:math>{open}");
+            assert_eq!(read(xml.as_bytes(), &Settings::default()).unwrap_err().reason, "too-deep");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mutations_never_panic(changes in prop::collection::vec((0usize..MODULE.len(), any::<u8>()), 1..6), cut in 0usize..MODULE.len()) {
+            let mut bytes = MODULE.as_bytes().to_vec();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            let _ = read(&bytes, &Settings::default());
+            bytes.drain(..cut);
+            let _ = read(&bytes, &Settings::default());
+        }
+    }
+
+    #[test]
+    fn real_modules() {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/openstax_cnxml"));
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            eprintln!("SKIPPED: {} is not there", folder.display());
+            return;
+        };
+        let (mut count, mut polish) = (0, 0);
+        for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|kind| kind == "cnxml")) {
+            let document = read(&std::fs::read(&path).unwrap(), &Settings::default()).unwrap();
+            assert!(document.title.is_some() && document.identifiers.len() == 1, "{path:?}");
+            assert!(!document.text.contains("\n\n\n") && !document.text.contains(" \n") && !document.text.contains("  "), "{path:?}");
+            for section in &document.sections {
+                assert!(document.text[section.start..section.end].starts_with(&section.title), "{path:?}");
+            }
+            count += 1;
+            polish += usize::from(document.language.as_deref() == Some("pl"));
+        }
+        assert_eq!((count, polish), (535, 35));
+    }
+}

@@ -1,0 +1,40 @@
+//! Where documents come from: recipes, one reader per format, and the embedded sample source.
+
+pub mod bmc;
+pub mod cnxml;
+pub mod csv;
+pub mod date;
+pub mod document;
+pub mod elements;
+pub mod emit;
+pub mod entities;
+pub mod error;
+pub mod fields;
+pub mod glob;
+pub mod html;
+pub mod jats;
+pub mod json;
+pub mod jsonl;
+pub mod license;
+pub mod limits;
+pub mod list;
+mod markdown;
+pub mod medquad;
+pub mod open;
+pub mod parquet_file;
+pub mod pubmed;
+pub mod ranged;
+pub mod read;
+pub mod recipes;
+pub mod sample;
+pub mod source;
+pub mod text;
+pub mod textgrid;
+pub mod wikipedia;
+mod wikitext;
+pub mod xml;
+
+pub use document::{Document, Reject, Section};
+pub use emit::Emit;
+pub use error::Error;
+pub use limits::Limits;

@@ -1,0 +1,19 @@
+//! The bounds that keep a hostile file from taking the machine.
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds on a single record; what exceeds them is rejected, not truncated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest record, decompressed; default 64 MiB. Longer: reject `record-too-large`.
+    pub record_bytes_max: usize,
+    /// Deepest nesting of elements, arrays or objects; default 256. Deeper: reject `too-deep`.
+    pub depth_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { record_bytes_max: 64 << 20, depth_max: 256 }
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line. Every recipe key is a flag too: `--near_duplicates.threshold 0.9`.
+
+use crate::Failure;
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use osler_engine::Recipe;
+use std::path::PathBuf;
+
+/// Papers, textbooks and clinical notes in; a deduplicated corpus and token shards out.
+#[derive(Debug, Parser)]
+#[command(name = "osler", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Builds a corpus: parse, filter, deduplicate, tokenize, pack.
+    Corpus {
+        #[command(flatten)]
+        recipe: RecipeArguments,
+        /// Print every recipe key with the value in force, and stop.
+        #[arg(long)]
+        print_recipe: bool,
+        /// Exit with 1 when any record was rejected as broken.
+        #[arg(long)]
+        strict: bool,
+        /// How progress is shown on stderr.
+        #[arg(long, value_enum, default_value_t = ProgressKind::Auto)]
+        progress: ProgressKind,
+    },
+    /// Prints what a run would do, without doing it.
+    Plan {
+        #[command(flatten)]
+        recipe: RecipeArguments,
+    },
+    /// Shows a finished run, or asks it something in SQL.
+    Report {
+        /// The run's folder.
+        out: PathBuf,
+        /// A query over the tables `corpus`, `ledger`, `documents`, `clusters`, `pairs` and `spans`.
+        #[arg(long)]
+        sql: Option<String>,
+        /// How rows are printed.
+        #[arg(long, value_enum, default_value_t = RowFormat::Table)]
+        format: RowFormat,
+    },
+    /// Tells a document's whole story: where it came from, what was cut, why, and by which partner.
+    Inspect {
+        /// The run's folder.
+        out: PathBuf,
+        /// The document's id, or the first digits of it.
+        #[arg(long)]
+        doc: String,
+        /// Print the text that is left, too.
+        #[arg(long)]
+        text: bool,
+    },
+    /// Near-duplicate detection by itself.
+    #[command(subcommand)]
+    Minhash(MinhashCommand),
+    /// Exact-duplicate removal by itself.
+    #[command(subcommand)]
+    Exact(ExactCommand),
+    /// Token shards by themselves.
+    #[command(subcommand)]
+    Tokens(TokensCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MinhashCommand {
+    /// Prints the S-curve: with what probability a pair of some Jaccard similarity becomes a candidate.
+    Curve {
+        /// A preset (m42, m42-literal, m42-transposed, lee2021, auto).
+        #[arg(long, default_value = "m42", conflicts_with_all = ["bands", "rows"])]
+        preset: String,
+        /// Bands of a banding of your own.
+        #[arg(long, requires = "rows")]
+        bands: Option<usize>,
+        /// Rows per band of it.
+        #[arg(long, requires = "bands")]
+        rows: Option<usize>,
+        /// Jaccard similarity from which two documents are one.
+        #[arg(long, default_value_t = 0.85)]
+        threshold: f64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ExactCommand {
+    /// Proves that every removed span still stands in the text that was kept.
+    Verify {
+        /// The run's folder.
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokensCommand {
+    /// Checks every shard against its hash and its sidecar.
+    Verify {
+        /// The run's folder.
+        out: PathBuf,
+    },
+    /// Decodes one chunk with its boundaries and sources visible.
+    Show {
+        /// The run's folder.
+        out: PathBuf,
+        /// Number of the chunk.
+        #[arg(long, default_value_t = 0)]
+        chunk: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RecipeArguments {
+    /// A recipe file, or the name of one that ships: sample, m42, shared-data.
+    #[arg(long, default_value = "sample")]
+    pub recipe: String,
+    /// Folder for the output; `out/NAME` by the recipe's name where none is given.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Overrides a key of a named source or filter: `--set source.epmc.language=de`. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Overrides given as flags; filled in by [`parse`].
+    #[arg(skip)]
+    pub flags: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressKind {
+    /// Bars on a terminal, JSON lines elsewhere.
+    Auto,
+    Bar,
+    Json,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowFormat {
+    Table,
+    Jsonl,
+}
+
+/// Parses the command line, recipe keys included.
+///
+/// # Errors
+/// Never for wrong flags: those print their own help and exit with 2.
+pub fn parse() -> Result<Cli, Failure> {
+    // clap keeps names for the life of the program.
+    let keys: Vec<&'static str> = recipe_keys().into_iter().map(|key| &*key.leak()).collect();
+    let mut command = Cli::command();
+    for name in ["corpus", "plan"] {
+        command = command.mut_subcommand(name, |subcommand| {
+            keys.iter().fold(subcommand, |subcommand, key| {
+                subcommand
+                    .arg(Arg::new(key.clone()).long(key.clone()).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true))
+            })
+        });
+    }
+    let matches = command.get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| Failure::user(error.to_string()))?;
+    let (_, below) = matches.subcommand().ok_or_else(|| Failure::user("no command"))?;
+    if let Command::Corpus { recipe, .. } | Command::Plan { recipe } = &mut cli.command {
+        recipe.flags = overrides(below, &keys);
+    }
+    Ok(cli)
+}
+
+impl RecipeArguments {
+    /// Overrides of recipe keys, in the order they apply.
+    ///
+    /// # Errors
+    /// When a `--set` has no `=`.
+    pub fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
+        let mut all = self.flags.clone();
+        for set in &self.set {
+            let (key, value) = set.split_once('=').ok_or_else(|| Failure::user(format!("--set {set}: write KEY=VALUE")))?;
+            all.push((key.trim().to_string(), value.trim().to_string()));
+        }
+        Ok(all)
+    }
+}
+
+fn overrides(matches: &ArgMatches, keys: &[&str]) -> Vec<(String, String)> {
+    let given = |key: &&str| matches.get_one::<String>(key).map(|value| (key.to_string(), value.clone()));
+    keys.iter().filter_map(given).collect()
+}
+
+/// Dotted names of every key that is not inside a list.
+fn recipe_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    if let Ok(value) = serde_json::to_value(Recipe::default()) {
+        flatten("", &value, &mut keys);
+    }
+    keys
+}
+
+fn flatten(prefix: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
+    let Some(table) = value.as_object() else { return };
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            serde_json::Value::Object(inner) if !inner.is_empty() => flatten(&key, value, keys),
+            serde_json::Value::Array(_) if matches!(name.as_str(), "source" | "filter") => {}
+            _ => keys.push(key),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What each command does: calls the library, prints what it says.
+
+use crate::arguments::{Cli, Command, ExactCommand, MinhashCommand, RecipeArguments, RowFormat, TokensCommand};
+use crate::{Failure, progress, render};
+use osler_engine::context::Silent;
+use osler_engine::inspect::{Removal, Story};
+use osler_engine::{Options, Recipe};
+use osler_schemas::manifest::Manifest;
+use osler_train::{Expectations, ShardSet};
+use std::collections::BTreeMap;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Runs the command and gives the exit code.
+///
+/// # Errors
+/// [`Failure`] with a message, a hint and the exit code.
+pub fn run(arguments: &Cli) -> Result<u8, Failure> {
+    match &arguments.command {
+        Command::Corpus { recipe, print_recipe: true, .. } => print_recipe(recipe),
+        Command::Corpus { recipe, strict, progress, .. } => corpus(recipe, *strict, progress::choose(*progress)),
+        Command::Plan { recipe } => plan(recipe),
+        Command::Report { out, sql: Some(sql), format } => query(out, sql, *format),
+        Command::Report { out, sql: None, .. } => report(out),
+        Command::Inspect { out, doc, text } => inspect(out, doc, *text),
+        Command::Minhash(MinhashCommand::Curve { preset, bands, rows, threshold }) => curve(preset, bands.zip(*rows), *threshold),
+        Command::Exact(ExactCommand::Verify { out }) => verify_exact(out),
+        Command::Tokens(TokensCommand::Verify { out }) => verify_tokens(out),
+        Command::Tokens(TokensCommand::Show { out, chunk }) => show_tokens(out, *chunk),
+    }
+}
+
+fn resolve(arguments: &RecipeArguments) -> Result<(Recipe, PathBuf), Failure> {
+    let overrides = arguments.overrides()?;
+    if let Some(text) = osler_datasets::recipes::shipped(&arguments.recipe) {
+        let base = std::env::current_dir()?;
+        return Ok((Recipe::parse(&arguments.recipe, text, &overrides)?, base));
+    }
+    let path = Path::new(&arguments.recipe);
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let shipped = osler_datasets::recipes::names().join(", ");
+        Failure::user(format!("recipe {}: {error}; give a file, or one that ships: {shipped}", path.display()))
+    })?;
+    let base = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    Ok((Recipe::parse(&arguments.recipe, &text, &overrides)?, std::path::absolute(base)?))
+}
+
+fn options(arguments: &RecipeArguments) -> Result<Options, Failure> {
+    let (recipe, base) = resolve(arguments)?;
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(&recipe.name));
+    let storage_environment: BTreeMap<String, String> = std::env::vars().filter(|(key, _)| key.starts_with("AWS_")).collect();
+    Ok(Options { out, recipe, base, storage_environment, progress: Arc::new(Silent), cancelled: Arc::new(AtomicBool::new(false)) })
+}
+
+fn print_recipe(arguments: &RecipeArguments) -> Result<u8, Failure> {
+    let (recipe, _) = resolve(arguments)?;
+    write!(stdout(), "{}", recipe.to_toml())?;
+    Ok(0)
+}
+
+fn corpus(arguments: &RecipeArguments, strict: bool, progress: Arc<dyn osler_engine::context::Progress>) -> Result<u8, Failure> {
+    let options = Options { progress, ..options(arguments)? };
+    // A second Ctrl-C ends at once; the run's folder bears that, too.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flag = || options.cancelled.clone();
+        signal_hook::flag::register_conditional_shutdown(signal, 130, flag())?;
+        signal_hook::flag::register(signal, flag())?;
+    }
+    for warning in osler_engine::warnings(&options.recipe)? {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
+    let manifest = osler_engine::run(&options)?;
+    osler_report::build(&options.out, &manifest, Some(osler_engine::token_summary(&manifest)))
+        .map_err(|error| Failure::user(chain(&error)))?;
+    closing(&options.out, &manifest)?;
+    let broken = osler_engine::num_broken(&manifest);
+    Ok(u8::from(strict && broken > 0))
+}
+
+fn closing(out: &Path, manifest: &Manifest) -> Result<(), Failure> {
+    let mut to = stdout().lock();
+    writeln!(to, "\n{}", render::funnel(manifest))?;
+    for line in render::tokens(manifest) {
+        writeln!(to, "  {line}")?;
+    }
+    writeln!(to, "  corpus    {}/corpus/*.parquet", out.display())?;
+    writeln!(to, "  ledger    {}/ledger/*.parquet   (why is a document gone: osler inspect {} --doc ID)", out.display(), out.display())?;
+    writeln!(to, "  tokens    {}/tokens/*.bin", out.display())?;
+    writeln!(to, "  report    {}/report.html", out.display())?;
+    let broken = osler_engine::num_broken(manifest);
+    if broken > 0 {
+        writeln!(to, "  {} broken records were rejected; each is in the ledger with its place", render::grouped(broken))?;
+    }
+    Ok(())
+}
+
+fn plan(arguments: &RecipeArguments) -> Result<u8, Failure> {
+    let text = osler_engine::plan(&options(arguments)?)?;
+    write!(stdout(), "{text}")?;
+    Ok(0)
+}
+
+fn report(out: &Path) -> Result<u8, Failure> {
+    let manifest = osler_engine::manifest(out)?;
+    osler_report::build(out, &manifest, Some(osler_engine::token_summary(&manifest))).map_err(|error| Failure::user(chain(&error)))?;
+    closing(out, &manifest)?;
+    Ok(0)
+}
+
+fn query(out: &Path, sql: &str, format: RowFormat) -> Result<u8, Failure> {
+    let batches = osler_engine::inspect::query(out, sql)?;
+    let text = match format {
+        RowFormat::Table => osler_engine::inspect::table(&batches)?,
+        RowFormat::Jsonl => osler_engine::inspect::json_lines(&batches)?,
+    };
+    writeln!(stdout(), "{}", text.trim_end())?;
+    Ok(0)
+}
+
+fn inspect(out: &Path, id: &str, with_text: bool) -> Result<u8, Failure> {
+    let story = osler_engine::inspect::inspect(out, id)?;
+    let mut to = stdout().lock();
+    write_story(&mut to, &story)?;
+    if with_text {
+        writeln!(to, "\n{}", story.text.as_deref().unwrap_or("(no text is left)"))?;
+    }
+    Ok(0)
+}
+
+fn write_story(to: &mut impl Write, story: &Story) -> std::io::Result<()> {
+    let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "not stated".into());
+    writeln!(to, "document   {}", story.doc_id)?;
+    writeln!(to, "from       {}: {}", story.source, story.origin)?;
+    writeln!(to, "title      {}", or_none(&story.title))?;
+    writeln!(
+        to,
+        "licence    {}    language {}    published {}",
+        or_none(&story.license),
+        or_none(&story.language),
+        or_none(&story.published)
+    )?;
+    if !story.identifiers.is_empty() {
+        writeln!(to, "known as   {}", story.identifiers.join(", "))?;
+    }
+    match (story.parsed_bytes, story.kept_bytes) {
+        (Some(parsed), Some(kept)) => {
+            writeln!(to, "text       {} bytes parsed, {} in the corpus", render::grouped(parsed), render::grouped(kept))?
+        }
+        (Some(parsed), None) => writeln!(to, "text       {} bytes parsed, not in the corpus", render::grouped(parsed))?,
+        (None, Some(kept)) => writeln!(to, "text       {} bytes in the corpus", render::grouped(kept))?,
+        (None, None) => writeln!(to, "text       none: the record gave no document, or was dropped by a filter")?,
+    }
+    for removal in &story.removals {
+        writeln!(to, "{}", removal_line(removal))?;
+    }
+    if story.removals.is_empty() {
+        writeln!(to, "nothing of it was removed")?;
+    }
+    for (id, origin, stage, count) in &story.stands_for {
+        match stage.as_str() {
+            "near-duplicates" => writeln!(to, "stands for {id} ({origin})")?,
+            _ => writeln!(to, "holds the kept copy of {count} span(s) cut from {id} ({origin})")?,
+        }
+    }
+    Ok(())
+}
+
+fn removal_line(removal: &Removal) -> String {
+    let mut line = match removal.span {
+        Some((start, end)) => format!("cut        bytes {start}..{end} ({} bytes): {}, {}", end - start, removal.stage, removal.reason),
+        None => format!("removed    by {}: {}", removal.stage, removal.reason),
+    };
+    if let Some(partner) = &removal.partner_id {
+        line.push_str(&format!(", partner {partner}"));
+        if let Some(origin) = &removal.partner_origin {
+            line.push_str(&format!(" ({origin})"));
+        }
+    }
+    if let Some(start) = removal.partner_start {
+        line.push_str(&format!(", kept copy at byte {start}"));
+    }
+    if let Some(score) = removal.score {
+        line.push_str(&format!(", Jaccard {score:.4}"));
+    }
+    if let Some(detail) = &removal.detail {
+        line.push_str(&format!(" [{detail}]"));
+    }
+    line
+}
+
+fn curve(preset: &str, banding: Option<(usize, usize)>, threshold: f64) -> Result<u8, Failure> {
+    let text = osler_engine::plan::curve(preset, banding, threshold)?;
+    write!(stdout(), "{text}")?;
+    Ok(0)
+}
+
+fn verify_exact(out: &Path) -> Result<u8, Failure> {
+    let proof = osler_engine::verify_exact(out)?;
+    writeln!(stdout(), "{proof}")?;
+    Ok(0)
+}
+
+fn shards(out: &Path) -> Result<ShardSet, Failure> {
+    ShardSet::open(&out.join("tokens"), &Expectations::default()).map_err(|error| Failure::user(chain(&error)))
+}
+
+fn verify_tokens(out: &Path) -> Result<u8, Failure> {
+    let shards = shards(out)?;
+    shards.verify().map_err(|error| Failure::user(chain(&error)))?;
+    let summary = shards.summary();
+    let numbers = [summary.num_shards, summary.num_chunks, summary.num_tokens].map(render::grouped);
+    writeln!(stdout(), "{} shards, {} chunks, {} tokens: every byte is as it was written", numbers[0], numbers[1], numbers[2])?;
+    Ok(0)
+}
+
+fn show_tokens(out: &Path, index: u64) -> Result<u8, Failure> {
+    let shards = shards(out)?;
+    let Some(chunk) = shards.chunk(index) else {
+        return Err(Failure::user(format!("there is no chunk {index}: the run has {}, numbered from 0", shards.num_chunks())));
+    };
+    let mut to = stdout().lock();
+    writeln!(to, "chunk {index}: {} tokens in {} pieces, {} padding", chunk.num_tokens(), chunk.num_pieces(), chunk.num_padding)?;
+    for (number, source) in chunk.sources.iter().enumerate() {
+        let Some(tokens) = chunk.piece(number) else { continue };
+        let ids: Vec<u32> = tokens.iter().collect();
+        let name = chunk.source_names().value(*source as usize);
+        writeln!(to, "── piece {number}, {name}, {} tokens ──", ids.len())?;
+        writeln!(to, "{}", osler_engine::decode(out, &ids)?)?;
+    }
+    Ok(0)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

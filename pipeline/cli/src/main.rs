@@ -1,0 +1,65 @@
+//! `osler`: from papers, textbooks and notes to a corpus and token shards. This crate is the only part that prints, reads the environment
+//! or exits.
+
+mod arguments;
+mod commands;
+mod progress;
+mod render;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = arguments::parse().and_then(|arguments| commands::run(&arguments));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What ends the program with something to say.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// The user's input is wrong: exit code 2.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 2 }
+    }
+
+    fn report(self) -> ExitCode {
+        use std::io::Write;
+        // A reader that went away, such as `head`, has what it wanted.
+        if self.code == 0 {
+            return ExitCode::SUCCESS;
+        }
+        let mut stderr = std::io::stderr().lock();
+        let _ = writeln!(stderr, "error: {}", self.message);
+        if let Some(hint) = self.hint {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<osler_engine::Error> for Failure {
+    fn from(error: osler_engine::Error) -> Self {
+        Self { message: error.to_string(), hint: error.hint(), code: error.exit_code() }
+    }
+}
+
+impl From<osler_engine::recipe::RecipeError> for Failure {
+    fn from(error: osler_engine::recipe::RecipeError) -> Self {
+        Self::from(osler_engine::Error::from(error))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        let code = if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 2 };
+        Self { message: error.to_string(), hint: None, code }
+    }
+}

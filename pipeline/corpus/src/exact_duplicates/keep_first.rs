@@ -1,0 +1,203 @@
+//! The two rules that decide which windows are removed, and the cover that turns removed windows into spans with a kept copy each.
+
+use super::text::TextArena;
+use super::windows::WindowClasses;
+
+/// A removed byte range `[start, end)` of [`TextArena::bytes`], whole characters of one document. `copy` is where the same bytes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    pub start: usize,
+    pub end: usize,
+    pub copy: Option<usize>,
+}
+
+/// What one pass removes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removals {
+    /// Sorted and disjoint.
+    pub removals: Vec<Removal>,
+    /// Bytes that a removed window covers, by document: also those of characters that are given back.
+    pub covered_bytes: Vec<usize>,
+}
+
+/// Removes a window exactly if an equal window lies wholly in kept bytes and ends before it; see the module above for why one scan from
+/// left to right decides it.
+pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Removals {
+    const NOT_YET: usize = usize::MAX;
+    // Per class, where its first wholly kept window begins.
+    let mut kept_window = vec![NOT_YET; classes.num_classes()];
+    let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
+    let mut covered_bytes = Vec::with_capacity(arena.len());
+    for index in 0..arena.len() {
+        let range = arena.range(index);
+        let (mut removed_until, mut num_removed, mut num_kept) = (range.start, 0, 0);
+        for position in range {
+            if let Some(class) = classes.class(position)
+                && kept_window[class] != NOT_YET
+            {
+                removed_until = position + length;
+                cover.add(position, removed_until, Some(kept_window[class]));
+            }
+            if position < removed_until {
+                num_removed += 1;
+                num_kept = 0;
+                continue;
+            }
+            num_kept += 1;
+            if num_kept >= length
+                && let Some(class) = classes.class(position + 1 - length)
+                && kept_window[class] == NOT_YET
+            {
+                kept_window[class] = position + 1 - length;
+            }
+        }
+        cover.end_document();
+        covered_bytes.push(num_removed);
+    }
+    Removals { removals: cover.removals, covered_bytes }
+}
+
+/// Removes every window that occurs elsewhere, its first occurrence too.
+pub fn keep_none(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Removals {
+    let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
+    let mut covered_bytes = Vec::with_capacity(arena.len());
+    for index in 0..arena.len() {
+        let range = arena.range(index);
+        let (mut removed_until, mut num_removed) = (range.start, 0);
+        for position in range {
+            if classes.class(position).is_some() {
+                removed_until = position + length;
+                cover.add(position, removed_until, None);
+            }
+            num_removed += usize::from(position < removed_until);
+        }
+        cover.end_document();
+        covered_bytes.push(num_removed);
+    }
+    Removals { removals: cover.removals, covered_bytes }
+}
+
+/// Covers removed windows, which come in order, by few spans with one copy each.
+///
+/// A window shrinks to the whole characters in it. The span that must begin at `covered` is taken from the pending window: of those that
+/// begin no later, the last, because it reaches furthest. Before that the last span is stretched as far as its copy agrees: a long repeat
+/// is one span, whatever the number of windows in it.
+struct Cover<'a> {
+    arena: &'a TextArena,
+    removals: Vec<Removal>,
+    /// Everything before is covered, or kept.
+    covered: usize,
+    pending: Option<Removal>,
+    /// Whether the last of `removals` ends at `covered` in this document.
+    open: bool,
+}
+
+impl Cover<'_> {
+    fn add(&mut self, start: usize, end: usize, copy: Option<usize>) {
+        let (mut first, mut last) = (start, end);
+        while first < end && !self.arena.is_char_boundary(first) {
+            first += 1;
+        }
+        while last > first && !self.arena.is_char_boundary(last) {
+            last -= 1;
+        }
+        if first == last {
+            return;
+        }
+        let window = Removal { start: first, end: last, copy: copy.map(|copy| copy + (first - start)) };
+        if self.pending.is_some() && first > self.covered {
+            self.flush();
+        }
+        if first > self.covered {
+            (self.covered, self.open) = (first, false);
+        }
+        if last > self.covered {
+            self.pending = Some(window);
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(window) = self.pending.take() else { return };
+        if self.open {
+            self.stretch(window.end);
+        }
+        if self.covered < window.end {
+            let copy = window.copy.map(|copy| copy + (self.covered - window.start));
+            self.removals.push(Removal { start: self.covered, end: window.end, copy });
+            (self.covered, self.open) = (window.end, true);
+        }
+    }
+
+    /// Stretches the last span towards `end` over bytes that follow its copy too and are kept there. The copy ends before the pending
+    /// window begins, since windows are removed for copies that end before them: the fate of those bytes is known.
+    fn stretch(&mut self, end: usize) {
+        let Some(&last) = self.removals.last() else { return };
+        let text = self.arena.bytes();
+        let Some(copy) = last.copy else {
+            if let Some(last) = self.removals.last_mut() {
+                (last.end, self.covered) = (end, end);
+            }
+            return;
+        };
+        let copy_end = copy + (last.end - last.start);
+        let document_end = self.arena.range(self.arena.document_at(copy)).end;
+        let removed = self.removals.partition_point(|removal| removal.end <= copy_end);
+        let limit = self.removals.get(removed).map_or(document_end, |removal| removal.start.min(document_end)).max(copy_end);
+        let agreeing = text[last.end..end].iter().zip(&text[copy_end..limit]).take_while(|(left, right)| left == right).count();
+        let mut stretched = last.end + agreeing;
+        while !self.arena.is_char_boundary(stretched) {
+            stretched -= 1;
+        }
+        if let Some(last) = self.removals.last_mut() {
+            (last.end, self.covered) = (stretched, stretched);
+        }
+    }
+
+    /// Spans never go on into the next document, even where they touch.
+    fn end_document(&mut self) {
+        self.flush();
+        self.open = false;
+    }
+}
+
+/// Gives back the part of a word at each end of a cut: a word is a run of characters between white space, and a cut is what touching
+/// removals take away together.
+pub fn give_back_partial_words(arena: &TextArena, removals: &mut Vec<Removal>) {
+    let mut kept = 0;
+    let mut first = 0;
+    while first < removals.len() {
+        let document = arena.range(arena.document_at(removals[first].start));
+        let mut last = first;
+        while last + 1 < removals.len() && removals[last].end == removals[last + 1].start && removals[last].end < document.end {
+            last += 1;
+        }
+        let text = arena.text(arena.document_at(document.start));
+        let (start, end) = whole_words(text, removals[first].start - document.start, removals[last].end - document.start);
+        let (start, end) = (start + document.start, end + document.start);
+        for index in first..=last {
+            let Removal { start: old_start, end: old_end, copy } = removals[index];
+            let (new_start, new_end) = (old_start.max(start), old_end.min(end));
+            if new_start < new_end {
+                removals[kept] = Removal { start: new_start, end: new_end, copy: copy.map(|copy| copy + (new_start - old_start)) };
+                kept += 1;
+            }
+        }
+        first = last + 1;
+    }
+    removals.truncate(kept);
+}
+
+/// The largest range inside `[start, end)` that cuts through no word; empty where there is none.
+fn whole_words(text: &str, start: usize, end: usize) -> (usize, usize) {
+    let (before, rest) = text.split_at(start);
+    let (cut, after) = rest.split_at(end - start);
+    let in_word = |left: &str, right: &str| left.ends_with(|c: char| !c.is_whitespace()) && right.starts_with(|c: char| !c.is_whitespace());
+    let new_start = if in_word(before, cut) { cut.find(char::is_whitespace).map_or(end, |offset| start + offset) } else { start };
+    let remaining = &text[new_start..end];
+    let new_end = if in_word(remaining, after) {
+        remaining.char_indices().rev().find(|(_, c)| c.is_whitespace()).map_or(new_start, |(offset, c)| new_start + offset + c.len_utf8())
+    } else {
+        end
+    };
+    (new_start, new_end)
+}

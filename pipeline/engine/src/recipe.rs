@@ -1,0 +1,328 @@
+//! Recipes: everything a run needs to know, in one TOML file. Unknown keys are refused with the nearest name, every default can be
+//! printed, and every key can be overridden from the command line.
+
+use osler_corpus::exact_duplicates::ExactDuplicatesConfig;
+use osler_corpus::length_filter::LengthFilterConfig;
+use osler_corpus::near_duplicates::NearDuplicatesConfig;
+use osler_corpus::pack::PackConfig;
+use osler_corpus::tokenize::TokenizerConfig;
+use osler_datasets::limits::Limits;
+use osler_datasets::open::StorageConfig;
+use osler_datasets::source::SourceConfig;
+use serde::{Deserialize, Serialize};
+
+/// A recipe as resolved: every key with the value in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Name of the corpus, for people.
+    pub name: String,
+    /// Seed of everything drawn at random.
+    pub seed: u64,
+    /// Memory budget, such as `4GiB`; what does not fit is spilled to disk.
+    pub memory: String,
+    /// Threads; 0 takes every core. Output does not depend on it.
+    pub threads: usize,
+    /// Rows in a batch between operators. Output does not depend on it.
+    pub batch_rows: usize,
+    /// Broken records (malformed, not of their format) after which the run stops. Records that carry no text or no permitted licence do
+    /// not count: they are policy, not damage.
+    pub max_rejected: u64,
+    /// Bounds on single records.
+    pub limits: Limits,
+    /// How remote sources are reached.
+    pub storage: StorageConfig,
+    /// The sources, in order of preference: an earlier source keeps its copy of what a later one repeats.
+    pub source: Vec<SourceConfig>,
+    /// SQL filters between operators.
+    pub filter: Vec<SqlFilter>,
+    pub length_filter: LengthFilterConfig,
+    pub near_duplicates: NearDuplicatesConfig,
+    pub exact_duplicates: ExactDuplicatesConfig,
+    pub tokenizer: TokenizerConfig,
+    pub pack: PackConfig,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            name: "corpus".into(),
+            seed: 42,
+            memory: "4GiB".into(),
+            threads: 0,
+            batch_rows: 1024,
+            max_rejected: 10_000,
+            limits: Limits::default(),
+            storage: StorageConfig::default(),
+            source: Vec::new(),
+            filter: Vec::new(),
+            length_filter: LengthFilterConfig::default(),
+            near_duplicates: NearDuplicatesConfig::default(),
+            exact_duplicates: ExactDuplicatesConfig::default(),
+            tokenizer: TokenizerConfig::default(),
+            pack: PackConfig::default(),
+        }
+    }
+}
+
+/// Keeps the documents for which an SQL expression over the document columns is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlFilter {
+    /// Name in the ledger, the counts and the report.
+    pub name: String,
+    /// The operator after which it stands.
+    #[serde(default)]
+    pub after: FilterPlace,
+    /// A boolean expression, such as `language = 'en' AND num_words > 100`.
+    pub sql: String,
+}
+
+/// Where a filter stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilterPlace {
+    #[default]
+    Parse,
+    LengthFilter,
+    NearDuplicates,
+    ExactDuplicates,
+}
+
+impl SqlFilter {
+    /// Name of the filter as a stage.
+    pub fn stage(&self) -> String {
+        format!("filter:{}", self.name)
+    }
+}
+
+/// What is wrong with a recipe, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    #[error("recipe {path}: cannot be read")]
+    Read { path: String, source: std::io::Error },
+    #[error("recipe {path}: {message}")]
+    Toml { path: String, message: String },
+    #[error("recipe key `{key}`: {problem}")]
+    Key { key: String, problem: String },
+}
+
+impl Recipe {
+    /// Parses a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file. A source is addressed by its name:
+    /// `source.epmc.language`.
+    ///
+    /// # Errors
+    /// [`RecipeError`] that names the key and, for an unknown one, the nearest that exists.
+    pub fn parse(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Self, RecipeError> {
+        let toml = |error: toml::de::Error| RecipeError::Toml { path: path.to_string(), message: explain(&error.to_string()) };
+        if overrides.is_empty() {
+            // Straight from the text, so that an error shows the line it is on.
+            let recipe: Self = toml::from_str(text).map_err(toml)?;
+            return recipe.checked();
+        }
+        let mut table: toml::Table = toml::from_str(text).map_err(toml)?;
+        for (key, value) in overrides {
+            set(&mut table, key, parse_value(value))?;
+        }
+        let recipe: Self = toml::Value::Table(table).try_into().map_err(toml)?;
+        recipe.checked()
+    }
+
+    /// Every key with the value in force, as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| format!("# cannot be written as TOML: {error}\n"))
+    }
+
+    /// The memory budget in bytes.
+    pub fn memory_bytes(&self) -> Result<usize, RecipeError> {
+        parse_bytes(&self.memory).ok_or_else(|| RecipeError::Key {
+            key: "memory".into(),
+            problem: format!("`{}` is not a size; write a number and a unit, such as 4GiB or 512MiB", self.memory),
+        })
+    }
+
+    /// Threads to use.
+    pub fn num_threads(&self) -> usize {
+        if self.threads > 0 { self.threads } else { std::thread::available_parallelism().map_or(1, |cores| cores.get()) }
+    }
+
+    /// Hash of every key that can change output; memory, threads and batch size cannot.
+    pub fn hash(&self) -> String {
+        let mut recipe = self.clone();
+        let default = Self::default();
+        (recipe.memory, recipe.threads, recipe.batch_rows) = (default.memory, default.threads, default.batch_rows);
+        (recipe.max_rejected, recipe.storage) = (default.max_rejected, default.storage);
+        let json = serde_json::to_string(&recipe).unwrap_or_default();
+        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(json.as_bytes()))
+    }
+
+    fn checked(self) -> Result<Self, RecipeError> {
+        let wrong = |key: &str, problem: String| Err(RecipeError::Key { key: key.to_string(), problem });
+        let bytes = self.memory_bytes()?;
+        if bytes < 64 << 20 {
+            return wrong("memory", format!("`{}` is less than the 64MiB that any run needs", self.memory));
+        }
+        if self.source.is_empty() {
+            return wrong("source", "a recipe needs at least one [[source]] with a name, a format and a path".into());
+        }
+        if self.batch_rows == 0 {
+            return wrong("batch_rows", "must be at least 1".into());
+        }
+        for (index, source) in self.source.iter().enumerate() {
+            if self.source[..index].iter().any(|other| other.name == source.name) {
+                return wrong("source.name", format!("two sources are called `{}`", source.name));
+            }
+        }
+        for (index, filter) in self.filter.iter().enumerate() {
+            if self.filter[..index].iter().any(|other| other.name == filter.name) {
+                return wrong("filter.name", format!("two filters are called `{}`", filter.name));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Bytes of a size such as `4GiB`, `512 MiB`, `10GB` or `1048576`.
+pub fn parse_bytes(text: &str) -> Option<usize> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "kb" => 1e3,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "mb" => 1e6,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "gb" => 1e9,
+        "t" | "tib" => 1024f64.powi(4),
+        "tb" => 1e12,
+        _ => return None,
+    };
+    let bytes = number * unit;
+    (bytes >= 0.0 && bytes < 2f64.powi(60)).then_some(bytes as usize)
+}
+
+/// Adds the nearest name to serde's list of the keys that exist.
+fn explain(message: &str) -> String {
+    let Some(start) = message.find("unknown field `") else { return message.trim_end().to_string() };
+    let rest = &message[start + "unknown field `".len()..];
+    let Some((unknown, tail)) = rest.split_once('`') else { return message.trim_end().to_string() };
+    let nearest = tail.split('`').skip(1).step_by(2).min_by_key(|name| edit_distance(unknown, name));
+    match nearest {
+        Some(nearest) => format!("{}unknown key `{unknown}`; did you mean `{nearest}`?{}", &message[..start], known(tail)),
+        None => message.trim_end().to_string(),
+    }
+}
+
+fn known(tail: &str) -> String {
+    let names: Vec<&str> = tail.split('`').skip(1).step_by(2).collect();
+    format!("\nkeys here: {}", names.join(", "))
+}
+
+/// Levenshtein distance in characters.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in right.iter().enumerate() {
+            let substitute = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// A flag's value: TOML where it parses as TOML, else a plain string.
+fn parse_value(text: &str) -> toml::Value {
+    toml::from_str::<toml::Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.to_string()))
+}
+
+/// Sets a dotted key. Elements of `source` and `filter` are addressed by name.
+fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), RecipeError> {
+    let wrong = |problem: String| RecipeError::Key { key: key.to_string(), problem };
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut here = table;
+    let mut index = 0;
+    while index < parts.len() {
+        let part = parts[index];
+        let next = here.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        here = match next {
+            toml::Value::Table(table) => table,
+            toml::Value::Array(items) => {
+                index += 1;
+                let name = parts.get(index).copied().ok_or_else(|| wrong("names a list; write its element's name next".into()))?;
+                let found = items
+                    .iter_mut()
+                    .filter_map(toml::Value::as_table_mut)
+                    .find(|item| item.get("name").and_then(toml::Value::as_str) == Some(name));
+                found.ok_or_else(|| wrong(format!("no element is called `{name}`")))?
+            }
+            _ => return Err(wrong(format!("`{part}` is a value, not a table"))),
+        };
+        index += 1;
+    }
+    here.insert(last.to_string(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[[source]]\nname = 'a'\nformat = 'text'\npath = 'x/*.txt'\n";
+
+    #[test]
+    fn unknown_key_names_the_nearest() {
+        let text = format!("memmory = '2GiB'\n{MINIMAL}");
+        let error = Recipe::parse("r.toml", &text, &[]).unwrap_err().to_string();
+        assert!(error.contains("unknown key `memmory`; did you mean `memory`?"), "{error}");
+        assert!(error.contains("line 1"), "{error}");
+        let overrides = [("near_duplicates.treshold".to_string(), "0.9".to_string())];
+        let error = Recipe::parse("r.toml", MINIMAL, &overrides).unwrap_err().to_string();
+        assert!(error.contains("did you mean `threshold`?"), "{error}");
+    }
+
+    #[test]
+    fn every_default_is_printed_and_read_back() {
+        let recipe = Recipe::parse("r.toml", MINIMAL, &[]).unwrap();
+        assert_eq!(Recipe::parse("r.toml", &recipe.to_toml(), &[]).unwrap(), recipe);
+    }
+
+    #[test]
+    fn flags_reach_every_level() {
+        let overrides = [("memory", "1GiB"), ("source.a.language", "de"), ("length_filter.min_words", "3")];
+        let overrides: Vec<_> = overrides.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let recipe = Recipe::parse("r.toml", MINIMAL, &overrides).unwrap();
+        assert_eq!(recipe.memory_bytes().unwrap(), 1 << 30);
+        assert_eq!(recipe.length_filter.min_words, 3);
+        let missing = [("source.b.language".to_string(), "de".to_string())];
+        assert!(Recipe::parse("r.toml", MINIMAL, &missing).unwrap_err().to_string().contains("no element is called `b`"));
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text, want| assert_eq!(parse_bytes(text), want, "{text}");
+        check("4GiB", Some(4 << 30));
+        check("512 mib", Some(512 << 20));
+        check("10", Some(10));
+        check("4 apples", None);
+        check("", None);
+    }
+
+    #[test]
+    fn output_settings_change_the_hash_and_budget_does_not() {
+        let recipe = Recipe::parse("r.toml", MINIMAL, &[]).unwrap();
+        let with = |key: &str, value: &str| Recipe::parse("r.toml", MINIMAL, &[(key.into(), value.into())]).unwrap().hash();
+        assert_eq!(with("memory", "9GiB"), recipe.hash());
+        assert_eq!(with("threads", "7"), recipe.hash());
+        assert_ne!(with("length_filter.min_words", "7"), recipe.hash());
+    }
+}

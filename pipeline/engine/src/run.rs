@@ -1,0 +1,198 @@
+//! A run from recipe to finished folder: the stages in order, each resumed where it is done, then the manifest and its checks.
+
+use crate::boundary::{Done, RunFolder, write_atomically};
+use crate::context::{Context, Progress};
+use crate::error::Error;
+use crate::recipe::Recipe;
+use crate::session::Session;
+use crate::{corpus, documents, exact, near, tokens};
+use osler_datasets::list::{FileEntry, list};
+use osler_datasets::open::{StorageConfig, Stores};
+use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What a run is asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The run's folder.
+    pub out: PathBuf,
+    pub recipe: Recipe,
+    /// Folder that relative paths in the recipe start from.
+    pub base: PathBuf,
+    /// `AWS_*` settings of the environment, where the recipe's `[storage]` states none.
+    pub storage_environment: BTreeMap<String, String>,
+    pub progress: Arc<dyn Progress>,
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// Runs the recipe, or what is left of it.
+///
+/// # Errors
+/// [`Error`]; what is finished stays, and the same call goes on from there.
+pub fn run(options: &Options) -> Result<Manifest, Error> {
+    let runtime = runtime(&options.recipe)?;
+    runtime.block_on(run_async(options, &runtime))
+}
+
+/// The threads of a run.
+pub(crate) fn runtime(recipe: &Recipe) -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(recipe.num_threads())
+        .enable_all()
+        .build()
+        .map_err(|error| Error::User(format!("threads cannot be started: {error}")))
+}
+
+async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Result<Manifest, Error> {
+    let Options { recipe, .. } = options;
+    let folder = RunFolder { root: options.out.clone() };
+    let _lock = lock(&folder)?;
+    let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
+    let prints = Fingerprints::new(recipe, &files);
+    let mut stages = Vec::new();
+    let parsed = documents::run(&session, recipe, &files, &prints.documents).await?;
+    stages.extend(parsed.stages.clone());
+    let clusters = near::run(&session, recipe, &prints.near).await?;
+    let spans = exact::run(&session, recipe, &prints.exact).await?;
+    let cleaned = corpus::run(&session, recipe, &prints.corpus, [&clusters, &spans]).await?;
+    stages.extend(cleaned.stages.clone());
+    let tokenized = tokens::run(&session, recipe, &options.base, &prints.tokens).await?;
+    stages.extend(tokenized.stages.clone());
+    let s_curve: Vec<CurvePoint> = serde_json::from_value(clusters.facts["s_curve"].clone()).unwrap_or_default();
+    let manifest = Manifest {
+        format: manifest::FORMAT.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        recipe: serde_json::to_value(recipe).map_err(|error| Error::Internal(error.to_string()))?,
+        recipe_hash: recipe.hash(),
+        inputs: parsed.inputs.clone(),
+        stages,
+        s_curve,
+        complete: true,
+    };
+    check(&manifest, &files)?;
+    let json = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::Internal(error.to_string()))?;
+    write_atomically(&folder.path("run.json"), &json)?;
+    let spill = folder.path("work/spill");
+    fs::remove_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
+    Ok(manifest)
+}
+
+/// The session and the listed files.
+pub(crate) async fn prepare(
+    options: &Options,
+    folder: RunFolder,
+    handle: &tokio::runtime::Handle,
+) -> Result<(Session, Vec<FileEntry>), Error> {
+    let recipe = &options.recipe;
+    let user = |error: &dyn std::error::Error| Error::User(crate::parse::chain(error));
+    let storage = StorageConfig { environment: options.storage_environment.clone(), ..recipe.storage.clone() };
+    let stores = Arc::new(Stores::new(options.base.clone(), storage, handle.clone()));
+    let mut files = Vec::new();
+    for (index, source) in recipe.source.iter().enumerate() {
+        source.validate().map_err(|error| user(&error))?;
+        let index = u32::try_from(index).map_err(|_| Error::User("more sources than a recipe can have".into()))?;
+        files.extend(list(source, index, &stores).await.map_err(|error| user(&error))?);
+    }
+    let context = Arc::new(Context::new(stores, options.progress.clone(), options.cancelled.clone()));
+    let session = Session::new(folder, context, recipe.memory_bytes()?, recipe.num_threads(), recipe.batch_rows)?;
+    Ok((session, files))
+}
+
+/// What each boundary's output depends on. A recipe that changes a later stage leaves the earlier ones done.
+struct Fingerprints {
+    documents: String,
+    near: String,
+    exact: String,
+    corpus: String,
+    tokens: String,
+}
+
+impl Fingerprints {
+    fn new(recipe: &Recipe, files: &[FileEntry]) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes)).collect();
+        let filters = |last: crate::recipe::FilterPlace| -> Vec<_> {
+            recipe.filter.iter().filter(|filter| filter.after as u8 <= last as u8).collect()
+        };
+        use crate::recipe::FilterPlace::{ExactDuplicates, LengthFilter, NearDuplicates};
+        let documents =
+            hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), recipe.seed, listing));
+        let near = hash(&(&documents, &recipe.near_duplicates));
+        let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
+        let corpus = hash(&(&exact, filters(ExactDuplicates)));
+        let tokens = hash(&(&corpus, &recipe.tokenizer, &recipe.pack));
+        Self { documents, near, exact, corpus, tokens }
+    }
+}
+
+fn hash(parts: &impl serde::Serialize) -> String {
+    let json = serde_json::to_vec(parts).unwrap_or_default();
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&json))
+}
+
+/// Makes the folder and takes it for this process; the lock goes with the process, however it ends.
+fn lock(folder: &RunFolder) -> Result<File, Error> {
+    let work = folder.path("work");
+    if is_foreign(&folder.root) {
+        return Err(Error::User(format!(
+            "{} holds files that no run of Osler made; name a new or empty folder as OUT",
+            folder.root.display()
+        )));
+    }
+    fs::create_dir_all(work.join("done")).map_err(|error| Error::io(&work, error))?;
+    let path = work.join("lock");
+    let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::User(format!(
+                "another run is at work in {}; wait for it, or name another folder as OUT",
+                folder.root.display()
+            )));
+        }
+        Err(TryLockError::Error(error)) => return Err(Error::io(&path, error)),
+    }
+    // A new run of a changed recipe must not stand beside the old run's manifest.
+    let spill = work.join("spill");
+    if spill.exists() {
+        fs::remove_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
+    }
+    Ok(file)
+}
+
+fn is_foreign(root: &Path) -> bool {
+    let ours = root.join("work").is_dir() || root.join("run.json").is_file();
+    !ours && fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// The run's own audit: counts add up in every stage and between stages, and every listed file was read.
+fn check(manifest: &Manifest, files: &[FileEntry]) -> Result<(), Error> {
+    for stage in &manifest.stages {
+        let wrong = !stage.counts.add_up() || !stage.sources.values().all(Counts::add_up);
+        if wrong {
+            return Err(Error::Internal(format!("stage {}: records or bytes in are not those out and dropped", stage.name)));
+        }
+    }
+    for pair in manifest.stages.windows(2) {
+        let (before, after): (&StageRow, &StageRow) = (&pair[0], &pair[1]);
+        if before.counts.records_out != after.counts.records_in || before.counts.bytes_out != after.counts.bytes_in {
+            return Err(Error::Internal(format!(
+                "{} gave out {} records, {} took in {}",
+                before.name, before.counts.records_out, after.name, after.counts.records_in
+            )));
+        }
+    }
+    if manifest.inputs.len() != files.len() {
+        return Err(Error::Internal(format!("{} files were listed, {} are in the manifest", files.len(), manifest.inputs.len())));
+    }
+    Ok(())
+}
+
+/// The marker rows of a stage that is switched off: nothing goes in, nothing comes out.
+pub(crate) fn skipped(fingerprint: &str) -> Done {
+    Done { fingerprint: fingerprint.to_string(), ..Done::default() }
+}

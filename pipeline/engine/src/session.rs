@@ -1,0 +1,167 @@
+//! A DataFusion session under the run's memory budget, and the ways tables get into and out of it.
+
+use crate::boundary::RunFolder;
+use crate::context::Context;
+use crate::error::Error;
+use crate::operator_exec::OperatorExec;
+use crate::spec::OperatorSpec;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session as CatalogSession, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::error::Result;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionConfig, SessionContext};
+use futures::StreamExt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// Share of the memory budget that DataFusion and the operators may reserve; the rest is for what nobody declares: buffers of readers and
+/// writers, batches in flight, the program itself.
+const POOL_SHARE: f64 = 0.6;
+
+/// A session and what operators share.
+#[derive(Clone)]
+pub struct Session {
+    pub sql: SessionContext,
+    pub context: Arc<Context>,
+    pub folder: RunFolder,
+}
+
+impl Session {
+    /// A session that spills below the run's folder.
+    ///
+    /// # Errors
+    /// When the spill folder cannot be used.
+    pub fn new(folder: RunFolder, context: Arc<Context>, memory_bytes: usize, threads: usize, batch_rows: usize) -> Result<Self, Error> {
+        let spill = folder.path("work/spill");
+        std::fs::create_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
+        let pool = GreedyMemoryPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
+        let tracked = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
+        let disk =
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill])).with_max_temp_directory_size(u64::MAX);
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(tracked)).with_disk_manager_builder(disk).build_arc()?;
+        let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(batch_rows).with_information_schema(false);
+        let options = config.options_mut();
+        // Our tables are Utf8; views would double every type an operator has to know.
+        options.execution.parquet.schema_force_view_types = false;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        // What an external sort sets aside for its merge must fit beside the rows, also under small budgets.
+        options.execution.sort_spill_reservation_bytes = (memory_bytes / 64).clamp(1 << 20, 10 << 20);
+        Ok(Self { sql: SessionContext::new_with_config_rt(config, runtime), context, folder })
+    }
+
+    /// Makes a table in the run's folder known to SQL as `name`.
+    ///
+    /// # Errors
+    /// When there is no such table.
+    pub async fn register(&self, name: &str, table: &str) -> Result<(), Error> {
+        let frame = self.read(table).await?;
+        self.sql.deregister_table(name)?;
+        self.sql.register_table(name, frame.into_view())?;
+        Ok(())
+    }
+
+    /// A table in the run's folder.
+    ///
+    /// # Errors
+    /// When there is no such table.
+    pub async fn read(&self, table: &str) -> Result<DataFrame, Error> {
+        let path = format!("{}/", self.folder.path(table).display());
+        Ok(self.sql.read_parquet(path, ParquetReadOptions::default()).await?)
+    }
+
+    /// A plan as a frame, to go on in SQL from there.
+    ///
+    /// # Errors
+    /// When DataFusion refuses the plan's schema.
+    pub fn frame(&self, plan: Arc<dyn ExecutionPlan>) -> Result<DataFrame, Error> {
+        Ok(self.sql.read_table(Arc::new(PlanTable { plan }))?)
+    }
+
+    /// An operator over a plan.
+    pub fn operator(&self, spec: OperatorSpec, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(OperatorExec::new(spec, input, self.context.clone()))
+    }
+
+    /// Runs a plan and gives each batch to `each`, in the plan's order.
+    ///
+    /// # Errors
+    /// What the plan or `each` runs into, or a request to stop.
+    pub async fn for_each(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        mut each: impl FnMut(RecordBatch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut stream: SendableRecordBatchStream = execute_stream(plan, self.sql.task_ctx())?;
+        while let Some(batch) = stream.next().await {
+            self.context.check_cancelled()?;
+            each(batch?)?;
+        }
+        // An operator that was told to stop ends its stream early.
+        self.context.check_cancelled()?;
+        Ok(())
+    }
+
+    /// The rows of a query.
+    ///
+    /// # Errors
+    /// What the query runs into.
+    pub async fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
+        Ok(self.sql.sql(sql).await?.collect().await?)
+    }
+
+    /// The physical plan of a query.
+    ///
+    /// # Errors
+    /// What planning runs into.
+    pub async fn plan(&self, sql: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        Ok(self.sql.sql(sql).await?.create_physical_plan().await?)
+    }
+}
+
+/// A plan as `EXPLAIN` prints it.
+pub fn explain(plan: &dyn ExecutionPlan) -> String {
+    displayable(plan).indent(false).to_string()
+}
+
+/// A table that is a plan.
+#[derive(Debug)]
+struct PlanTable {
+    plan: Arc<dyn ExecutionPlan>,
+}
+
+#[async_trait]
+impl TableProvider for PlanTable {
+    fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _session: &dyn CatalogSession,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(columns) = projection else { return Ok(self.plan.clone()) };
+        let schema = self.plan.schema();
+        let columns = columns.iter().map(|&index| {
+            let name = schema.field(index).name();
+            let column = datafusion::physical_expr::expressions::Column::new(name, index);
+            (Arc::new(column) as Arc<dyn datafusion::physical_plan::PhysicalExpr>, name.clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), self.plan.clone())?))
+    }
+}

@@ -1,0 +1,144 @@
+use super::*;
+use osler_corpus::pack::{Method, PackConfig, Tail};
+use osler_corpus::shard_writer::{Document, ShardWriter};
+use osler_schemas::shard::TokenizerIdentity;
+use tempfile::TempDir;
+
+const NUM_DOCUMENTS: usize = 40;
+
+fn document(number: usize, vocab_size: u32) -> Vec<u32> {
+    (0..(number * 7) % 23).map(|at| (number * 1000 + at) as u32 % vocab_size).collect()
+}
+
+fn write(vocab_size: u32, method: Method, tail: Tail) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let tokenizer = TokenizerIdentity { name: "test".into(), xxh3: 77, vocab_size, eos_id: 0, bos_id: None, pad_id: 9 };
+    let pack = PackConfig { context_length: 16, method, tail, seed: 3 };
+    let mut writer = ShardWriter::create(directory.path(), tokenizer, pack, 400).unwrap();
+    for number in 0..NUM_DOCUMENTS {
+        let ids = document(number, vocab_size);
+        let source = ["a", "b", "c"][number % 3];
+        writer.push(Document { doc_id: &format!("{number:032x}"), source, ids: &ids, loss: None }).unwrap();
+    }
+    assert!(writer.finish().unwrap().shards.len() > 1);
+    directory
+}
+
+fn open(directory: &TempDir) -> Result<ShardSet, ShardError> {
+    ShardSet::open(directory.path(), &Expectations::default())
+}
+
+#[test]
+fn chunks_give_every_token_back() {
+    for vocab_size in [1000, 100_000] {
+        let stream: Vec<u32> = (0..NUM_DOCUMENTS).flat_map(|number| document(number, vocab_size)).collect();
+        for (method, tail) in [(Method::Concat, Tail::Carry), (Method::Concat, Tail::Pad), (Method::BestFit, Tail::Pad)] {
+            let directory = write(vocab_size, method, tail);
+            let set = open(&directory).unwrap();
+            set.verify().unwrap();
+            let summary = set.summary();
+            assert_eq!((summary.num_documents, summary.num_tokens), (NUM_DOCUMENTS as u64, stream.len() as u64));
+            assert_eq!(summary.source_tokens.values().sum::<u64>(), stream.len() as u64);
+            assert_eq!(summary.num_chunks * 16 + summary.num_tail_tokens, summary.num_tokens + summary.num_padding);
+            let mut given = Vec::new();
+            for index in 0..set.num_chunks() {
+                let chunk = set.chunk(index).unwrap();
+                let mut copy = [u32::MAX; 16];
+                chunk.copy_into(&mut copy);
+                let pieces: Vec<u32> =
+                    (0..chunk.num_pieces()).flat_map(|piece| chunk.piece(piece).unwrap().iter().collect::<Vec<_>>()).collect();
+                assert_eq!(copy[..chunk.num_tokens()], pieces);
+                assert!(copy[chunk.num_tokens()..].iter().all(|&id| id == 9), "padding is the pad id");
+                assert_eq!(chunk.num_tokens() + chunk.num_padding as usize, 16);
+                assert_eq!(chunk.sources.len(), chunk.num_pieces());
+                if method == Method::Concat {
+                    assert_eq!(chunk.contiguous().unwrap().iter().collect::<Vec<_>>(), pieces);
+                }
+                given.extend(pieces);
+            }
+            assert!(set.chunk(set.num_chunks()).is_none());
+            if method == Method::Concat {
+                assert_eq!(given, stream[..given.len()], "in stream order");
+            }
+            given.sort_unstable();
+            let mut wanted = stream[..given.len()].to_vec();
+            wanted.sort_unstable();
+            assert_eq!(given, wanted);
+        }
+    }
+}
+
+#[test]
+fn damage_is_named() {
+    type Spoil = fn(&Path);
+    let cases: [(&str, Spoil, &str); 7] = [
+        ("truncated tokens", |at| cut(&at.join("part-00001.bin"), 2), "part-00001.bin: length: wanted"),
+        ("tokens missing", |at| fs::remove_file(at.join("part-00001.bin")).unwrap(), "part-00001.bin: cannot be read"),
+        ("truncated sidecar", |at| cut(&at.join("part-00000.meta.arrow"), 9), "part-00000.meta.arrow: not a sidecar"),
+        ("empty sidecar", |at| fs::write(at.join("part-00000.meta.arrow"), b"").unwrap(), "part-00000.meta.arrow: not a sidecar"),
+        ("shard missing", |at| fs::remove_file(at.join("part-00001.meta.arrow")).unwrap(), "part-00001.meta.arrow: the set is incomplete"),
+        ("sidecar of another shard", |at| copy_over(at), "it says it is shard 0"),
+        ("no shards", |at| fs::read_dir(at).unwrap().for_each(|entry| fs::remove_file(entry.unwrap().path()).unwrap()), "no token shards"),
+    ];
+    for (what, spoil, wanted) in cases {
+        let directory = write(1000, Method::Concat, Tail::Pad);
+        spoil(directory.path());
+        let error = open(&directory).map(|_| ()).expect_err(what).to_string();
+        assert!(error.contains(wanted), "{what}: {error}");
+    }
+    let directory = write(1000, Method::Concat, Tail::Pad);
+    let last = open(&directory).unwrap().summary().num_shards - 1;
+    fs::remove_file(directory.path().join(shard::sidecar_name(last as u32))).unwrap();
+    assert!(open(&directory).map(|_| ()).unwrap_err().to_string().contains("the shards after it are missing"));
+}
+
+fn copy_over(directory: &Path) {
+    fs::copy(directory.join("part-00000.meta.arrow"), directory.join("part-00001.meta.arrow")).unwrap();
+    fs::copy(directory.join("part-00000.bin"), directory.join("part-00001.bin")).unwrap();
+}
+
+fn cut(path: &Path, num_bytes: u64) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() - num_bytes).unwrap();
+}
+
+#[test]
+fn every_altered_byte_of_a_token_file_is_found() {
+    let directory = write(1000, Method::Concat, Tail::Carry);
+    let path = directory.path().join("part-00000.bin");
+    let bytes = fs::read(&path).unwrap();
+    for at in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        let mut altered = bytes.clone();
+        altered[at] ^= 1;
+        fs::write(&path, altered).unwrap();
+        let error = open(&directory).unwrap().verify().unwrap_err().to_string();
+        assert!(error.contains("part-00000.bin: hash: wanted"), "{error}");
+    }
+    fs::write(&path, bytes).unwrap();
+    open(&directory).unwrap().verify().unwrap();
+}
+
+#[test]
+fn altered_bytes_of_a_sidecar_are_found() {
+    let directory = write(1000, Method::Concat, Tail::Carry);
+    let path = directory.path().join("part-00000.meta.arrow");
+    let bytes = fs::read(&path).unwrap();
+    for at in (0..bytes.len()).step_by(13) {
+        let mut altered = bytes.clone();
+        altered[at] ^= 0x81;
+        fs::write(&path, altered).unwrap();
+        let error = open(&directory).map(|_| ()).expect_err("damage").to_string();
+        assert!(error.contains("part-00000.meta.arrow: "), "byte {at}: {error}");
+    }
+}
+
+#[test]
+fn expectations_are_checked() {
+    let directory = write(1000, Method::Concat, Tail::Carry);
+    let open = |tokenizer_xxh3, context_length| {
+        ShardSet::open(directory.path(), &Expectations { tokenizer_xxh3, context_length }).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(open(Some(77), Some(16)), Ok(()));
+    assert!(open(Some(78), None).unwrap_err().contains("hash of tokenizer.json: wanted 0000000000000000000000000000004e, got"));
+    assert!(open(None, Some(32)).unwrap_err().contains("context length: wanted 32, got 16"));
+}
