@@ -23,6 +23,8 @@ pub struct FileEntry {
     /// by their fixed parts, so this is the same wherever the data lies.
     pub path: String,
     pub num_bytes: u64,
+    /// Changes when the file does: its time of change, or what the server calls its version. Never part of any output.
+    pub version: String,
 }
 
 /// Lists the files of `source`, sorted by path, each once.
@@ -40,6 +42,7 @@ pub async fn list(source: &SourceConfig, source_index: u32, stores: &Stores) -> 
             url: format!("sample:///{}", file.path),
             path: file.path,
             num_bytes: file.bytes.len() as u64,
+            version: String::new(),
         };
         return Ok(sample::generate(&source.sample).map(entry).collect());
     }
@@ -70,7 +73,8 @@ pub async fn list(source: &SourceConfig, source_index: u32, stores: &Stores) -> 
             if exclude.iter().any(|(glob, whole_path)| glob.matches(if *whole_path { &path } else { name })) {
                 continue;
             }
-            let entry = FileEntry { source: source.name.clone(), source_index, url: file.url, path, num_bytes: file.num_bytes };
+            let File { url, num_bytes, version } = file;
+            let entry = FileEntry { source: source.name.clone(), source_index, url, path, num_bytes, version };
             if let Some(other) = entries.get(&entry.path) {
                 let (source_name, first, second) = (entry.source, other.url.clone(), entry.url);
                 return Err(Error::Collision { source_name, path: entry.path, first, second });
@@ -91,6 +95,19 @@ struct Found {
 struct File {
     url: String,
     num_bytes: u64,
+    version: String,
+}
+
+impl File {
+    fn local(url: String, metadata: &std::fs::Metadata) -> Self {
+        let since = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        Self { url, num_bytes: metadata.len(), version: since.map_or_else(String::new, |since| since.as_nanos().to_string()) }
+    }
+
+    fn remote(url: String, meta: &object_store::ObjectMeta) -> Self {
+        let version = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        Self { url, num_bytes: meta.size, version }
+    }
 }
 
 /// The patterns of one authority together.
@@ -142,7 +159,7 @@ fn list_local(source: &SourceConfig, pattern: &str, path: &Path) -> Result<Found
         && metadata.is_file()
     {
         let root = text.rfind('/').map_or("", |slash| &text[..slash]).to_string();
-        let file = File { url: crate::open::file_url(text), num_bytes: metadata.len() };
+        let file = File::local(crate::open::file_url(text), &metadata);
         return Ok(Found { root, files: BTreeMap::from([(text.to_string(), file)]) });
     }
     let (root, rest) = if path.is_dir() { (text, "") } else { glob::fixed_prefix(text) };
@@ -166,7 +183,7 @@ fn list_local(source: &SourceConfig, pattern: &str, path: &Path) -> Result<Found
             return Err(fault(&path, std::io::Error::other("its name is not UTF-8; rename it or exclude its folder")));
         };
         let key = format!("{}/{name}", found.root);
-        let file = File { url: crate::open::file_url(&key), num_bytes: metadata.len() };
+        let file = File::local(crate::open::file_url(&key), &metadata);
         found.files.insert(key, file);
     }
     Ok(found)
@@ -234,7 +251,7 @@ async fn list_s3(source: &SourceConfig, pattern: &str, bucket: &str, key: &str, 
         match crate::open::in_time(store.head(&path)).await {
             Ok(meta) => {
                 let root = key.rfind('/').map_or("", |slash| &key[..slash]).to_string();
-                let file = File { url: url(key), num_bytes: meta.size };
+                let file = File::remote(url(key), &meta);
                 return Ok(Found { root, files: BTreeMap::from([(key.to_string(), file)]) });
             }
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
@@ -250,7 +267,7 @@ async fn list_s3(source: &SourceConfig, pattern: &str, bucket: &str, key: &str, 
         let key = meta.location.as_ref();
         let relative = below(key, prefix);
         if !is_hidden(relative) && matcher.matches(relative) {
-            found.files.insert(key.to_string(), File { url: url(key), num_bytes: meta.size });
+            found.files.insert(key.to_string(), File::remote(url(key), &meta));
         }
     }
     drop_folder_markers(&mut found.files);
@@ -282,8 +299,8 @@ async fn list_http(source: &SourceConfig, pattern: &str, stores: &Stores) -> Res
         }
         let remote = |cause| Error::Remote { source_name: source.name.clone(), url: url.clone(), source: cause };
         let (store, path) = stores.http(&url).map_err(remote)?;
-        let num_bytes = match crate::open::in_time(store.head(&path)).await {
-            Ok(meta) => meta.size,
+        let meta = match crate::open::in_time(store.head(&path)).await {
+            Ok(meta) => meta,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NothingMatched { source_name: source.name.clone(), pattern: url });
             }
@@ -292,7 +309,7 @@ async fn list_http(source: &SourceConfig, pattern: &str, stores: &Stores) -> Res
         let key = path.as_ref().to_string();
         let root = key.rfind('/').map_or("", |slash| &key[..slash]);
         found.root = if found.files.is_empty() { root.to_string() } else { common_folder(&found.root, root).to_string() };
-        found.files.insert(key, File { url, num_bytes });
+        found.files.insert(key, File::remote(url, &meta));
     }
     Ok(found)
 }

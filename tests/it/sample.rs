@@ -1,6 +1,6 @@
 //! The embedded sample, whose truth is known: what was planted is found, and nothing else is taken.
 
-use crate::support::{Scratch, osler, sample, succeed};
+use crate::support::{Scratch, articles_of_sample, osler, sample, succeed};
 use osler_datasets::sample::{Fault, Settings, truth};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -157,7 +157,8 @@ fn filters_drop_with_their_name() {
     std::fs::write(&recipe, format!("{shipped}{filters}")).expect("recipe");
     let out = scratch.path("out");
     let mut command = osler();
-    command.args(["corpus", "--progress", "none", "--set", "source.sample.sample.articles=200", "--tokenizer.train.vocab_size", "600"]);
+    command.args(["corpus", "--progress", "none", "--tokenizer.train.vocab_size", "600"]);
+    articles_of_sample(&mut command, 200);
     succeed(command.arg("--recipe").arg(&recipe).arg("--out").arg(&out));
     let kept = rows(&out, "SELECT min(num_words) AS n FROM documents")[0]["n"].as_u64().expect("words");
     assert!(kept >= 300);

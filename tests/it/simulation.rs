@@ -1,7 +1,7 @@
 //! The same input gives the same bytes: for any number of threads, batch size, memory budget and file order, and for a run that is killed
 //! at a random point and run again. Every failure prints its seed.
 
-use crate::support::{Scratch, output_hashes, sample, steady_manifest, succeed};
+use crate::support::{Scratch, articles_of_sample, output_hashes, sample, steady_manifest, succeed};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -133,7 +133,8 @@ fn a_changed_recipe_runs_only_what_it_changes() {
     };
     let again = |arguments: &[&str]| {
         let mut command = crate::support::osler();
-        command.args(["corpus", "--set", "source.sample.sample.articles=200", "--tokenizer.train.vocab_size", "1000"]);
+        command.args(["corpus", "--tokenizer.train.vocab_size", "1000"]);
+        articles_of_sample(&mut command, 200);
         command.args(arguments).arg("--out").arg(&out);
         command
     };

@@ -59,9 +59,17 @@ pub fn fail(command: &mut Command) -> (i32, String) {
 /// A small sample run: `articles` articles, everything else as shipped.
 pub fn sample(out: &Path, articles: u32) -> Command {
     let mut command = osler();
-    command.args(["corpus", "--progress", "none", "--set"]).arg(format!("source.sample.sample.articles={articles}"));
+    command.args(["corpus", "--progress", "none"]);
+    articles_of_sample(&mut command, articles);
     command.args(["--tokenizer.train.vocab_size", "1000", "--pack.context_length", "256", "--out"]).arg(out);
     command
+}
+
+/// Sets the size of the sample, which is three sources: the parts of one collection.
+pub fn articles_of_sample(command: &mut Command, articles: u32) {
+    for source in ["journals", "case-reports", "preprints"] {
+        command.arg("--set").arg(format!("source.{source}.sample.articles={articles}"));
+    }
 }
 
 /// Hashes of everything a run leaves that others read: corpus, ledger, tokens. `run.json` holds times, and so is compared without them.

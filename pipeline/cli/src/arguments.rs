@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use osler_corpus::train_tokenizer::TrainConfig;
 use osler_engine::Recipe;
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ pub enum Command {
         #[arg(long)]
         strict: bool,
         /// How progress is shown on stderr.
-        #[arg(long, value_enum, default_value_t = ProgressKind::Auto)]
+        #[arg(long, value_enum, default_value_t = ProgressKind::Auto, overrides_with = "progress")]
         progress: ProgressKind,
     },
     /// Prints what a run would do, without doing it.
@@ -191,7 +192,10 @@ fn overrides(matches: &ArgMatches, keys: &[&str]) -> Vec<(String, String)> {
 /// Dotted names of every key that is not inside a list.
 fn recipe_keys() -> Vec<String> {
     let mut keys = Vec::new();
-    if let Ok(value) = serde_json::to_value(Recipe::default()) {
+    let mut recipe = Recipe::default();
+    // Tables that are absent by default have keys, too.
+    recipe.tokenizer.train = Some(TrainConfig::default());
+    if let Ok(value) = serde_json::to_value(recipe) {
         flatten("", &value, &mut keys);
     }
     keys

@@ -99,6 +99,7 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
         max_broken: recipe.max_rejected,
         reasons: std::collections::BTreeMap::new(),
     };
+    session.context.take_inputs();
     let plan = plan(session, recipe, files).await?;
     session.for_each(plan, |batch| sink.push(&batch)).await?;
     let inputs = session.context.take_inputs();

@@ -138,6 +138,7 @@ impl Operator for Parse {
                 url: url.value(row).to_string(),
                 path: path.value(row).to_string(),
                 num_bytes: num_bytes.value(row),
+                version: String::new(),
             };
             self.read(&file, out)?;
             self.context.advance(file.num_bytes);

@@ -1,29 +1,31 @@
 //! `osler plan`: what a run would do, without doing it.
 
-use crate::boundary::RunFolder;
+use crate::boundary::{RunFolder, TableWriter};
 use crate::error::Error;
 use crate::run::{Options, prepare, runtime};
-use crate::session::explain;
-use crate::{documents, near};
+use crate::session::{Session, explain};
+use crate::{Recipe, corpus, documents, exact, near, tokens};
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
 use osler_corpus::near_duplicates::banding::{Banding, Bandings, candidate_probability, num_bands, num_slots};
 use osler_datasets::list::FileEntry;
+use osler_schemas::{cluster, document, span};
 use std::fmt::Write;
 
 /// Bytes of text that a byte of input gives, and bytes a second that one thread parses, by format: measured over the real documents that
 /// `docs/benchmarks.md` names. A plan is a forecast, not a promise.
 fn yields(format: &str) -> (f64, f64) {
     match format {
-        "jats" | "bmc" => (0.45, 100e6),
-        "pubmed" | "medquad" | "cnxml" | "wikipedia" => (0.4, 80e6),
-        "html" => (0.15, 60e6),
-        "sample" => (0.8, 100e6),
-        _ => (0.9, 60e6),
+        "jats" | "bmc" => (0.5, 60e6),
+        "pubmed" | "cnxml" | "wikipedia" => (0.3, 50e6),
+        "medquad" => (0.8, 50e6),
+        "html" => (0.15, 20e6),
+        "sample" => (0.54, 10e6),
+        _ => (0.9, 50e6),
     }
 }
 
 /// Text bytes a second that one thread takes through the stages after parsing: sketching, exact duplicates, tokenisation.
-const STAGES_BYTES_PER_SECOND: [(&str, f64); 3] = [("near-duplicates", 40e6), ("exact-duplicates", 8e6), ("tokenize and pack", 6e6)];
+const STAGES_BYTES_PER_SECOND: [(&str, f64); 3] = [("near-duplicates", 20e6), ("exact-duplicates", 7e6), ("tokenize and pack", 6e6)];
 
 /// Disk bytes that a byte of text takes: in `work/`, `corpus/` and `tokens/`.
 const DISK_PER_TEXT_BYTE: f64 = 0.35 + 0.35 + 0.55;
@@ -71,33 +73,39 @@ async fn describe(options: &Options, folder: RunFolder, handle: &tokio::runtime:
     let _ =
         writeln!(text, "memory budget {} (about {:.0} bytes wanted; what does not fit is spilled)\n", recipe.memory, 256e6 + total.1 * 6.0);
     text.push_str(&s_curve(&recipe.near_duplicates)?);
-    let _ = writeln!(
-        text,
-        "\nstage 1, read and parse: leaves work/documents\n{}",
-        explain(documents::plan(&session, recipe, &files).await?.as_ref())
-    );
-    let _ = writeln!(text, "{}", near_stages(recipe));
+    for (boundary, plan) in stage_plans(&session, recipe, &files).await? {
+        let _ = writeln!(text, "\n{boundary}\n{}", plan.trim_end());
+    }
     Ok(text)
+}
+
+/// The plan of each stretch between boundaries, as `EXPLAIN` prints it, over empty tables of the right shape.
+async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) -> Result<Vec<(&'static str, String)>, Error> {
+    let tables = [
+        (documents::DOCUMENTS, document::ordered_schema()),
+        (near::CLUSTERS, cluster::schema()),
+        (exact::SPANS, span::schema()),
+        (corpus::CORPUS, document::corpus_schema()),
+    ];
+    for (table, schema) in tables {
+        TableWriter::new(&session.folder, table, schema)?.finish()?;
+        session.folder.publish(table)?;
+    }
+    let tokenizer = session.folder.path("tokenizer.json");
+    Ok(vec![
+        ("1. read, parse, filter → work/documents, work/dropped", explain(documents::plan(session, recipe, files).await?.as_ref())),
+        (
+            "2. near-duplicates → work/candidates; then verify → work/pairs, cluster → work/clusters",
+            explain(near::candidates_plan(session, &recipe.near_duplicates, Vec::new()).await?.as_ref()),
+        ),
+        ("3. exact-duplicates → work/spans", explain(exact::plan(session, recipe).await?.as_ref())),
+        ("4. cut → corpus, ledger", explain(corpus::plan(session, recipe).await?.as_ref())),
+        ("5. tokenize and pack → tokens", explain(tokens::plan(session, recipe, tokenizer).await?.as_ref())),
+    ])
 }
 
 fn format_name(format: &impl serde::Serialize) -> String {
     serde_json::to_value(format).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
-}
-
-fn near_stages(recipe: &crate::Recipe) -> String {
-    let mut text = String::new();
-    let lines = [
-        (near::BOUNDARY, "documents ⋉ representatives → Sketch → Sort(key, ordinal) → Candidates → Distinct → verify → clusters"),
-        ("exact-duplicates", "documents ▷ clusters → Sort(ordinal) → ExactDuplicates → spans"),
-        ("corpus", "documents ⟕ clusters → Cut(spans) → Sort(ordinal) → corpus/, ledger/"),
-        ("tokens", "corpus → Tokenize → Pack → tokens/"),
-    ];
-    for (stage, plan) in lines {
-        let _ = writeln!(text, "{stage}: {plan}");
-    }
-    let passes: Vec<String> = recipe.exact_duplicates.passes.iter().map(ToString::to_string).collect();
-    let _ = writeln!(text, "exact passes at {} bytes", passes.join(", "));
-    text
 }
 
 /// The S-curve of a configuration, with the recall at its threshold.

@@ -17,8 +17,6 @@ use serde::{Deserialize, Serialize};
 pub struct Recipe {
     /// Name of the corpus, for people.
     pub name: String,
-    /// Seed of everything drawn at random.
-    pub seed: u64,
     /// Memory budget, such as `4GiB`; what does not fit is spilled to disk.
     pub memory: String,
     /// Threads; 0 takes every core. Output does not depend on it.
@@ -47,7 +45,6 @@ impl Default for Recipe {
     fn default() -> Self {
         Self {
             name: "corpus".into(),
-            seed: 42,
             memory: "4GiB".into(),
             threads: 0,
             batch_rows: 1024,

@@ -14,6 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
     let folder = RunFolder { root: options.out.clone() };
     let _lock = lock(&folder)?;
     let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
-    let prints = Fingerprints::new(recipe, &files);
+    let prints = Fingerprints::new(recipe, &files, &options.base);
     let mut stages = Vec::new();
     let parsed = documents::run(&session, recipe, &files, &prints.documents).await?;
     stages.extend(parsed.stages.clone());
@@ -112,26 +113,28 @@ struct Fingerprints {
 }
 
 impl Fingerprints {
-    fn new(recipe: &Recipe, files: &[FileEntry]) -> Self {
+    fn new(recipe: &Recipe, files: &[FileEntry], base: &Path) -> Self {
         let version = env!("CARGO_PKG_VERSION");
-        let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes)).collect();
+        let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes, &file.version)).collect();
         let filters = |last: crate::recipe::FilterPlace| -> Vec<_> {
             recipe.filter.iter().filter(|filter| filter.after as u8 <= last as u8).collect()
         };
         use crate::recipe::FilterPlace::{ExactDuplicates, LengthFilter, NearDuplicates};
+        // The tokenizer's content, not its name; one that cannot be read is refused when its stage comes.
+        let tokenizer = recipe.tokenizer.path.as_ref().and_then(|path| fs::read(base.join(path)).ok()).map(|bytes| xxh3_64(&bytes));
         let documents =
-            hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), recipe.seed, listing));
+            hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
         let near = hash(&(&documents, &recipe.near_duplicates));
         let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
-        let tokens = hash(&(&corpus, &recipe.tokenizer, &recipe.pack));
+        let tokens = hash(&(&corpus, &recipe.tokenizer, tokenizer, &recipe.pack));
         Self { documents, near, exact, corpus, tokens }
     }
 }
 
 fn hash(parts: &impl serde::Serialize) -> String {
     let json = serde_json::to_vec(parts).unwrap_or_default();
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&json))
+    format!("{:032x}", xxh3_128(&json))
 }
 
 /// Makes the folder and takes it for this process; the lock goes with the process, however it ends.

@@ -53,6 +53,8 @@ impl Session {
         // Our tables are Utf8; views would double every type an operator has to know.
         options.execution.parquet.schema_force_view_types = false;
         options.sql_parser.map_string_types_to_utf8view = false;
+        // A hash join holds one side, texts and all; a merge join spills.
+        options.optimizer.prefer_hash_join = false;
         // What an external sort sets aside for its merge must fit beside the rows, also under small budgets.
         options.execution.sort_spill_reservation_bytes = (memory_bytes / 64).clamp(1 << 20, 10 << 20);
         Ok(Self { sql: SessionContext::new_with_config_rt(config, runtime), context, folder })

@@ -399,8 +399,11 @@ impl Operator for FindExactDuplicates {
         Ok(())
     }
 
+    /// What the end will take for the text so far: it has to be within the budget before it begins.
     fn memory_bytes(&self) -> usize {
-        self.state.as_ref().map_or(0, ExactDuplicates::memory_bytes)
+        let Some(state) = &self.state else { return 0 };
+        let peak = state.config.memory_bytes(state.arena.bytes().len() as u64);
+        state.memory_bytes().max(usize::try_from(peak).unwrap_or(usize::MAX))
     }
 }
 
