@@ -11,7 +11,7 @@ wanted = stages["pack"]["counts"]["records_in"]
 for table in ["corpus", "ledger"]:
     arrow = pq.read_table(out / table)
     pattern = str(out / table / "*.parquet")
-    duck = duckdb.sql(f"SELECT count(*), count(DISTINCT doc_id) FROM '{pattern}'").fetchone()
+    duck = duckdb.sql(f"SELECT count(*), count(DISTINCT doc_id) FROM '{pattern}'").fetchall()[0]
     frame = polars.read_parquet(pattern)
     panda = pandas.read_parquet(out / table)
     assert arrow.num_rows == duck[0] == frame.height == len(panda), table
@@ -28,7 +28,7 @@ for table in ["corpus", "ledger"]:
             for section in row["sections"]:
                 assert 0 <= section["start"] <= section["end"] <= len(raw), row["doc_id"]
                 raw[section["start"]:section["end"]].decode()
-        titles = duckdb.sql(f"SELECT count(*) FROM '{pattern}' WHERE len(sections) > 0 AND len(identifiers) > 0").fetchone()
+        titles = duckdb.sql(f"SELECT count(*) FROM '{pattern}' WHERE len(sections) > 0 AND len(identifiers) > 0").fetchall()[0]
         assert titles[0] > 0
 
 tokens = 0
