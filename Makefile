@@ -32,7 +32,7 @@ fmt: ## formats the code
 
 lint: ## checks formatting and lints
 	$(CARGO) fmt --all -- --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	CLIPPY_ARGS="-Dwarnings" RUSTC_WORKSPACE_WRAPPER="$$(rustc --print sysroot)/bin/clippy-driver" $(CARGO) build --workspace --all-targets
 
 clean-out: ## deletes the output of the sample
 	rm -rf out

@@ -290,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn citations_stand_in_brackets_and_feet_below_their_table() {
+        let abbr = |number: u32| format!("<abbr bid=\"B{number}\">{number}</abbr>");
+        for (body, expected) in [
+            (format!("<p>VSCs <abbrgrp>\n {}, {}\n </abbrgrp>.</p>", abbr(4), abbr(5)), "VSCs [4, 5]."),
+            (format!("<p>a <abbrgrp>\n {}</abbrgrp>-<abbrgrp>\n {}\n</abbrgrp>, b</p>", abbr(1), abbr(3)), "a [1]-[3], b"),
+            (format!("<p>a [<abbrgrp>{}</abbrgrp>, <abbrgrp>{}</abbrgrp>] (<abbrgrp>{0}</abbrgrp>)</p>", abbr(1), abbr(3)), "a [1, 3] (1)"),
+            (format!("<p>a<sup><abbrgrp>{}</abbrgrp></sup> b<abbrgrp><sup>{}</sup></abbrgrp></p>", abbr(1), abbr(2)), "a[1] b[2]"),
+            (
+                "<table><tgroup><thead><row><entry>A</entry><entry>B</entry></row></thead><tfoot><p>Foot.</p></tfoot>\
+                 <tbody><row><entry>1</entry><entry>2</entry></row></tbody></tgroup></table><p>x</p>"
+                    .to_owned(),
+                "A | B\n1 | 2\n\nFoot.\n\nx",
+            ),
+        ] {
+            let found = read(format!("<art><bdy>{body}</bdy></art>").as_bytes());
+            assert_eq!(found[0].as_ref().unwrap().text, expected, "{body}");
+        }
+    }
+
+    #[test]
     fn a_file_cut_at_any_byte_is_rejected() {
         for length in 0..ARTICLE.len() {
             assert!(matches!(read(&ARTICLE.as_bytes()[..length]).as_slice(), [Err(_)]), "cut at {length}");

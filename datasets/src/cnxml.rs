@@ -5,7 +5,7 @@
 
 use crate::emit::Emit;
 use crate::limits::Limits;
-use crate::xml::{Element, Event, Reader, TextBuilder, transcode};
+use crate::xml::{Element, Event, Grid, Reader, TextBuilder, transcode};
 use crate::{Document, Reject};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -76,6 +76,7 @@ fn fill(bytes: &[u8], settings: &Settings, document: &mut Document) -> Result<()
         footnotes: Vec::new(),
         blocks: 0,
         after_reference: false,
+        emptied: None,
         targets: None,
     };
     module.document(document)?;
@@ -98,6 +99,8 @@ struct Module<'a> {
     blocks: usize,
     /// Whether the last words stand for a reference, which a letter may follow: Figure b.
     after_reference: bool,
+    /// Length of the text where a reference that has no words stands in parentheses.
+    emptied: Option<usize>,
     /// The kind of element by id, once a reference needs it.
     targets: Option<HashMap<Vec<u8>, Kind>>,
 }
@@ -208,7 +211,19 @@ impl<'a> Module<'a> {
         if std::mem::take(&mut self.after_reference) && text.starts_with(char::is_alphanumeric) {
             self.text.space();
         }
-        self.text.inline(text);
+        let rest = text.trim_start().strip_prefix(')').filter(|_| self.emptied == Some(self.text.len()));
+        match rest {
+            Some(rest) if self.text.take_back("(") => {
+                if rest.starts_with(['.', ',', ';', ':', ')']) {
+                    self.text.unspace();
+                }
+                self.text.inline(rest);
+            }
+            _ => self.text.inline(text),
+        }
+        if !text.trim().is_empty() {
+            self.emptied = None;
+        }
     }
 
     fn element(&mut self, element: Element<'a>) -> Result<(), Reject> {
@@ -337,21 +352,33 @@ impl<'a> Module<'a> {
         self.blocks += 1;
         self.text.paragraph();
         let mut rows = false;
+        let mut grid = Grid::default();
         while self.reader.depth() > outside {
             match self.reader.next()? {
                 Event::Start(element) => match element.name() {
-                    b"tgroup" => {}
+                    b"tgroup" => grid.clear(),
                     b"thead" | b"tbody" | b"tfoot" | b"entrytbl" => {
+                        grid.begin_group();
                         if !rows {
                             self.text.begin_table();
                             rows = true;
                         }
                     }
-                    b"colspec" | b"spanspec" => self.reader.skip_element()?,
-                    b"row" => self.text.row(),
+                    b"colspec" | b"spanspec" => {
+                        if element.name() == b"colspec" {
+                            grid.specify(&element);
+                        }
+                        self.reader.skip_element()?;
+                    }
+                    b"row" => {
+                        grid.begin_row();
+                        self.text.row();
+                    }
                     b"entry" => {
+                        for _ in 0..grid.cell(&element) {
+                            self.text.cell();
+                        }
                         self.children()?;
-                        self.text.cell();
                     }
                     b"caption" if rows => {
                         self.text.end_table();
@@ -452,30 +479,39 @@ impl<'a> Module<'a> {
     }
 
     fn link(&mut self, link: Element<'a>) -> Result<(), Reject> {
-        let before = (self.text.len(), self.text.touching());
+        let before = self.text.len();
         self.children()?;
-        if self.text.len() > before.0 {
+        if self.text.len() > before {
             return Ok(());
         }
-        let Some(target) = link.attribute(b"target-id") else { return Ok(()) };
+        match link.attribute(b"target-id").and_then(|target| self.reference_word(&target)) {
+            Some(word) => {
+                self.text.inline(word);
+                self.after_reference = true;
+            }
+            None if self.text.touching() == Some('(') => self.emptied = Some(before),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Names the kind of thing that a reference points to.
+    fn reference_word(&mut self, target: &str) -> Option<&'static str> {
         let kind = match self.target(target.as_bytes()) {
             Some(kind) => kind,
             // In another module; ids are named by what they are.
             None if target.to_ascii_lowercase().contains("fig") => Kind::Figure,
             None if target.to_ascii_lowercase().contains("tab") => Kind::Table,
-            None => return Ok(()),
+            None => return None,
         };
         let polish = self.language.as_deref() == Some("pl");
-        let word = match kind {
-            Kind::Figure if polish => "Ilustracja",
-            Kind::Figure => "Figure",
-            Kind::Table if polish => "Tabela",
-            Kind::Table => "Table",
-            Kind::Other => return Ok(()),
-        };
-        self.text.inline(word);
-        self.after_reference = true;
-        Ok(())
+        match kind {
+            Kind::Figure if polish => Some("Ilustracja"),
+            Kind::Figure => Some("Figure"),
+            Kind::Table if polish => Some("Tabela"),
+            Kind::Table => Some("Table"),
+            Kind::Other => None,
+        }
     }
 
     fn target(&mut self, id: &[u8]) -> Option<Kind> {
@@ -850,6 +886,26 @@ mod tests {
         assert_eq!(document.metadata["keywords"], "skin; hair");
         let sections: Vec<_> = document.sections.iter().map(|section| (section.title.as_str(), section.level)).collect();
         assert_eq!(sections, [("One", 1), ("Two", 2)]);
+    }
+
+    #[test]
+    fn a_reference_without_words_leaves_no_empty_parentheses() {
+        for (inside, expected) in [
+            ("steps (<link target-id=\"x\"/>). First", "steps. First"),
+            ("bacteria (<link target-id=\"x\"/>) also", "bacteria also"),
+            ("f() (<link target-id=\"x\"/> b) (<link target-id=\"x\">this</link>)", "f() ( b) (this)"),
+        ] {
+            let xml = format!("<document><content><para>{inside}</para></content></document>");
+            assert_eq!(read(xml.as_bytes(), &Settings::default()).unwrap().text, expected, "{inside}");
+        }
+    }
+
+    #[test]
+    fn cells_that_span_keep_the_columns_aligned() {
+        let xml = "<document><content><table><tgroup><colspec colname=\"a\"/><colspec colname=\"b\"/><colspec colname=\"c\"/><thead>\
+            <row><entry namest=\"a\" nameend=\"b\">AB</entry><entry>C</entry></row></thead><tbody><row><entry morerows=\"1\">1</entry>\
+            <entry>2</entry><entry>3</entry></row><row><entry>5</entry><entry>6</entry></row></tbody></tgroup></table></content></document>";
+        assert_eq!(read(xml.as_bytes(), &Settings::default()).unwrap().text, "AB | | C\n1 | 2 | 3\n| 5 | 6");
     }
 
     #[test]

@@ -201,11 +201,8 @@ impl Mapping {
         document.license = self.first(row, &self.license, |value| Some(value.to_owned()));
         document.published = self.first(row, &self.published, date);
         for (scheme, columns) in &self.identifiers {
-            if let Some(value) = self.first(row, columns, |value| identifier(scheme, value)) {
-                if !document.identifiers.contains(&value) {
-                    document.identifiers.push(value);
-                }
-            }
+            let value = self.first(row, columns, |value| identifier(scheme, value));
+            document.identifiers.extend(value.filter(|value| !document.identifiers.contains(value)));
         }
         for &column in &self.metadata {
             row.values(column, &mut |value| add_metadata(&mut document.metadata, &self.columns[column], value));

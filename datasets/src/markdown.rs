@@ -11,7 +11,7 @@ use crate::fields::{close_sections, heading};
 pub(crate) fn convert(source: &str, document: &mut Document) {
     let body = front_matter(source, document);
     let source = without_comments(body);
-    let mut state = Converter { document, paragraph: String::new(), kind: Kind::Paragraph, pending: String::new() };
+    let mut state = Converter { document, paragraph: String::new(), kind: Kind::Paragraph, pending: String::new(), contents: false };
     let mut fence: Option<(char, usize)> = None;
     for line in source.split('\n') {
         let line = line.trim_end_matches('\r');
@@ -50,6 +50,8 @@ struct Converter<'a> {
     kind: Kind,
     /// Source of the current line or item, which further lines continue.
     pending: String,
+    /// Every item of the list so far is a link to a place in the same document.
+    contents: bool,
 }
 
 impl Converter<'_> {
@@ -90,6 +92,7 @@ impl Converter<'_> {
 
     /// Adds a line of running text to what stands before; two spaces or a backslash at its end break the line.
     fn continued(&mut self, line: &str, trimmed: &str) {
+        self.contents = false;
         if !self.pending.is_empty() && !self.pending.ends_with('\n') {
             self.pending.push(' ');
         }
@@ -105,13 +108,11 @@ impl Converter<'_> {
         if self.kind != Kind::List {
             self.flush();
             self.kind = Kind::List;
+            self.contents = true;
         }
-        // A link to a place in the same document is an entry of a table of contents.
-        let contents = text.starts_with('[') && text.trim_end().ends_with(')') && text.contains("](#");
-        if !contents {
-            self.pending.push_str(mark);
-            self.pending.push_str(text);
-        }
+        self.contents &= links_within(text);
+        self.pending.push_str(mark);
+        self.pending.push_str(text);
     }
 
     fn row(&mut self, trimmed: &str) {
@@ -178,7 +179,9 @@ impl Converter<'_> {
 
     fn flush(&mut self) {
         self.finish_line();
-        let block = self.paragraph.trim_end();
+        // A list of nothing but links into the document is its table of contents.
+        let contents = self.kind == Kind::List && self.contents;
+        let block = if contents { "" } else { self.paragraph.trim_end() };
         if !block.is_empty() {
             if !self.document.text.is_empty() {
                 self.document.text.push_str("\n\n");
@@ -280,6 +283,12 @@ fn item(trimmed: &str) -> Option<(&str, &str)> {
     let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
     let rest = trimmed[digits..].strip_prefix(['.', ')'])?;
     ((1..=9).contains(&digits) && rest.starts_with([' ', '\t'])).then(|| ("", trimmed))
+}
+
+/// Whether a list item is one link to a place in the same document and nothing else.
+fn links_within(item: &str) -> bool {
+    let link = item.trim_end().strip_suffix(')').and_then(|link| link.rsplit_once("](#"));
+    link.is_some_and(|(text, target)| text.starts_with('[') && !text.contains("](") && !target.contains([')', ' ']))
 }
 
 /// Splits a table row at `|` that no backslash escapes.

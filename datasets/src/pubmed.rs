@@ -8,7 +8,7 @@ use crate::elements::read_records;
 use crate::emit::Emit;
 use crate::limits::Limits;
 use crate::xml::{Element, Event, Reader, TextBuilder};
-use crate::{Document, Reject};
+use crate::{Document, Reject, license};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
@@ -280,6 +280,15 @@ fn mesh_heading(reader: &mut Reader<'_>, mesh: &mut String) -> Result<(), Reject
     Ok(())
 }
 
+/// Takes a copyright notice for the licence only where it names one: whose the text is says nothing of its use.
+fn copyright(notice: String, document: &mut Document) {
+    if license::normalize(&notice).is_some() {
+        document.license = Some(notice);
+    } else if !notice.is_empty() {
+        document.metadata.insert("copyright".into(), notice);
+    }
+}
+
 /// Reads the parts of an abstract; a label is a section's title.
 fn abstract_parts(reader: &mut Reader<'_>, text: &mut TextBuilder, document: &mut Document) -> Result<(), Reject> {
     let outside = reader.depth() - 1;
@@ -294,7 +303,7 @@ fn abstract_parts(reader: &mut Reader<'_>, text: &mut TextBuilder, document: &mu
                     inline_into(reader, text)?;
                     text.paragraph();
                 }
-                b"CopyrightInformation" => document.license = Some(inline(reader)?).filter(|words| !words.is_empty()),
+                b"CopyrightInformation" => copyright(inline(reader)?, document),
                 _ => reader.skip_element()?,
             },
             Event::Text(words) => text.inline(&words),
@@ -471,9 +480,10 @@ mod tests {
         assert_eq!(first.text, "METHODS & AIMS\n\nAt 10^-3 M; n=5.\n\nRest.");
         assert_eq!(first.identifiers, ["pmid:1", "doi:10.1000/abc", "pmcid:PMC7"]);
         assert_eq!((first.language.as_deref(), first.published.as_deref()), (Some("en"), Some("1998-12")));
-        assert_eq!(first.license.as_deref(), Some("© 1998 X."));
+        assert_eq!(first.license, None);
         assert_eq!(first.sections[0].title, "METHODS & AIMS");
         for (key, value) in [
+            ("copyright", "© 1998 X."),
             ("journal", "Lancet"),
             ("mesh", "Humans; Asthma/blood"),
             ("publication_types", "Journal Article"),
@@ -500,6 +510,14 @@ mod tests {
             ("Auf Deutsch.", Some("de"), Some("Über E. coli"))
         );
         assert_eq!((found.len(), other.record), (4, Some(0)));
+    }
+
+    #[test]
+    fn a_copyright_notice_that_names_a_licence_is_one() {
+        let notice = "© 2020 Y. Distributed under CC BY-NC 4.0.";
+        let found = read_all(SET.replace("© 1998 X.", notice).as_bytes(), false);
+        let Ok(first) = &found[0] else { panic!("{found:?}") };
+        assert_eq!((first.license.as_deref(), first.metadata.get("copyright")), (Some(notice), None));
     }
 
     #[test]

@@ -466,6 +466,19 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_contents_goes_and_a_list_with_links_stays() {
+        for (source, expected) in [
+            ("a\n\n- [One](#one)\n  - [Two](#two)\n\nb", "a\n\nb"),
+            ("a\n\n- [One](#one)\n- Two\n\nb", "a\n\n- One\n- Two\n\nb"),
+            ("- Two\n- [One](#one)", "- Two\n- One"),
+            ("- [One](#one): more (b)\n- [Two](#two)", "- One: more (b)\n- Two"),
+            ("- [One](#one)\n  goes on", "- One goes on"),
+        ] {
+            assert_eq!(texts(source.as_bytes(), &Settings { markdown: true, ..Default::default() }), [ok(expected)], "{source}");
+        }
+    }
+
+    #[test]
     fn hostile_markdown_is_linear() {
         for unit in ["[", "![", "<", "<!--", "`", "*_", "[](", "> ", "|", "&", "\\", "- ", "#\n", "[a](", "<a "] {
             let text = unit.repeat((1 << 20) / unit.len());

@@ -862,15 +862,14 @@ impl Lines<'_> {
     }
 
     fn table_line(&mut self, line: &str, shown: bool) {
-        if line.starts_with("|}") {
+        if let Some(rest) = line.strip_prefix("|}") {
             self.tables.pop();
             if shown {
                 self.text.end_table();
             }
             if self.tables.is_empty() {
-                let rest = line[2..].trim();
                 self.end_blocks();
-                self.words(rest);
+                self.words(rest.trim());
             }
             return;
         }

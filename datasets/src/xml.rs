@@ -4,6 +4,10 @@
 //! that a document declares itself. The builder folds white space and decides where lines and paragraphs end, so that the formats
 //! render alike.
 
+mod grid;
+
+pub(crate) use grid::Grid;
+
 use crate::entities;
 use crate::limits::Limits;
 use crate::{Document, Reject, Section};
@@ -515,6 +519,17 @@ impl TextBuilder {
         if self.gap == Gap::Space && !self.joined && self.cells == 0 {
             self.gap = Gap::None;
         }
+    }
+
+    /// Takes back `text` and the space before it if they were written last; a space is due instead. Returns whether it did.
+    pub(crate) fn take_back(&mut self, text: &str) -> bool {
+        let Some(before) = self.text.strip_suffix(text).and_then(|before| before.strip_suffix(' ')).map(str::len) else { return false };
+        if self.touching().is_none() {
+            return false;
+        }
+        self.text.truncate(before);
+        self.space();
+        true
     }
 
     /// Starts a new line; in a table's cell, a space.

@@ -168,3 +168,100 @@ fn too_many_broken_records_stop_the_run() {
     let strict = sample(&scratch.path("strict"), 400).arg("--strict").output().expect("run");
     assert_eq!(strict.status.code(), Some(1), "--strict ends with 1 when records were rejected");
 }
+
+#[test]
+fn a_folder_that_only_looks_like_a_run_is_left_alone() {
+    let scratch = Scratch::new("home");
+    let home = scratch.path("home");
+    fs::create_dir_all(home.join("work")).expect("work");
+    fs::create_dir_all(home.join("corpus")).expect("corpus");
+    fs::write(home.join("corpus/thesis.txt"), "mine").expect("file");
+    let (code, stderr) = fail(&mut sample(&home, 20));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("no run of Osler made"), "{stderr}");
+    assert!(home.join("corpus/thesis.txt").exists());
+}
+
+#[test]
+fn a_failed_second_recipe_leaves_no_manifest_of_the_first() {
+    let scratch = Scratch::new("stale");
+    let out = scratch.path("out");
+    succeed(&mut sample(&out, 60));
+    let (code, stderr) = fail(sample(&out, 60).args(["--length_filter.min_words", "100000"]));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("no document is left"), "{stderr}");
+    assert!(!out.join("run.json").exists() && !out.join("report.html").exists(), "the old manifest stands beside another corpus");
+}
+
+#[test]
+fn the_limit_of_broken_records_holds_on_resume() {
+    let scratch = Scratch::new("resume-limit");
+    let out = scratch.path("out");
+    succeed(&mut sample(&out, 400));
+    let (code, stderr) = fail(sample(&out, 400).args(["--max_rejected", "1"]));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("max_rejected"), "{stderr}");
+}
+
+#[test]
+fn unusual_output_folders_work() {
+    let scratch = Scratch::new("names");
+    for name in ["with space", "o[1]", "o?x", "run:1", "é%20#"] {
+        succeed(&mut sample(&scratch.path(name), 60));
+        assert!(scratch.path(name).join("report.html").exists(), "{name}");
+    }
+}
+
+#[test]
+fn many_threads_do_not_starve_each_other() {
+    let scratch = Scratch::new("threads");
+    let out = scratch.path("out");
+    succeed(sample(&out, 200).args(["--threads", "200"]));
+    let few = scratch.path("few");
+    succeed(&mut sample(&few, 200));
+    assert_eq!(output_hashes(&out), output_hashes(&few));
+    let (code, stderr) = fail(sample(&scratch.path("more"), 20).args(["--threads", "5000"]));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("threads"), "{stderr}");
+}
+
+#[test]
+fn filters_that_cannot_be_computed_or_repeated_are_refused() {
+    let scratch = Scratch::new("sql");
+    fs::create_dir_all(scratch.path("in")).expect("in");
+    fs::write(scratch.path("in/a.txt"), "some words that are long enough to stay in the corpus").expect("file");
+    fs::write(scratch.path("in/b.txt"), [0xff, 0xfe, 0xfd, 0x41]).expect("a broken record");
+    let filtered = |sql: &str| text_recipe(&scratch.path(""), &format!("[[filter]]\nname = 'f'\nsql = \"{sql}\"\n"));
+    let (code, stderr) = fail(&mut run(&filtered("random() < 0.5"), &scratch.path("random")));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("another value each time"), "{stderr}");
+    let (code, stderr) = fail(&mut run(&filtered("CAST(text AS INT) > 1"), &scratch.path("cast")));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(!stderr.contains("some words"), "no document text in errors: {stderr}");
+    // A rejected record has no words; it is not asked.
+    succeed(&mut run(&filtered("num_bytes / num_words < 20"), &scratch.path("divide")));
+    let (code, stderr) = fail(osler().arg("report").arg(scratch.path("divide")).args(["--sql", "SELECT nocol FROM corpus"]));
+    assert_eq!(code, 2, "{stderr}");
+}
+
+/// A ring of documents, each of whose halves stands in a neighbour: what is cut from one must not be held by another that is then
+/// dropped as too short.
+#[test]
+fn the_holder_of_a_kept_copy_is_never_dropped_as_too_short() {
+    let scratch = Scratch::new("ring");
+    fs::create_dir_all(scratch.path("in")).expect("in");
+    let segment = |number: usize| (0..15).map(|word| format!("segment{number}word{word}")).collect::<Vec<_>>().join(" ");
+    for number in 0..40 {
+        fs::write(scratch.path(&format!("in/{number}.txt")), format!("{} {}", segment(number), segment((number + 1) % 40))).expect("file");
+    }
+    let recipe = text_recipe(&scratch.path(""), "");
+    let mut command = run(&recipe, &scratch.path("out"));
+    succeed(command.args(["--length_filter.min_words", "20"]));
+    let proof = succeed(osler().args(["exact", "verify"]).arg(scratch.path("out")));
+    assert!(String::from_utf8_lossy(&proof.stdout).contains("still stands"));
+    for number in 0..40 {
+        let sql = format!("SELECT count(*) AS n FROM corpus WHERE contains(text, '{}')", segment(number));
+        let rows = succeed(osler().arg("report").arg(scratch.path("out")).args(["--format", "jsonl", "--sql", &sql]));
+        assert!(!String::from_utf8_lossy(&rows.stdout).contains(":0"), "segment {number} stands nowhere in the corpus");
+    }
+}

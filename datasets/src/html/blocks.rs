@@ -85,6 +85,7 @@ enum Tag {
     /// Never content: scripts, navigation, controls.
     Skip,
     Break,
+    Superscript,
     Rule,
     Title,
     Meta,
@@ -117,6 +118,7 @@ impl Tag {
             | b"noframes" | b"rp" => Self::Skip,
             b"br" => Self::Break,
             b"hr" => Self::Rule,
+            b"sup" => Self::Superscript,
             b"title" => Self::Title,
             b"meta" => Self::Meta,
             b"link" => Self::LinkElement,
@@ -132,14 +134,26 @@ impl Tag {
 
     /// Whether the tag opens an element that is followed to its end.
     fn is_followed(self) -> bool {
-        !matches!(self, Self::Inline | Self::Break | Self::Rule | Self::Meta | Self::LinkElement | Self::Html | Self::Void)
+        !matches!(
+            self,
+            Self::Inline | Self::Break | Self::Superscript | Self::Rule | Self::Meta | Self::LinkElement | Self::Html | Self::Void
+        )
     }
 
     /// Whether the tag ends the block before it.
     fn cuts(self) -> bool {
         !matches!(
             self,
-            Self::Inline | Self::Span | Self::Link | Self::Break | Self::Meta | Self::LinkElement | Self::Void | Self::Skip | Self::Title
+            Self::Inline
+                | Self::Span
+                | Self::Link
+                | Self::Break
+                | Self::Superscript
+                | Self::Meta
+                | Self::LinkElement
+                | Self::Void
+                | Self::Skip
+                | Self::Title
         )
     }
 }
@@ -196,6 +210,8 @@ struct Extractor {
     block: Option<Block>,
     space: bool,
     breaks: u32,
+    /// A superscript began and nothing of it was read yet.
+    superscript: bool,
 }
 
 /// Where in a table the page is.
@@ -224,6 +240,7 @@ impl Page {
             block: None,
             space: false,
             breaks: 0,
+            superscript: false,
         };
         let mut emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| -> Option<Infallible> {
             extractor.event(event);
@@ -270,6 +287,7 @@ impl Extractor {
         let tag = self.tag;
         match tag {
             Tag::Break if self.hiding == 0 => self.breaks += 1,
+            Tag::Superscript => self.superscript = true,
             Tag::Meta => return self.page.metadata.meta(&self.attributes.key, &self.attributes.content),
             Tag::LinkElement => return self.page.metadata.link(&self.attributes),
             Tag::Html => self.page.metadata.language(&self.attributes.lang),
@@ -341,6 +359,7 @@ impl Extractor {
     }
 
     fn end(&mut self, tag: Tag) {
+        self.superscript &= tag != Tag::Superscript;
         if tag.cuts() {
             self.cut();
         }
@@ -397,6 +416,7 @@ impl Extractor {
     }
 
     fn word(&mut self, word: &str) {
+        let superscript = std::mem::take(&mut self.superscript);
         let breaks = std::mem::take(&mut self.breaks);
         if breaks > 1 && self.heading == 0 {
             self.cut();
@@ -409,6 +429,8 @@ impl Extractor {
         } else if started && (self.space || breaks > 0) {
             self.page.text.push(' ');
             block.letters += 1;
+        } else if started && superscript && is_exponent(word) && self.page.text.ends_with(|before: char| before.is_ascii_digit()) {
+            self.page.text.push('^');
         }
         let letters = word.chars().count();
         block.letters += letters;
@@ -481,6 +503,11 @@ impl Extractor {
             self.page.blocks.push(block);
         }
     }
+}
+
+/// Whether a superscript after a digit would turn the number into another: 10⁶⁰, 10⁻³, but not Ca²⁺.
+fn is_exponent(word: &str) -> bool {
+    word.strip_prefix(['-', '+', '−', '–']).unwrap_or(word).starts_with(|digit: char| digit.is_ascii_digit())
 }
 
 /// Whether an ARIA landmark role names what surrounds content.

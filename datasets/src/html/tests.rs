@@ -71,6 +71,17 @@ fn page_without_landmarks_is_judged_by_its_blocks() {
 }
 
 #[test]
+fn powers_keep_their_mark() {
+    for (inside, expected) in [
+        ("10<sup>60</sup> and 10<sup> &minus;7</sup>", "10^60 and 10 \u{2212}7"),
+        ("10<sup>&minus;7</sup>, 10<SUP><i>-3</i></SUP>", "10^\u{2212}7, 10^-3"),
+        ("m<sup>2</sup> Ca<sup>2+</sup> 1<sup>st</sup> 5<sup></sup>6 CD4<sup>+</sup>", "m2 Ca2+ 1st 56 CD4+"),
+    ] {
+        assert_eq!(main(&format!("<main><p>{PROSE}</p><p>{inside}</p></main>")).text, format!("{PROSE}\n\n{expected}"), "{inside}");
+    }
+}
+
+#[test]
 fn layout_tables_and_wrapping_forms() {
     let html = format!("<form><table><tr><td><a href=/>Home</a><td><h2>Measles</h2><p>{PROSE}</p><p>{PROSE}</p></table></form>");
     assert_eq!(main(&html).text, format!("{PROSE}\n\n{PROSE}").replacen(PROSE, &format!("Measles\n\n{PROSE}"), 1));

@@ -7,7 +7,7 @@ use super::Settings;
 use super::formula;
 use crate::Reject;
 use crate::limits::Limits;
-use crate::xml::{Element, Event, Reader, TextBuilder};
+use crate::xml::{Element, Event, Grid, Reader, TextBuilder};
 
 /// What an element means to the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     Formula,
     Superscript,
     Reference,
+    /// References one after the other, which the publisher sets in brackets.
+    ReferenceGroup,
     Preformatted,
     References,
     Citation,
@@ -55,6 +57,9 @@ pub(crate) struct Flow<'s> {
     kind: fn(&[u8]) -> Kind,
     frames: Vec<Frame>,
     superscript: Superscript,
+    reference: Reference,
+    /// Where the text behind the last brackets set around a reference begins.
+    bracketed_end: usize,
     /// An inline element began or ended since the last text.
     after_inline: bool,
     captions: usize,
@@ -66,6 +71,11 @@ pub(crate) struct Flow<'s> {
     preformatted: String,
     /// Byte ranges of what stands behind the running paragraph.
     behind: Vec<(usize, usize)>,
+    /// Byte ranges of the feet that stand inside the tables being read, each with how many frames are around its table.
+    feet: Vec<(usize, usize, usize)>,
+    /// Tables around the position, and the columns of the outermost: those inside are flattened into its cells.
+    tables: usize,
+    grid: Grid,
 }
 
 #[derive(Clone, Copy)]
@@ -83,10 +93,28 @@ enum Superscript {
     Pending {
         reference: bool,
     },
+    /// Only a sign, of which what follows tells whether it is a number's: 10⁻⁷, but CD4⁻.
+    Sign(char),
     /// `[12]`: a reference to literature or a note.
     Bracketed,
     Plain,
 }
+
+/// How the reference being read is written, unless it is a superscript.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reference {
+    Outside,
+    /// Nothing of it read yet.
+    Pending {
+        group: bool,
+    },
+    Bracketed {
+        group: bool,
+    },
+}
+
+/// How far back an open bracket is looked for.
+const BRACKET_CHARACTERS_MAX: usize = 200;
 
 /// How deep floats inside floats are followed; deeper ones are set where they stand.
 const BEHIND_DEPTH_MAX: usize = 8;
@@ -99,6 +127,8 @@ impl<'s> Flow<'s> {
             kind,
             frames: Vec::new(),
             superscript: Superscript::Outside,
+            reference: Reference::Outside,
+            bracketed_end: 0,
             after_inline: false,
             captions: 0,
             media: 0,
@@ -107,6 +137,9 @@ impl<'s> Flow<'s> {
             formula: formula::Formula::default(),
             preformatted: String::new(),
             behind: Vec::new(),
+            feet: Vec::new(),
+            tables: 0,
+            grid: Grid::default(),
         }
     }
 
@@ -115,7 +148,9 @@ impl<'s> Flow<'s> {
         self.builder.clear();
         self.frames.clear();
         self.behind.clear();
-        self.superscript = Superscript::Outside;
+        self.feet.clear();
+        self.tables = 0;
+        (self.superscript, self.reference, self.bracketed_end) = (Superscript::Outside, Reference::Outside, 0);
         (self.captions, self.media, self.paragraphs, self.untitled) = (0, 0, 0, None);
     }
 
@@ -171,8 +206,11 @@ impl<'s> Flow<'s> {
             self.preformatted.push_str(text);
             return;
         }
-        if self.superscript != Superscript::Outside {
-            self.superscript_text(text);
+        if self.superscript != Superscript::Outside && self.superscript_text(text) {
+            return;
+        }
+        if matches!(self.reference, Reference::Pending { .. }) && self.reference_text(text) {
+            return;
         }
         let text = self.tightened(text);
         self.builder.inline(text);
@@ -197,39 +235,116 @@ impl<'s> Flow<'s> {
         rest
     }
 
-    /// Decides at its first text how a superscript is written.
-    fn superscript_text(&mut self, text: &str) {
-        let Superscript::Pending { reference } = self.superscript else { return };
+    /// Decides at its first text how a superscript is written; returns whether the text is held back.
+    fn superscript_text(&mut self, text: &str) -> bool {
         let mut characters = text.trim_start().chars();
-        let Some(first) = characters.next() else { return };
+        let Some(first) = characters.next() else { return false };
         let second = characters.next();
-        self.superscript = if reference && !matches!(first, '[' | '(') {
-            self.builder.inline("[");
-            Superscript::Bracketed
-        } else {
-            let power = match first {
-                '0'..='9' => true,
-                '+' | '-' | '−' | '–' => second.is_some_and(|second| second.is_ascii_digit()),
-                letter => letter.is_ascii_alphabetic() && second.is_none(),
-            };
-            if power && self.builder.touching().is_some_and(|before| before.is_ascii_digit() || before == ')') {
-                self.builder.inline("^");
+        match self.superscript {
+            Superscript::Pending { reference: true } if !matches!(first, '[' | '(') => {
+                self.builder.inline("[");
+                self.superscript = Superscript::Bracketed;
             }
-            Superscript::Plain
-        };
+            // An entity is a text of its own.
+            Superscript::Pending { .. } if is_sign(first) && second.is_none() => {
+                if text.starts_with(char::is_whitespace) {
+                    self.builder.space();
+                }
+                self.superscript = Superscript::Sign(first);
+                return true;
+            }
+            Superscript::Pending { .. } => {
+                let power = match first {
+                    '0'..='9' => true,
+                    sign if is_sign(sign) => second.is_some_and(|second| second.is_ascii_digit()),
+                    letter => letter.is_ascii_alphabetic() && second.is_none(),
+                };
+                self.superscript = Superscript::Plain;
+                if power {
+                    self.power();
+                }
+            }
+            Superscript::Sign(_) => self.release_sign(first.is_ascii_digit()),
+            Superscript::Outside | Superscript::Bracketed | Superscript::Plain => {}
+        }
+        false
+    }
+
+    /// Marks what follows as an exponent where it would melt into the number before it.
+    fn power(&mut self) {
+        if self.builder.touching().is_some_and(|before| before.is_ascii_digit() || before == ')') {
+            self.builder.inline("^");
+        }
+    }
+
+    /// Writes the sign that a superscript began with and that was held back.
+    fn release_sign(&mut self, power: bool) {
+        let Superscript::Sign(sign) = self.superscript else { return };
+        if power {
+            self.power();
+        }
+        self.builder.inline(sign.encode_utf8(&mut [0; 4]));
+        self.superscript = Superscript::Plain;
+    }
+
+    /// Decides at its first text whether a reference stands in brackets: a group wherever it brings none, another where it would melt
+    /// into the word before it. Returns whether the text is only the space that pretty-printing puts into a group.
+    fn reference_text(&mut self, text: &str) -> bool {
+        let Reference::Pending { group } = self.reference else { return false };
+        let Some(first) = text.trim_start().chars().next() else { return group };
+        let touches = !text.starts_with(char::is_whitespace) && self.builder.touching().is_some_and(char::is_alphanumeric);
+        let goes_on = self.bracketed_end > 0
+            && self.builder.text().get(self.bracketed_end..).is_some_and(|between| matches!(between.trim(), "," | ";" | "-" | "–" | "‐"));
+        let melts = first.is_alphanumeric() && (touches || goes_on);
+        if matches!(first, '[' | '(') || if group { self.in_brackets() } else { !melts } {
+            self.reference = Reference::Outside;
+        } else {
+            self.builder.inline("[");
+            self.reference = Reference::Bracketed { group };
+        }
+        false
+    }
+
+    /// Whether what stands before opens a bracket, or a square one is still open.
+    fn in_brackets(&self) -> bool {
+        let text = self.builder.text();
+        let mut before = text.chars().rev().take(BRACKET_CHARACTERS_MAX);
+        text.ends_with('(') || before.find(|character| matches!(character, '[' | ']' | '\n')) == Some('[')
+    }
+
+    /// Ends a reference, of a group or not.
+    fn end_reference(&mut self, of_group: bool) {
+        match self.reference {
+            Reference::Bracketed { group } if group == of_group => {
+                self.builder.unspace();
+                self.builder.inline("]");
+                self.bracketed_end = self.builder.len();
+            }
+            Reference::Pending { group } if group == of_group => {}
+            _ => return,
+        }
+        self.reference = Reference::Outside;
     }
 
     fn start<'a>(&mut self, reader: &mut Reader<'a>, element: Element<'a>, before: usize, depth: usize) -> Result<(), Reject> {
         let kind = (self.kind)(element.name());
         let parent = self.frames.last().copied().unwrap_or(Frame { kind: Kind::Block, flag: false });
-        if self.dropped(kind, parent.kind) {
+        // The default title says the same.
+        let repeats = kind == Kind::Label && parent.kind == Kind::Abstract && self.untitled.is_some();
+        if repeats || self.dropped(kind, parent.kind) {
             return reader.skip_element();
         }
-        let floats = matches!(kind, Kind::Figure | Kind::TableWrap | Kind::Float | Kind::Note);
-        if floats && self.paragraphs > 0 && depth < BEHIND_DEPTH_MAX {
+        if !matches!(kind, Kind::Inline | Kind::Reference | Kind::ReferenceGroup) {
+            self.release_sign(false);
+        }
+        if depth < BEHIND_DEPTH_MAX && self.stands_behind(kind, parent.kind) {
             reader.skip_element()?;
-            self.builder.space();
-            self.behind.push((before, reader.position()));
+            if kind == Kind::TableFoot {
+                self.feet.push((before, reader.position(), self.frames.len() - 1));
+            } else {
+                self.builder.space();
+                self.behind.push((before, reader.position()));
+            }
             return Ok(());
         }
         if self.untitled.is_some() && !matches!(kind, Kind::Label | Kind::Inline | Kind::Line) {
@@ -240,14 +355,13 @@ impl<'s> Flow<'s> {
                 self.builder.end_title();
             }
         }
-        self.after_inline = matches!(kind, Kind::Inline | Kind::Reference | Kind::Superscript);
+        self.after_inline = matches!(kind, Kind::Inline | Kind::Reference | Kind::ReferenceGroup | Kind::Superscript);
         let mut frame = Frame { kind, flag: false };
         match kind {
             Kind::Formula => return self.formula(reader, &element),
-            Kind::Break => self.builder.line(),
-            Kind::Inline if parent.kind == Kind::Citation && parent.flag => self.builder.space(),
-            Kind::Inline | Kind::Skip | Kind::Definition => {}
-            Kind::Line => self.builder.line(),
+            Kind::Break | Kind::Line => self.builder.line(),
+            Kind::Inline => self.open_inline(&element, parent),
+            Kind::Skip | Kind::Definition => {}
             Kind::Paragraph => {
                 self.open_paragraph();
                 if self.media > 0 && self.captions > 0 {
@@ -261,16 +375,12 @@ impl<'s> Flow<'s> {
             Kind::List => self.builder.begin_list(),
             Kind::Item => self.builder.item(),
             Kind::Term => self.builder.space(),
-            Kind::Table => self.builder.begin_table(),
-            Kind::Row => self.builder.row(),
-            Kind::Cell => self.open_cell(),
+            Kind::Table => self.open_table(),
+            Kind::Row => self.open_row(),
+            Kind::Cell => self.open_cell(&element),
             Kind::Media => self.media += 1,
-            Kind::Superscript => self.superscript = Superscript::Pending { reference: parent.kind == Kind::Reference },
-            Kind::Reference => {
-                if let Superscript::Pending { reference } = &mut self.superscript {
-                    *reference = true;
-                }
-            }
+            Kind::Superscript => self.open_superscript(parent.kind),
+            Kind::Reference | Kind::ReferenceGroup => self.open_reference(&element, kind == Kind::ReferenceGroup),
             Kind::Preformatted => self.preformatted.clear(),
             Kind::Citation => {
                 frame.flag = element.name() != b"mixed-citation";
@@ -284,6 +394,15 @@ impl<'s> Flow<'s> {
         }
         self.frames.push(frame);
         Ok(())
+    }
+
+    /// Whether it is set behind the table or the paragraph around it.
+    fn stands_behind(&self, kind: Kind, parent: Kind) -> bool {
+        match kind {
+            Kind::TableFoot => parent == Kind::Table,
+            Kind::Figure | Kind::TableWrap | Kind::Float | Kind::Note | Kind::Media => self.paragraphs > 0,
+            _ => false,
+        }
     }
 
     /// Whether the settings leave it out.
@@ -329,9 +448,59 @@ impl<'s> Flow<'s> {
         }
     }
 
-    fn open_cell(&mut self) {
-        let row = self.frames.iter_mut().rev().take(3).find(|frame| frame.kind == Kind::Row);
-        if row.is_some_and(|row| std::mem::replace(&mut row.flag, true)) {
+    fn open_superscript(&mut self, parent: Kind) {
+        let pending = matches!(self.reference, Reference::Pending { .. });
+        if pending {
+            self.reference = Reference::Outside;
+        }
+        self.superscript = Superscript::Pending { reference: pending || matches!(parent, Kind::Reference | Kind::ReferenceGroup) };
+    }
+
+    fn open_reference(&mut self, element: &Element<'_>, group: bool) {
+        if let Superscript::Pending { reference } = &mut self.superscript {
+            *reference = true;
+        }
+        if self.superscript != Superscript::Outside || self.reference != Reference::Outside {
+            return;
+        }
+        if group || element.attribute(b"ref-type").is_some_and(|kind| matches!(&*kind, "bibr" | "fn" | "table-fn")) {
+            self.reference = Reference::Pending { group };
+        }
+    }
+
+    fn open_inline(&mut self, element: &Element<'_>, parent: Frame) {
+        if parent.kind == Kind::Citation && parent.flag {
+            self.builder.space();
+        }
+        if self.tables == 1 {
+            match element.name() {
+                b"colspec" => self.grid.specify(element),
+                b"thead" | b"tbody" | b"tfoot" => self.grid.begin_group(),
+                _ => {}
+            }
+        }
+    }
+
+    fn open_table(&mut self) {
+        self.builder.begin_table();
+        self.tables += 1;
+        if self.tables == 1 {
+            self.grid.clear();
+        }
+    }
+
+    fn open_row(&mut self) {
+        self.builder.row();
+        if self.tables == 1 {
+            self.grid.begin_row();
+        }
+    }
+
+    fn open_cell(&mut self, element: &Element<'_>) {
+        let Some(row) = self.frames.iter_mut().rev().take(3).find(|frame| frame.kind == Kind::Row) else { return };
+        let follows = std::mem::replace(&mut row.flag, true);
+        let borders = if self.tables == 1 { self.grid.cell(element) } else { usize::from(follows) };
+        for _ in 0..borders {
             self.builder.cell();
         }
     }
@@ -380,7 +549,7 @@ impl<'s> Flow<'s> {
 
     fn end(&mut self, bytes: &[u8], depth: usize) -> Result<(), Reject> {
         let Some(frame) = self.frames.pop() else { return Ok(()) };
-        self.after_inline = matches!(frame.kind, Kind::Inline | Kind::Reference | Kind::Superscript);
+        self.after_inline = matches!(frame.kind, Kind::Inline | Kind::Reference | Kind::ReferenceGroup | Kind::Superscript);
         let parent = self.frames.last().map_or(Kind::Block, |frame| frame.kind);
         match frame.kind {
             Kind::Paragraph => {
@@ -412,11 +581,20 @@ impl<'s> Flow<'s> {
                 self.builder.inline(":");
                 self.builder.join();
             }
-            Kind::Table => self.builder.end_table(),
+            Kind::Table => {
+                self.builder.end_table();
+                self.tables = self.tables.saturating_sub(1);
+                while let Some(&(start, end, _)) = self.feet.last().filter(|&&(.., around)| around >= self.frames.len()) {
+                    self.feet.pop();
+                    self.part(bytes.get(start..end).unwrap_or_default(), depth)?;
+                }
+            }
             Kind::Media => {
                 self.media = self.media.saturating_sub(1);
             }
+            Kind::Reference | Kind::ReferenceGroup => self.end_reference(frame.kind == Kind::ReferenceGroup),
             Kind::Superscript => {
+                self.release_sign(false);
                 if self.superscript == Superscript::Bracketed {
                     self.builder.unspace();
                     self.builder.inline("]");
@@ -433,7 +611,7 @@ impl<'s> Flow<'s> {
             Kind::Block | Kind::TableWrap | Kind::TableFoot | Kind::Figure | Kind::Float | Kind::Note | Kind::Citation => {
                 self.builder.paragraph();
             }
-            Kind::Inline | Kind::Skip | Kind::Break | Kind::Definition | Kind::Row | Kind::Cell | Kind::Formula | Kind::Reference => {}
+            Kind::Inline | Kind::Skip | Kind::Break | Kind::Definition | Kind::Row | Kind::Cell | Kind::Formula => {}
         }
         Ok(())
     }
@@ -442,24 +620,32 @@ impl<'s> Flow<'s> {
     fn set_behind(&mut self, bytes: &[u8], depth: usize) -> Result<(), Reject> {
         let outer = std::mem::take(&mut self.captions);
         for (start, end) in std::mem::take(&mut self.behind) {
-            let part = bytes.get(start..end).unwrap_or_default();
-            let mut reader = Reader::new(part, &Limits { depth_max: usize::MAX, ..Limits::default() });
-            loop {
-                match reader.next()? {
-                    Event::Start(element) => {
-                        let outside = self.frames.len();
-                        let before = reader.position();
-                        self.start(&mut reader, element, before, depth + 1)?;
-                        self.pump(part, &mut reader, outside, depth + 1)?;
-                    }
-                    Event::Eof => break,
-                    Event::Text(_) | Event::End(_) => {}
-                }
-            }
+            self.part(bytes.get(start..end).unwrap_or_default(), depth)?;
         }
         self.captions = outer;
         Ok(())
     }
+
+    /// Renders elements that were passed over.
+    fn part(&mut self, part: &[u8], depth: usize) -> Result<(), Reject> {
+        let mut reader = Reader::new(part, &Limits { depth_max: usize::MAX, ..Limits::default() });
+        loop {
+            match reader.next()? {
+                Event::Start(element) => {
+                    let outside = self.frames.len();
+                    let before = reader.position();
+                    self.start(&mut reader, element, before, depth + 1)?;
+                    self.pump(part, &mut reader, outside, depth + 1)?;
+                }
+                Event::Eof => return Ok(()),
+                Event::Text(_) | Event::End(_) => {}
+            }
+        }
+    }
+}
+
+fn is_sign(character: char) -> bool {
+    matches!(character, '+' | '-' | '−' | '–')
 }
 
 /// What the elements of JATS and of NLM before it mean.
@@ -542,6 +728,7 @@ pub(crate) fn bmc(name: &[u8]) -> Kind {
         b"p" => Kind::Paragraph,
         b"sup" => Kind::Superscript,
         b"abbr" | b"figr" | b"tblr" | b"supplr" => Kind::Reference,
+        b"abbrgrp" => Kind::ReferenceGroup,
         b"sec" | b"ack" => Kind::Section,
         b"st" | b"title" => Kind::Title,
         b"fig" => Kind::Figure,

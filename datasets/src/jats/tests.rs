@@ -107,6 +107,19 @@ fn rendering() {
             "- 1. a\nb\n- c\n\nd",
         ),
         ("<def-list><def-item><term>BP</term><def><p>blood pressure</p></def></def-item></def-list>", "- BP: blood pressure"),
+        (
+            "<p>10<sup>&#x2212;7</sup> 10<sup>&#x2013;<italic>3</italic></sup> CD4<sup>&#x2212;</sup> 5<sup>&#x2212;</sup>x Ca<sup>2&#43;</sup></p>",
+            "10^\u{2212}7 10^\u{2013}3 CD4\u{2212} 5\u{2212}x Ca2+",
+        ),
+        (
+            "<p>tal<xref ref-type=\"bibr\">1</xref>,<xref ref-type=\"bibr\">2</xref> n<xref ref-type=\"table-fn\"><italic>a</italic></xref> SRC<xref ref-type=\"fn\"><sup>b</sup></xref></p>",
+            "tal[1],[2] n[a] SRC[b]",
+        ),
+        (
+            "<p>a<xref ref-type=\"bibr\">[1]</xref> (<xref ref-type=\"bibr\">A 2010</xref>,<xref ref-type=\"bibr\">B</xref>) 1<xref ref-type=\"fig\">a</xref> c <xref ref-type=\"bibr\">2</xref></p>",
+            "a[1] (A 2010,B) 1a c 2",
+        ),
+        ("<p>a <media><label>Video 1</label><caption><p>Seen.</p></caption></media>b</p><p>c</p>", "a b\n\nVideo 1 Seen.\n\nc"),
         ("<disp-quote><p>q</p><attrib>who</attrib></disp-quote>", "q\n\nwho"),
         ("<p>a<fn><p>note</p></fn> b</p>", "a b\n\nnote"),
         ("<boxed-text><caption><title>Box</title></caption><p>inside</p></boxed-text>", "Box\n\ninside"),
@@ -124,6 +137,49 @@ fn rendering() {
     ] {
         assert_eq!(text(body), expected, "{body}");
     }
+}
+
+#[test]
+fn an_abstract_has_one_heading() {
+    for (inside, expected) in [
+        ("<label>Abstract</label><p>Short.</p>", "Abstract\n\nShort."),
+        ("<label>Abstract</label><title>Summary</title><p>Short.</p>", "Summary\n\nShort."),
+        ("<title>Aims</title><sec><label>1</label><title>Why</title><p>Short.</p></sec>", "Aims\n\n1 Why\n\nShort."),
+    ] {
+        let xml = format!("<article><front><article-meta><abstract>{inside}</abstract></article-meta></front></article>");
+        assert_eq!(read_with(&xml, &Settings::default())[0].as_ref().unwrap().text, expected, "{inside}");
+    }
+}
+
+#[test]
+fn cells_that_span_keep_the_columns_aligned() {
+    for (rows, expected) in [
+        (
+            "<thead><tr><th rowspan=\"2\">Drug</th><th colspan=\"2\">Dose</th><th>N</th></tr><tr><th>mg</th><th>mL</th><th>n</th></tr></thead>\
+             <tbody><tr><td>A</td><td>1</td><td>2</td><td>3</td></tr></tbody>",
+            "Drug | Dose | | N\n| mg | mL | n\nA | 1 | 2 | 3",
+        ),
+        (
+            "<tr><td>a</td><td rowspan=\"3\">b</td><td>c</td></tr><tr><td>d</td></tr><tr><td>e</td><td>f</td></tr><tr><td>g</td><td>h</td></tr>",
+            "a | b | c\nd\ne | | f\ng | h",
+        ),
+        ("<thead><tr><th rowspan=\"9\">a</th><th>b</th></tr></thead><tbody><tr><td>c</td></tr></tbody>", "a | b\nc"),
+        (
+            "<tr><td rowspan=\"2\"><table><tr><td rowspan=\"2\">x</td><td>y</td></tr><tr><td>z</td></tr></table></td><td>b</td></tr><tr><td>c</td></tr>",
+            "x y z | b\n| c",
+        ),
+        ("<tr><td colspan=\"x\" rowspan=\"0\">a</td><td colspan=\"\">b</td></tr><tr><td>c</td></tr>", "a | b\nc"),
+        (
+            "<colspec colname=\"c1\"/><colspec colname=\"c2\"/><colspec colname=\"c3\"/>\
+             <row><entry namest=\"c1\" nameend=\"c2\" morerows=\"1\">a</entry><entry>b</entry></row><row><entry colname=\"c3\">c</entry></row>",
+            "a | | b\n| | c",
+        ),
+    ] {
+        assert_eq!(text(&format!("<table-wrap><table>{rows}</table></table-wrap>")), expected, "{rows}");
+    }
+    let cell = "<td colspan=\"4000000000\" rowspan=\"4000000000\">x</td>".repeat(50);
+    let hostile = format!("<table>{}</table>", format!("<tr>{cell}</tr>").repeat(50));
+    assert!(text(&hostile).len() < 2 * hostile.len());
 }
 
 #[test]

@@ -18,7 +18,7 @@ const EXPECTED: &[(&str, usize, usize, &[(&str, usize)], usize)] = &[
     ("jats-scielo", 28, 60, &[], 0),
     ("jats-variants", 42, 42, &[], 0),
     ("bmc-trials", 43, 43, &[], 0),
-    ("pubmed", 21, 43, &[("no-text", 79)], 1),
+    ("pubmed", 21, 43, &[("no-text", 79)], 0),
     ("openstax", 535, 535, &[], 0),
     ("medquad", 960, 939, &[("no-text", 21)], 0),
     ("rki", 18, 18, &[], 0),

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 //! Sources from pattern to document: over the file system, a web server and an S3 server.
 
 mod data;

@@ -195,6 +195,8 @@ fn recipe_keys() -> Vec<String> {
     let mut recipe = Recipe::default();
     // Tables that are absent by default have keys, too.
     recipe.tokenizer.train = Some(TrainConfig::default());
+    recipe.storage.region = Some(String::new());
+    recipe.storage.endpoint = Some(String::new());
     if let Ok(value) = serde_json::to_value(recipe) {
         flatten("", &value, &mut keys);
     }

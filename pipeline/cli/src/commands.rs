@@ -72,14 +72,17 @@ fn corpus(arguments: &RecipeArguments, strict: bool, progress: Arc<dyn osler_eng
         signal_hook::flag::register(signal, flag())?;
     }
     for warning in osler_engine::warnings(&options.recipe)? {
-        writeln!(std::io::stderr(), "warning: {warning}")?;
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     let manifest = osler_engine::run(&options)?;
     osler_report::build(&options.out, &manifest, Some(osler_engine::token_summary(&manifest)))
         .map_err(|error| Failure::user(chain(&error)))?;
-    closing(&options.out, &manifest)?;
-    let broken = osler_engine::num_broken(&manifest);
-    Ok(u8::from(strict && broken > 0))
+    // The code is the run's, also for a reader who went away before the closing table.
+    let code = u8::from(strict && osler_engine::num_broken(&manifest) > 0);
+    match closing(&options.out, &manifest) {
+        Err(failure) if !failure.is_broken_pipe() => Err(failure),
+        _ => Ok(code),
+    }
 }
 
 fn closing(out: &Path, manifest: &Manifest) -> Result<(), Failure> {

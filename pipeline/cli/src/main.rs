@@ -9,10 +9,17 @@ mod render;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = arguments::parse().and_then(|arguments| commands::run(&arguments));
+    // A panic's message may quote the text at hand; its place says enough.
+    std::panic::set_hook(Box::new(|panic| {
+        use std::io::Write;
+        let place = panic.location().map_or_else(String::new, |place| format!("{}:{}", place.file(), place.line()));
+        let _ = writeln!(std::io::stderr(), "error: this is a fault of Osler, please report it: panic at {place}");
+    }));
+    let outcome = std::panic::catch_unwind(|| arguments::parse().and_then(|arguments| commands::run(&arguments)));
     match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => failure.report(),
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(failure)) => failure.report(),
+        Err(_) => ExitCode::from(3),
     }
 }
 
@@ -28,6 +35,11 @@ impl Failure {
     /// The user's input is wrong: exit code 2.
     pub fn user(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: 2 }
+    }
+
+    /// Whether a reader went away, which is no failure.
+    pub fn is_broken_pipe(&self) -> bool {
+        self.code == 0
     }
 
     fn report(self) -> ExitCode {

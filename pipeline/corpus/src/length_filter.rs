@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, StringBuilder};
 use arrow::datatypes::SchemaRef;
 use osler_schemas::expect;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Name of the stage in counts and the ledger.
@@ -45,21 +46,21 @@ impl LengthFilterConfig {
 }
 
 /// Where the filter stands, and so what it calls itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilterStage {
     /// After parsing.
     LengthFilter,
-    /// After exact duplicates were cut: what is left may be too short.
-    AfterCut,
+    /// After exact duplicates were cut: what is left may be too short. A document that holds the kept copy of a span stays all the same,
+    /// by its ordinal, or the span would stand nowhere.
+    AfterCut { holders: HashSet<u64> },
 }
 
 impl FilterStage {
     /// The stage that counts and the ledger name.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::LengthFilter => STAGE,
-            Self::AfterCut => crate::exact_duplicates::STAGE,
+            Self::AfterCut { .. } => crate::exact_duplicates::STAGE,
         }
     }
 }
@@ -80,10 +81,10 @@ impl LengthFilter {
 
 impl LengthFilter {
     fn reason(&self, num_words: u64, num_bytes: u64) -> Option<&'static str> {
-        match (self.stage, self.config.reason(num_words, num_bytes)) {
-            (FilterStage::AfterCut, Some("too-short")) => Some("too-short-after-cut"),
+        match (&self.stage, self.config.reason(num_words, num_bytes)) {
+            (FilterStage::AfterCut { .. }, Some("too-short")) => Some("too-short-after-cut"),
             // A text without a word teaches nothing, whatever the bounds.
-            (FilterStage::AfterCut, None) if num_words == 0 => Some("nothing-left"),
+            (FilterStage::AfterCut { .. }, None) if num_words == 0 => Some("nothing-left"),
             (_, reason) => reason,
         }
     }
@@ -103,9 +104,17 @@ impl Operator for LengthFilter {
         let words = expect::u64(&batch, "num_words").map_err(schema)?;
         let bytes = expect::u64(&batch, "num_bytes").map_err(schema)?;
         let dropped = expect::utf8(&batch, "drop_reason").map_err(schema)?;
-        let reasons: Vec<Option<&str>> = (0..batch.num_rows())
-            .map(|row| if dropped.is_null(row) { self.reason(words.value(row), bytes.value(row)) } else { None })
-            .collect();
+        let ordinals = match &self.stage {
+            FilterStage::AfterCut { .. } => Some(expect::u64(&batch, "ordinal").map_err(schema)?),
+            FilterStage::LengthFilter => None,
+        };
+        let stays = |row: usize| match (&self.stage, ordinals) {
+            (FilterStage::AfterCut { holders }, Some(ordinals)) => holders.contains(&ordinals.value(row)),
+            _ => false,
+        };
+        let asked = |row: usize| dropped.is_null(row) && !stays(row);
+        let reasons: Vec<Option<&str>> =
+            (0..batch.num_rows()).map(|row| if asked(row) { self.reason(words.value(row), bytes.value(row)) } else { None }).collect();
         let batch = mark_dropped(self.stage.name(), batch, &reasons)?;
         give(out, batch)
     }

@@ -66,11 +66,6 @@ impl RunFolder {
         (done.fingerprint == fingerprint && intact).then_some(done)
     }
 
-    /// The marker of a stage, whatever recipe it stands for.
-    pub fn marker_of(&self, stage: &str) -> Option<Done> {
-        serde_json::from_slice(&fs::read(self.marker(stage)).ok()?).ok()
-    }
-
     /// Removes a stage's marker and what an interrupted run left of its tables.
     ///
     /// # Errors
@@ -271,7 +266,8 @@ fn sync_folder(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| Error::io(path, error))
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+/// Removes a file or folder, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     let result = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -14,7 +14,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListBuilder, RecordBa
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field};
 use datafusion::physical_plan::ExecutionPlan;
-use osler_corpus::length_filter::FilterStage;
 use osler_schemas::{document, expect, ledger};
 use std::collections::HashMap;
 use std::path::Path;
@@ -63,7 +62,7 @@ pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Executio
     let survivors = survivors(session, recipe).await?;
     let cut = OperatorSpec::Cut { config: recipe.exact_duplicates.clone(), spans: session.folder.path(exact::SPANS) };
     let plan = session.operator(cut, survivors);
-    let too_short = OperatorSpec::LengthFilter { config: recipe.length_filter.clone(), stage: FilterStage::AfterCut };
+    let too_short = OperatorSpec::AfterCut { config: recipe.length_filter.clone(), spans: session.folder.path(exact::SPANS) };
     let plan = session.operator(too_short, plan);
     let plan = filter::place(session, recipe, FilterPlace::ExactDuplicates, plan).await?;
     session.frame(plan)?.sort_by(vec![datafusion::prelude::ident("ordinal")])?.create_physical_plan().await.map_err(Error::from)
@@ -166,8 +165,7 @@ async fn write_ledger(session: &Session, recipe: &Recipe) -> Result<(), Error> {
     for table_name in [documents::DROPPED, REMOVED] {
         // One partition, read in the order it was written in.
         let context = datafusion::prelude::SessionContext::new_with_config_rt(single.clone(), session.sql.runtime_env());
-        let path = format!("{}/", session.folder.path(table_name).display());
-        let plan = context.read_parquet(path, Default::default()).await?.create_physical_plan().await?;
+        let plan = context.read_parquet(session.url(table_name)?, Default::default()).await?.create_physical_plan().await?;
         session.for_each(plan, |batch| table.push(&batch)).await?;
     }
     let plan = session.plan(&if recipe.exact_duplicates.passes.is_empty() { spans.replace(&reason, "'repeat'") } else { spans }).await?;

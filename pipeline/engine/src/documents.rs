@@ -19,9 +19,10 @@ use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use osler_corpus::length_filter::{self, FilterStage};
+use osler_corpus::length_filter;
 use osler_datasets::list::FileEntry;
 use osler_schemas::{DocumentId, document, expect, ledger};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The boundary's name.
@@ -43,10 +44,10 @@ pub async fn plan(session: &Session, recipe: &Recipe, files: &[FileEntry]) -> Re
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Error::arrow(std::path::Path::new("files"), error))?;
     let leaf: Arc<dyn ExecutionPlan> = MemorySourceConfig::try_new_exec(&batches, files_schema(), None)?;
-    let parse = OperatorSpec::Parse { sources: recipe.source.clone(), limits: recipe.limits.clone(), batch_rows: recipe.batch_rows };
+    let parse = OperatorSpec::Parse { sources: recipe.source.clone(), limits: recipe.limits, batch_rows: recipe.batch_rows };
     let mut plan = session.operator(parse, leaf);
     plan = filter::place(session, recipe, FilterPlace::Parse, plan).await?;
-    plan = session.operator(OperatorSpec::LengthFilter { config: recipe.length_filter.clone(), stage: FilterStage::LengthFilter }, plan);
+    plan = session.operator(OperatorSpec::LengthFilter { config: recipe.length_filter.clone() }, plan);
     plan = filter::place(session, recipe, FilterPlace::LengthFilter, plan).await?;
     let schema = plan.schema();
     let mut order = Vec::new();
@@ -80,7 +81,9 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
     if let Some(done) = session.folder.finished(BOUNDARY, fingerprint) {
         session.context.progress.start("read and parse", 0);
         session.context.progress.finish("read and parse", true);
-        return Ok(done);
+        let reasons = done.stages.first().map(|stage| stage.counts.dropped.clone()).unwrap_or_default();
+        let broken = reasons.into_iter().filter(|(reason, _)| !is_policy(reason)).collect();
+        return too_many(&broken, recipe.max_rejected).map_or(Ok(done), Err);
     }
     let measure = Measure::start();
     session.context.progress.start("read and parse", files.iter().map(|file| file.num_bytes).sum());
@@ -95,9 +98,8 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
         counter: Counter::new(stages),
         previous: None,
         next_ordinal: 0,
-        num_broken: 0,
         max_broken: recipe.max_rejected,
-        reasons: std::collections::BTreeMap::new(),
+        reasons: BTreeMap::new(),
     };
     session.context.take_inputs();
     let plan = plan(session, recipe, files).await?;
@@ -133,9 +135,8 @@ struct OrderedSink {
     /// The last id as parsed, and how often it has come.
     previous: Option<(String, u64)>,
     next_ordinal: u64,
-    num_broken: u64,
     max_broken: u64,
-    reasons: std::collections::BTreeMap<String, u64>,
+    reasons: BTreeMap<String, u64>,
 }
 
 impl OrderedSink {
@@ -230,14 +231,16 @@ impl OrderedSink {
         if stage != parse::STAGE || is_policy(reason) {
             return Ok(());
         }
-        self.num_broken += 1;
         *self.reasons.entry(reason.to_string()).or_default() += 1;
-        if self.num_broken <= self.max_broken {
-            return Ok(());
-        }
-        let most = self.reasons.iter().max_by_key(|(_, count)| **count).map_or(String::new(), |(reason, _)| reason.clone());
-        Err(Error::TooManyRejected { count: self.num_broken, limit: self.max_broken, most })
+        too_many(&self.reasons, self.max_broken).map_or(Ok(()), Err)
     }
+}
+
+/// The error that ends a run with more broken records than the recipe allows.
+fn too_many(broken: &BTreeMap<String, u64>, limit: u64) -> Option<Error> {
+    let count = broken.values().sum::<u64>();
+    let most = broken.iter().max_by_key(|(_, count)| **count).map_or(String::new(), |(reason, _)| reason.clone());
+    (count > limit).then_some(Error::TooManyRejected { count, limit, most })
 }
 
 fn content_hashes(text: &StringArray) -> StringArray {

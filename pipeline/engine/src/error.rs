@@ -26,7 +26,7 @@ pub enum Error {
     #[error("stopped on request; the same command goes on from here")]
     Cancelled,
     /// Broken records passed `max_rejected`.
-    #[error("{count} broken records, more than `max_rejected` = {limit} allows; most of them: {most}. `osler report OUT --sql` shows each")]
+    #[error("{count} broken records, more than `max_rejected` = {limit} allows; most of them: {most}")]
     TooManyRejected { count: u64, limit: u64, most: String },
     /// A check of our own failed.
     #[error("this is a fault of Osler, please report it: {0}")]
@@ -71,31 +71,41 @@ impl Error {
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
+        Self::classify(&error)
+    }
+}
+
+impl Error {
+    /// Whose fault it is, and what to say. Messages of computations are not passed on where they may quote values.
+    fn classify(error: &DataFusionError) -> Self {
         match error {
             DataFusionError::External(inner) => {
                 if inner.is::<Cancelled>() {
                     return Self::Cancelled;
                 }
-                match inner.downcast::<operator::Error>() {
-                    Ok(error) => match *error {
-                        operator::Error::Closed => Self::Cancelled,
-                        operator::Error::Data { operator, problem } => Self::User(format!("{operator}: {problem}")),
-                        operator::Error::Io { operator, path, source } => Self::User(format!("{operator}: {path}: {source}")),
-                        error @ operator::Error::Config { .. } => Self::User(error.to_string()),
-                        error => Self::Internal(crate::parse::chain(&error)),
-                    },
-                    Err(inner) => Self::Internal(inner.to_string()),
+                match inner.downcast_ref::<operator::Error>() {
+                    Some(operator::Error::Closed) => Self::Cancelled,
+                    Some(operator::Error::Data { operator, problem }) => Self::User(format!("{operator}: {problem}")),
+                    Some(operator::Error::Io { operator, path, source }) => Self::User(format!("{operator}: {path}: {source}")),
+                    Some(error @ operator::Error::Config { .. }) => Self::User(error.to_string()),
+                    Some(error) => Self::Internal(crate::parse::chain(error)),
+                    None => Self::Internal(inner.to_string()),
                 }
             }
+            DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => Self::classify(inner),
+            DataFusionError::Shared(inner) => Self::classify(inner),
+            other if other.to_string().contains("os error 28") => Self::User(format!("the disk is full: {}", other.strip_backtrace())),
             DataFusionError::ResourcesExhausted(message) => Self::User(format!("memory budget: {message}")),
             DataFusionError::IoError(source) => Self::User(format!("reading or spilling: {source}")),
-            DataFusionError::Context(_, inner) => Self::from(*inner),
-            DataFusionError::Shared(inner) => match std::sync::Arc::try_unwrap(inner) {
-                Ok(inner) => Self::from(inner),
-                Err(inner) => Self::Internal(inner.to_string()),
+            DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+                ArrowError::DivideByZero => Self::User("an SQL expression divides by zero".into()),
+                ArrowError::CastError(_) | ArrowError::ParseError(_) | ArrowError::ComputeError(_) | ArrowError::ArithmeticOverflow(_) => {
+                    Self::User("an SQL expression cannot be computed for some row: a cast, a number out of range, or a malformed value".into())
+                }
+                other => Self::Internal(other.to_string()),
             },
             DataFusionError::SQL(..) | DataFusionError::SchemaError(..) | DataFusionError::Plan(_) => Self::User(error.strip_backtrace()),
-            other if other.to_string().contains("os error 28") => Self::User(format!("the disk is full: {}", other.strip_backtrace())),
+            DataFusionError::Execution(_) => Self::User("an SQL expression cannot be computed for some row".into()),
             other => Self::Internal(other.strip_backtrace()),
         }
     }

@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::recipe::{FilterPlace, Recipe, SqlFilter};
 use crate::session::Session;
-use datafusion::logical_expr::{Expr, lit, when};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::{Expr, Volatility, lit, when};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use std::sync::Arc;
@@ -35,7 +36,15 @@ async fn apply(session: &Session, filter: &SqlFilter, plan: Arc<dyn ExecutionPla
     };
     let frame = session.frame(plan)?;
     let condition = session.sql.parse_sql_expr(&filter.sql, frame.schema()).map_err(wrong)?;
-    let drop = ident("drop_reason").is_null().and(condition.is_not_true());
+    let unsteady = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable);
+    if condition.exists(|expr| Ok(unsteady(expr))).map_err(wrong)? {
+        return Err(Error::User(format!(
+            "filter `{}`: `{}`: calls a function that gives another value each time; the same input has to give the same corpus",
+            filter.name, filter.sql
+        )));
+    }
+    // Only documents are asked: what was dropped before has no text, and may have no words to divide by.
+    let drop = when(ident("drop_reason").is_null(), condition.is_not_true()).otherwise(lit(false))?;
     let columns: Vec<Expr> = frame
         .schema()
         .fields()

@@ -91,7 +91,9 @@ pub(crate) fn ask<T>(out: &Path, question: impl AsyncFnOnce(&Session) -> Result<
     let context = Arc::new(Context::new(Arc::new(stores), Arc::new(Silent), Arc::new(AtomicBool::new(false))));
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     runtime.block_on(async {
-        let session = Session::new(folder, context, MEMORY_BYTES, threads, 8192)?;
+        // A finished run may be on a disk that cannot be written to.
+        let spill = std::env::temp_dir().join(format!("osler-ask-{}", std::process::id()));
+        let session = Session::new(folder, context, spill.clone(), (MEMORY_BYTES, threads, 8192))?;
         let tables = [
             ("corpus", corpus::CORPUS),
             ("ledger", corpus::LEDGER),
@@ -106,7 +108,9 @@ pub(crate) fn ask<T>(out: &Path, question: impl AsyncFnOnce(&Session) -> Result<
                 session.register(name, table).await?;
             }
         }
-        question(&session).await
+        let answer = question(&session).await;
+        let _ = std::fs::remove_dir_all(&spill);
+        answer
     })
 }
 
@@ -222,7 +226,9 @@ async fn stands_for(session: &Session, doc_id: &str) -> Result<Vec<(String, Stri
     let batches = session
         .query(&format!(
             "SELECT doc_id, min(origin), stage, CAST(count(*) AS BIGINT UNSIGNED) FROM ledger
-             WHERE partner_id = '{doc_id}' AND doc_id <> '{doc_id}' GROUP BY doc_id, stage ORDER BY stage DESC, doc_id"
+             WHERE doc_id <> '{doc_id}' AND
+               (detail = 'kept: {doc_id}' OR (partner_id = '{doc_id}' AND stage <> 'near-duplicates'))
+             GROUP BY doc_id, stage ORDER BY stage DESC, doc_id"
         ))
         .await?;
     let mut rows = Vec::new();

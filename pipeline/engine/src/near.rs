@@ -11,6 +11,7 @@ use crate::session::Session;
 use crate::spec::OperatorSpec;
 use arrow::array::{AsArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type, UInt64Type};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
@@ -159,7 +160,13 @@ async fn verify(session: &Session, config: &NearDuplicatesConfig) -> Result<(Pai
                    (SELECT \"left\" AS ordinal FROM candidates UNION SELECT \"right\" FROM candidates) c ON d.ordinal = c.ordinal",
             )
             .await?;
-        session.for_each(texts, |batch| evidence.push(&batch).map_err(fault)).await?;
+        let held = MemoryConsumer::new("near-duplicates: shingle sets").register(&session.sql.runtime_env().memory_pool);
+        session
+            .for_each(texts, |batch| {
+                evidence.push(&batch).map_err(fault)?;
+                Ok(held.try_resize(evidence.memory_bytes())?)
+            })
+            .await?;
     }
     let mut table = TableWriter::new(&session.folder, PAIRS, sketch::pair_schema())?;
     let mut pairs = Vec::with_capacity(candidates.len());

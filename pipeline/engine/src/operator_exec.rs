@@ -118,6 +118,10 @@ impl ExecutionPlan for OperatorExec {
     }
 
     fn execute(&self, partition: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let partitions = self.input.output_partitioning().partition_count();
+        if self.spec.is_blocking() && partitions != 1 {
+            return Err(DataFusionError::Internal(format!("{} has to see all rows in one place, its input has {partitions}", self.spec)));
+        }
         let input = self.input.execute(partition, task.clone())?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema(), CHANNEL_BATCHES);
         let reservation = MemoryConsumer::new(self.spec.to_string()).register(task.memory_pool());

@@ -11,6 +11,9 @@ use osler_datasets::open::StorageConfig;
 use osler_datasets::source::SourceConfig;
 use serde::{Deserialize, Serialize};
 
+/// Most threads a run may take.
+const THREADS_MAX: usize = 512;
+
 /// A recipe as resolved: every key with the value in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -162,6 +165,9 @@ impl Recipe {
         }
         if self.source.is_empty() {
             return wrong("source", "a recipe needs at least one [[source]] with a name, a format and a path".into());
+        }
+        if self.num_threads() > THREADS_MAX {
+            return wrong("threads", format!("is {}; at most {THREADS_MAX} are of use", self.threads));
         }
         if self.batch_rows == 0 {
             return wrong("batch_rows", "must be at least 1".into());

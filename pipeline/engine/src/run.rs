@@ -1,6 +1,6 @@
 //! A run from recipe to finished folder: the stages in order, each resumed where it is done, then the manifest and its checks.
 
-use crate::boundary::{Done, RunFolder, write_atomically};
+use crate::boundary::{RunFolder, remove, write_atomically};
 use crate::context::{Context, Progress};
 use crate::error::Error;
 use crate::recipe::Recipe;
@@ -43,6 +43,8 @@ pub fn run(options: &Options) -> Result<Manifest, Error> {
 pub(crate) fn runtime(recipe: &Recipe) -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(recipe.num_threads())
+        // Each partition of each operator holds a thread while its stream lives, and file reads need some beside them.
+        .max_blocking_threads(512 + 32 * recipe.num_threads())
         .enable_all()
         .build()
         .map_err(|error| Error::User(format!("threads cannot be started: {error}")))
@@ -54,6 +56,8 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
     let _lock = lock(&folder)?;
     let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
     let prints = Fingerprints::new(recipe, &files, &options.base);
+    retire_manifest(&folder, &prints)?;
+    tokens::check_tokenizer(recipe, &options.base)?;
     let mut stages = Vec::new();
     let parsed = documents::run(&session, recipe, &files, &prints.documents).await?;
     stages.extend(parsed.stages.clone());
@@ -82,6 +86,21 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
     Ok(manifest)
 }
 
+/// Takes the manifest and report of another recipe away before anything of it is replaced.
+fn retire_manifest(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
+    let boundaries = [
+        (documents::BOUNDARY, &prints.documents),
+        (near::BOUNDARY, &prints.near),
+        (exact::BOUNDARY, &prints.exact),
+        (corpus::BOUNDARY, &prints.corpus),
+        (tokens::BOUNDARY, &prints.tokens),
+    ];
+    if boundaries.iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
+        return Ok(());
+    }
+    ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))
+}
+
 /// The session and the listed files.
 pub(crate) async fn prepare(
     options: &Options,
@@ -99,7 +118,12 @@ pub(crate) async fn prepare(
         files.extend(list(source, index, &stores).await.map_err(|error| user(&error))?);
     }
     let context = Arc::new(Context::new(stores, options.progress.clone(), options.cancelled.clone()));
-    let session = Session::new(folder, context, recipe.memory_bytes()?, recipe.num_threads(), recipe.batch_rows)?;
+    let session = Session::new(
+        folder.clone(),
+        context,
+        folder.path("work/spill"),
+        (recipe.memory_bytes()?, recipe.num_threads(), recipe.batch_rows),
+    )?;
     Ok((session, files))
 }
 
@@ -168,7 +192,8 @@ fn lock(folder: &RunFolder) -> Result<File, Error> {
 }
 
 fn is_foreign(root: &Path) -> bool {
-    let ours = root.join("work").is_dir() || root.join("run.json").is_file();
+    // The lock is the first file a run makes; `work/` may have been deleted once a run was finished.
+    let ours = root.join("work/lock").is_file() || crate::manifest(root).is_ok();
     !ours && fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some())
 }
 
@@ -193,9 +218,4 @@ fn check(manifest: &Manifest, files: &[FileEntry]) -> Result<(), Error> {
         return Err(Error::Internal(format!("{} files were listed, {} are in the manifest", files.len(), manifest.inputs.len())));
     }
     Ok(())
-}
-
-/// The marker rows of a stage that is switched off: nothing goes in, nothing comes out.
-pub(crate) fn skipped(fingerprint: &str) -> Done {
-    Done { fingerprint: fingerprint.to_string(), ..Done::default() }
 }

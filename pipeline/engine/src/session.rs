@@ -21,7 +21,9 @@ use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
+use url::Url;
 
 /// Share of the memory budget that DataFusion and the operators may reserve; the rest is for what nobody declares: buffers of readers and
 /// writers, batches in flight, the program itself.
@@ -36,12 +38,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that spills below the run's folder.
+    /// A session that spills to `spill`, with a memory budget, a number of threads and rows per batch.
     ///
     /// # Errors
     /// When the spill folder cannot be used.
-    pub fn new(folder: RunFolder, context: Arc<Context>, memory_bytes: usize, threads: usize, batch_rows: usize) -> Result<Self, Error> {
-        let spill = folder.path("work/spill");
+    pub fn new(
+        folder: RunFolder,
+        context: Arc<Context>,
+        spill: PathBuf,
+        (memory_bytes, threads, batch_rows): (usize, usize, usize),
+    ) -> Result<Self, Error> {
         std::fs::create_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
         let pool = GreedyMemoryPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
         let tracked = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
@@ -76,8 +82,18 @@ impl Session {
     /// # Errors
     /// When there is no such table.
     pub async fn read(&self, table: &str) -> Result<DataFrame, Error> {
-        let path = format!("{}/", self.folder.path(table).display());
-        Ok(self.sql.read_parquet(path, ParquetReadOptions::default()).await?)
+        Ok(self.sql.read_parquet(self.url(table)?, ParquetReadOptions::default()).await?)
+    }
+
+    /// A table's folder as a URL, so that no character of the path means anything else.
+    ///
+    /// # Errors
+    /// When the path has no absolute form.
+    pub fn url(&self, table: &str) -> Result<String, Error> {
+        let path = self.folder.path(table);
+        let absolute = std::path::absolute(&path).map_err(|error| Error::io(&path, error))?;
+        let url = Url::from_directory_path(absolute).map_err(|()| Error::User(format!("{}: no such path can be", path.display())))?;
+        Ok(url.into())
     }
 
     /// A plan as a frame, to go on in SQL from there.

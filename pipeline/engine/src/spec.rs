@@ -26,11 +26,12 @@ use std::sync::Arc;
 #[serde(tag = "operator", rename_all = "kebab-case")]
 pub enum OperatorSpec {
     Parse { sources: Vec<SourceConfig>, limits: Limits, batch_rows: usize },
-    LengthFilter { config: LengthFilterConfig, stage: FilterStage },
+    LengthFilter { config: LengthFilterConfig },
     Sketch { config: NearDuplicatesConfig },
     Candidates,
     FindExactDuplicates { config: ExactDuplicatesConfig, source_names: Vec<String> },
     Cut { config: ExactDuplicatesConfig, spans: PathBuf },
+    AfterCut { config: LengthFilterConfig, spans: PathBuf },
     Tokenize { config: TokenizerConfig, file: PathBuf, threads: usize },
 }
 
@@ -39,7 +40,7 @@ impl OperatorSpec {
     pub fn output_schema(&self, input: &SchemaRef) -> SchemaRef {
         match self {
             Self::Parse { .. } => document::flow_schema(),
-            Self::LengthFilter { .. } | Self::Cut { .. } => input.clone(),
+            Self::LengthFilter { .. } | Self::Cut { .. } | Self::AfterCut { .. } => input.clone(),
             Self::Sketch { .. } => sketch::band_schema(),
             Self::Candidates => candidate_schema(),
             Self::FindExactDuplicates { .. } => span::schema(),
@@ -68,9 +69,15 @@ impl OperatorSpec {
     pub fn build(&self, context: &Arc<Context>, input: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
         Ok(match self {
             Self::Parse { sources, limits, batch_rows } => {
-                Box::new(Parse::new(Arc::new(sources.clone()), limits.clone(), *batch_rows, context.clone()))
+                Box::new(Parse::new(Arc::new(sources.clone()), *limits, *batch_rows, context.clone()))
             }
-            Self::LengthFilter { config, stage } => Box::new(LengthFilter::new(config.clone(), *stage, input.clone())),
+            Self::LengthFilter { config } => Box::new(LengthFilter::new(config.clone(), FilterStage::LengthFilter, input.clone())),
+            Self::AfterCut { config, spans } => {
+                let batches = read_table(spans).map_err(|source| io(spans, source))?;
+                let holders = batches.iter().filter_map(|batch| batch.column_by_name("partner")?.as_primitive_opt::<UInt64Type>());
+                let stage = FilterStage::AfterCut { holders: holders.flat_map(|column| column.iter().flatten()).collect() };
+                Box::new(LengthFilter::new(config.clone(), stage, input.clone()))
+            }
             Self::Sketch { config } => Box::new(Sketch::new(config)?),
             Self::Candidates => Box::new(Candidates::new()),
             Self::FindExactDuplicates { config, source_names } => Box::new(FindExactDuplicates::new(config.clone(), source_names.clone())?),
@@ -111,9 +118,8 @@ impl fmt::Display for OperatorSpec {
                 let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
                 write!(f, "Parse, sources=[{}]", names.join(", "))
             }
-            Self::LengthFilter { config, stage } => {
-                write!(f, "LengthFilter, stage={}, min_words={}, min_bytes={}", stage.name(), config.min_words, config.min_bytes)
-            }
+            Self::LengthFilter { config } => write!(f, "LengthFilter, min_words={}, min_bytes={}", config.min_words, config.min_bytes),
+            Self::AfterCut { config, .. } => write!(f, "LengthFilter after cut, min_words={}", config.min_words),
             Self::Sketch { config } => write!(f, "Sketch, {}-grams of {:?}s, family={:?}", config.n, config.unit, config.family),
             Self::Candidates => write!(f, "Candidates"),
             Self::FindExactDuplicates { config, .. } => {

@@ -76,6 +76,10 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
             total += bytes.value(row);
         }
     }
+    if total == 0 {
+        let hint = "the ledger names the stage and reason of each; see `osler report`, or the counts in work/done";
+        return Err(Error::User(format!("no document is left to tokenize: every record was dropped before; {hint}")));
+    }
     let partial = folder.path(&format!("{TOKENS}.partial"));
     let file = partial.join(TOKENIZER);
     let measure = Measure::start();
@@ -91,6 +95,17 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
     folder.finish(BOUNDARY, &done)?;
     progress.finish("tokenize and pack", false);
     Ok(done)
+}
+
+/// Refuses a tokenizer that cannot be loaded before any other work is done.
+///
+/// # Errors
+/// When the file cannot be read, or is no tokenizer that fits the settings.
+pub fn check_tokenizer(recipe: &Recipe, base: &Path) -> Result<(), Error> {
+    let Some(path) = &recipe.tokenizer.path else { return Ok(()) };
+    let path = base.join(path);
+    let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    Tokenizer::load(&bytes, &tokenizer_name(&recipe.tokenizer), &recipe.tokenizer).map(drop).map_err(fault)
 }
 
 async fn write_shards(session: &Session, recipe: &Recipe, partial: &Path, file: PathBuf) -> Result<Summary, Error> {

@@ -176,8 +176,7 @@ fn lengths(report: &Report) -> Chapter {
     let (before, after) = (report.lengths.before.as_ref(), &report.lengths.after);
     let mut figures = Vec::new();
     let mut lead = String::new();
-    if after.num_values > 0 {
-        let mean = after.sum / after.num_values;
+    if let Some(mean) = after.sum.checked_div(after.num_values) {
         lead = format!(
             "Half of the documents have {} words or more; the mean is {}, the longest {}.",
             number(after.median),
