@@ -282,7 +282,7 @@ fn item(trimmed: &str) -> Option<(&str, &str)> {
     }
     let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
     let rest = trimmed[digits..].strip_prefix(['.', ')'])?;
-    ((1..=9).contains(&digits) && rest.starts_with([' ', '\t'])).then(|| ("", trimmed))
+    ((1..=9).contains(&digits) && rest.starts_with([' ', '\t'])).then_some(("", trimmed))
 }
 
 /// Whether a list item is one link to a place in the same document and nothing else.

@@ -127,18 +127,14 @@ mod tests {
                 };
                 (moved(step) - moved(-step)) / (2.0 * step)
             };
-            for at in 0..input.len() {
+            for (at, got) in input_grad.iter().enumerate() {
                 let wanted = slope(at, &input64, &|input| loss(input, &weight64, epsilon, &seed64));
-                assert!(
-                    (f64::from(input_grad[at]) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
-                    "input {at}: {} {wanted}",
-                    input_grad[at]
-                );
+                assert!((f64::from(*got) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "input {at}: {got} {wanted}");
             }
-            for at in 0..hidden {
+            for (at, got) in weight_grad.iter().enumerate() {
                 // The gradient is added to the 1 that was there.
                 let wanted = 1.0 + slope(at, &weight64, &|weight| loss(&input64, weight, epsilon, &seed64));
-                assert!((f64::from(weight_grad[at]) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "weight {at}");
+                assert!((f64::from(*got) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "weight {at}");
             }
         }
     }

@@ -155,8 +155,7 @@ pub fn parse() -> Result<Cli, Failure> {
     for name in ["corpus", "plan"] {
         command = command.mut_subcommand(name, |subcommand| {
             keys.iter().fold(subcommand, |subcommand, key| {
-                subcommand
-                    .arg(Arg::new(key.clone()).long(key.clone()).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true))
+                subcommand.arg(Arg::new(*key).long(*key).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true))
             })
         });
     }

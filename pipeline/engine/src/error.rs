@@ -100,7 +100,9 @@ impl Error {
             DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
                 ArrowError::DivideByZero => Self::User("an SQL expression divides by zero".into()),
                 ArrowError::CastError(_) | ArrowError::ParseError(_) | ArrowError::ComputeError(_) | ArrowError::ArithmeticOverflow(_) => {
-                    Self::User("an SQL expression cannot be computed for some row: a cast, a number out of range, or a malformed value".into())
+                    Self::User(
+                        "an SQL expression cannot be computed for some row: a cast, a number out of range, or a malformed value".into(),
+                    )
                 }
                 other => Self::Internal(other.to_string()),
             },

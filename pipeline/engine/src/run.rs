@@ -146,8 +146,7 @@ impl Fingerprints {
         use crate::recipe::FilterPlace::{ExactDuplicates, LengthFilter, NearDuplicates};
         // The tokenizer's content, not its name; one that cannot be read is refused when its stage comes.
         let tokenizer = recipe.tokenizer.path.as_ref().and_then(|path| fs::read(base.join(path)).ok()).map(|bytes| xxh3_64(&bytes));
-        let documents =
-            hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
+        let documents = hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
         let near = hash(&(&documents, &recipe.near_duplicates));
         let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
