@@ -57,7 +57,7 @@ fn every_file_is_accounted_for(data: &Path, manifest: &serde_json::Value) {
 fn variants_end_as_one(out: &Path) {
     let sql = "SELECT origin FROM corpus WHERE source = 'jats-variants' UNION ALL
                SELECT origin FROM ledger WHERE source = 'jats-variants' AND span_start IS NULL";
-    let all: BTreeSet<String> = rows(out, sql).iter().map(|row| group(row)).collect();
+    let all: BTreeSet<String> = rows(out, sql).iter().map(group).collect();
     // A file may hold several documents (an article and its translated abstracts): files are counted.
     let mut kept: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in rows(out, "SELECT origin FROM corpus WHERE source = 'jats-variants'") {
