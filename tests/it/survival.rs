@@ -216,7 +216,7 @@ fn unusual_output_folders_work() {
 fn many_threads_do_not_starve_each_other() {
     let scratch = Scratch::new("threads");
     let out = scratch.path("out");
-    succeed(sample(&out, 200).args(["--threads", "200"]));
+    succeed(sample(&out, 200).args(["--threads", "200", "--memory", "8GiB"]));
     let few = scratch.path("few");
     succeed(&mut sample(&few, 200));
     assert_eq!(output_hashes(&out), output_hashes(&few));

@@ -61,8 +61,8 @@ impl Session {
         options.sql_parser.map_string_types_to_utf8view = false;
         // A hash join holds one side, texts and all; a merge join spills.
         options.optimizer.prefer_hash_join = false;
-        // What an external sort sets aside for its merge must fit beside the rows, also under small budgets.
-        options.execution.sort_spill_reservation_bytes = (memory_bytes / 64).clamp(1 << 20, 10 << 20);
+        // What each partition's external sort sets aside for its merge must fit beside the rows, also with small budgets or many threads.
+        options.execution.sort_spill_reservation_bytes = (memory_bytes / (16 * threads.max(4))).clamp(64 << 10, 10 << 20);
         Ok(Self { sql: SessionContext::new_with_config_rt(config, runtime), context, folder })
     }
 
