@@ -2,6 +2,7 @@
 
 mod command_line;
 mod interop;
+mod readme;
 mod real_data;
 mod sample;
 mod simulation;

@@ -11,6 +11,7 @@ mod documents;
 pub mod error;
 mod exact;
 mod filter;
+mod forecast;
 pub mod inspect;
 mod measure;
 mod near;
@@ -22,6 +23,7 @@ pub mod recipe;
 mod run;
 mod session;
 pub mod spec;
+mod tables;
 mod tokens;
 
 pub use error::Error;

@@ -3,12 +3,12 @@
 //! Leaves `work/candidates`, `work/pairs` (with exact Jaccard) and `work/clusters`.
 
 use crate::boundary::{Done, TableWriter};
-use crate::documents;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
+use crate::tables::{CANDIDATES, CLUSTERS, DOCUMENTS, PAIRS};
 use arrow::array::{AsArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, UInt32Type, UInt64Type};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -16,23 +16,16 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
 use osler_corpus::near_duplicates::banding::curve_points;
-use osler_corpus::near_duplicates::candidates::candidate_schema;
 use osler_corpus::near_duplicates::cluster::{DocumentFacts, clusters_compared, representatives, to_batch};
 use osler_corpus::near_duplicates::verify::Evidence;
 use osler_corpus::operator::Error as OperatorError;
 use osler_schemas::manifest::StageRow;
-use osler_schemas::{DocumentId, cluster, sketch};
+use osler_schemas::{DocumentId, sketch};
 use std::path::Path;
 use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = "near-duplicates";
-/// Candidate pairs.
-const CANDIDATES: &str = "work/candidates";
-/// Candidate pairs with their Jaccard similarity.
-pub const PAIRS: &str = "work/pairs";
-/// Which document stands for which.
-pub const CLUSTERS: &str = "work/clusters";
 
 /// From documents to distinct candidate pairs, sorted.
 ///
@@ -43,10 +36,10 @@ pub async fn candidates_plan(
     config: &NearDuplicatesConfig,
     representatives: Vec<u64>,
 ) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&DOCUMENTS).await?;
     let schema = Arc::new(Schema::new(vec![Field::new("ordinal", DataType::UInt64, false)]));
     let ordinals = RecordBatch::try_new(schema, vec![Arc::new(UInt64Array::from(representatives))])
-        .map_err(|error| Error::arrow(Path::new(CANDIDATES), error))?;
+        .map_err(|error| Error::arrow(Path::new(CANDIDATES.folder), error))?;
     session.sql.deregister_table("representatives")?;
     session.sql.register_batch("representatives", ordinals)?;
     let texts = session.plan("SELECT d.ordinal, d.text FROM documents d LEFT SEMI JOIN representatives r ON d.ordinal = r.ordinal").await?;
@@ -74,22 +67,22 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
     let facts = if config.enabled { load_facts(session).await? } else { Vec::new() };
     let representatives = representatives(&facts, config);
     progress.start(BOUNDARY, facts.iter().map(|document| document.num_bytes).sum());
-    let mut table = TableWriter::new(folder, CANDIDATES, candidate_schema())?;
+    let mut table = TableWriter::new(folder, &CANDIDATES)?;
     if config.enabled {
         let plan = candidates_plan(session, config, representatives).await?;
         session.for_each(plan, |batch| table.push(&batch)).await?;
     }
     table.finish()?;
-    let mut files = folder.publish(CANDIDATES)?.0;
+    let mut files = folder.publish(&CANDIDATES)?.0;
     let (pairs, evidence) = verify(session, config).await?;
-    files.extend(folder.publish(PAIRS)?.0);
+    files.extend(folder.publish(&PAIRS)?.0);
     let fault = |error: OperatorError| Error::from(datafusion::error::DataFusionError::External(Box::new(error)));
     let found =
         clusters_compared(&facts, &pairs, config, |left, right| evidence.jaccard(left.min(right), left.max(right))).map_err(fault)?;
-    let mut table = TableWriter::new(folder, CLUSTERS, cluster::schema())?;
+    let mut table = TableWriter::new(folder, &CLUSTERS)?;
     table.push(&to_batch(&found.rows).map_err(fault)?)?;
     table.finish()?;
-    let (clusters, output_hash) = folder.publish(CLUSTERS)?;
+    let (clusters, output_hash) = folder.publish(&CLUSTERS)?;
     files.extend(clusters);
     let bandings = config.resolve().map_err(fault)?;
     let statistics = found.statistics;
@@ -115,7 +108,7 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
 
 /// What the choice of keepers looks at, for every document.
 async fn load_facts(session: &Session) -> Result<Vec<DocumentFacts>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&DOCUMENTS).await?;
     let batches = session.query("SELECT ordinal, num_bytes, source_index, content_hash, doc_id FROM documents ORDER BY ordinal").await?;
     let mut facts = Vec::new();
     for batch in &batches {
@@ -143,7 +136,7 @@ type Pairs = Vec<(u64, u64, f64)>;
 /// Compares every candidate pair and writes `work/pairs`.
 async fn verify(session: &Session, config: &NearDuplicatesConfig) -> Result<(Pairs, Evidence), Error> {
     let fault = |error: OperatorError| Error::from(datafusion::error::DataFusionError::External(Box::new(error)));
-    session.register("candidates", CANDIDATES).await?;
+    session.register(&CANDIDATES).await?;
     let mut candidates: Vec<(u64, u64)> = Vec::new();
     for batch in session.query("SELECT \"left\", \"right\" FROM candidates ORDER BY \"left\", \"right\"").await? {
         let column = |index: usize| batch.column(index).as_primitive::<UInt64Type>().clone();
@@ -168,7 +161,7 @@ async fn verify(session: &Session, config: &NearDuplicatesConfig) -> Result<(Pai
             })
             .await?;
     }
-    let mut table = TableWriter::new(&session.folder, PAIRS, sketch::pair_schema())?;
+    let mut table = TableWriter::new(&session.folder, &PAIRS)?;
     let mut pairs = Vec::with_capacity(candidates.len());
     for (left, right) in candidates {
         let jaccard = evidence
@@ -181,7 +174,7 @@ async fn verify(session: &Session, config: &NearDuplicatesConfig) -> Result<(Pai
             |of: fn(&(u64, u64, f64)) -> u64| Arc::new(UInt64Array::from_iter_values(chunk.iter().map(of))) as arrow::array::ArrayRef;
         let jaccard = Arc::new(chunk.iter().map(|pair| Some(pair.2)).collect::<arrow::array::PrimitiveArray<Float64Type>>());
         let batch = RecordBatch::try_new(sketch::pair_schema(), vec![number(|pair| pair.0), number(|pair| pair.1), jaccard])
-            .map_err(|error| Error::arrow(Path::new(PAIRS), error))?;
+            .map_err(|error| Error::arrow(Path::new(PAIRS.folder), error))?;
         table.push(&batch)?;
     }
     table.finish()?;

@@ -123,7 +123,7 @@ impl Recipe {
         }
         let mut table: toml::Table = toml::from_str(text).map_err(toml)?;
         for (key, value) in overrides {
-            set(&mut table, key, parse_value(value))?;
+            set(&mut table, key, parse_value(key, value))?;
         }
         let recipe: Self = toml::Value::Table(table).try_into().map_err(toml)?;
         recipe.checked()
@@ -239,12 +239,19 @@ fn edit_distance(left: &str, right: &str) -> usize {
     row[right.len()]
 }
 
-/// A flag's value: TOML where it parses as TOML, else a plain string.
-fn parse_value(text: &str) -> toml::Value {
-    toml::from_str::<toml::Table>(&format!("v = {text}"))
-        .ok()
-        .and_then(|mut table| table.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(text.to_string()))
+/// A flag's value: TOML where it parses as TOML, else a plain string. A key that holds a string takes `2024` as one.
+fn parse_value(key: &str, text: &str) -> toml::Value {
+    let plain = || toml::Value::String(text.to_string());
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut table| table.remove("v"));
+    let parsed = parsed.unwrap_or_else(plain);
+    let Ok(mut here) = toml::Value::try_from(Recipe::default()) else { return parsed };
+    for part in key.split('.') {
+        match here.as_table_mut().and_then(|table| table.remove(part)) {
+            Some(value) => here = value,
+            None => return parsed,
+        }
+    }
+    if here.is_str() && !parsed.is_str() { plain() } else { parsed }
 }
 
 /// Sets a dotted key. Elements of `source` and `filter` are addressed by name.
@@ -305,6 +312,8 @@ mod tests {
         let overrides: Vec<_> = overrides.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let recipe = Recipe::parse("r.toml", MINIMAL, &overrides).unwrap();
         assert_eq!(recipe.memory_bytes().unwrap(), 1 << 30);
+        let named = Recipe::parse("r.toml", MINIMAL, &[("name".into(), "2024".into())]).unwrap();
+        assert_eq!(named.name, "2024");
         assert_eq!(recipe.length_filter.min_words, 3);
         let missing = [("source.b.language".to_string(), "de".to_string())];
         assert!(Recipe::parse("r.toml", MINIMAL, &missing).unwrap_err().to_string().contains("no element is called `b`"));

@@ -88,14 +88,7 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
 
 /// Takes the manifest and report of another recipe away before anything of it is replaced.
 fn retire_manifest(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
-    let boundaries = [
-        (documents::BOUNDARY, &prints.documents),
-        (near::BOUNDARY, &prints.near),
-        (exact::BOUNDARY, &prints.exact),
-        (corpus::BOUNDARY, &prints.corpus),
-        (tokens::BOUNDARY, &prints.tokens),
-    ];
-    if boundaries.iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
+    if prints.boundaries().iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
         return Ok(());
     }
     ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))
@@ -128,7 +121,7 @@ pub(crate) async fn prepare(
 }
 
 /// What each boundary's output depends on. A recipe that changes a later stage leaves the earlier ones done.
-struct Fingerprints {
+pub(crate) struct Fingerprints {
     documents: String,
     near: String,
     exact: String,
@@ -137,7 +130,7 @@ struct Fingerprints {
 }
 
 impl Fingerprints {
-    fn new(recipe: &Recipe, files: &[FileEntry], base: &Path) -> Self {
+    pub(crate) fn new(recipe: &Recipe, files: &[FileEntry], base: &Path) -> Self {
         let version = env!("CARGO_PKG_VERSION");
         let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes, &file.version)).collect();
         let filters = |last: crate::recipe::FilterPlace| -> Vec<_> {
@@ -152,6 +145,17 @@ impl Fingerprints {
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
         let tokens = hash(&(&corpus, &recipe.tokenizer, tokenizer, &recipe.pack));
         Self { documents, near, exact, corpus, tokens }
+    }
+
+    /// Each boundary with its fingerprint, in the order of the run.
+    pub(crate) fn boundaries(&self) -> [(&'static str, &str); 5] {
+        [
+            (documents::BOUNDARY, &self.documents),
+            (near::BOUNDARY, &self.near),
+            (exact::BOUNDARY, &self.exact),
+            (corpus::BOUNDARY, &self.corpus),
+            (tokens::BOUNDARY, &self.tokens),
+        ]
     }
 }
 

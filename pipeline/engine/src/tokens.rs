@@ -2,14 +2,14 @@
 //!
 //! Leaves `tokens/`: shards, their sidecars and the `tokenizer.json` that made them.
 
-use crate::boundary::{Done, write_atomically};
-use crate::corpus;
+use crate::boundary::{Done, remove, write_atomically};
 use crate::counts::Counter;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::{OperatorSpec, tokenizer_name};
+use crate::tables::CORPUS;
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use datafusion::error::DataFusionError;
@@ -41,10 +41,8 @@ pub async fn plan(session: &Session, recipe: &Recipe, tokenizer: PathBuf) -> Res
 
 /// Columns of the corpus in the order it was written in: one partition, parts by name.
 async fn in_order(session: &Session, columns: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let config = session.sql.copied_config().with_target_partitions(1);
-    let single =
-        Session { sql: datafusion::prelude::SessionContext::new_with_config_rt(config, session.sql.runtime_env()), ..session.clone() };
-    single.register("corpus", corpus::CORPUS).await?;
+    let single = session.in_order();
+    single.register(&CORPUS).await?;
     single.plan(&format!("SELECT {columns} FROM corpus")).await
 }
 
@@ -59,8 +57,9 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
         progress.finish("tokenize and pack", true);
         return Ok(done);
     }
-    folder.begin(BOUNDARY, &[TOKENS])?;
-    session.register("corpus", corpus::CORPUS).await?;
+    folder.begin(BOUNDARY, &[])?;
+    remove(&folder.partial(TOKENS))?;
+    session.register(&CORPUS).await?;
     let sums = session
         .query(
             "SELECT source, CAST(count(*) AS BIGINT UNSIGNED), CAST(sum(num_bytes) AS BIGINT UNSIGNED)
@@ -80,13 +79,13 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
         let hint = "the ledger names the stage and reason of each; see `osler report`, or the counts in work/done";
         return Err(Error::User(format!("no document is left to tokenize: every record was dropped before; {hint}")));
     }
-    let partial = folder.path(&format!("{TOKENS}.partial"));
+    let partial = folder.partial(TOKENS);
     let file = partial.join(TOKENIZER);
     let measure = Measure::start();
     write_atomically(&file, &tokenizer_bytes(session, recipe, base, total).await?)?;
     progress.start("tokenize and pack", total);
     let summary = write_shards(session, recipe, &partial, file).await?;
-    let (files, output_hash) = folder.publish(TOKENS)?;
+    let (files, output_hash) = folder.publish_folder(TOKENS)?;
     let mut stages = counter.rows();
     let (seconds, peak_memory_bytes) = (measure.seconds(), measure.peak_memory_bytes());
     stages[0] = StageRow { seconds, peak_memory_bytes, ..stages[0].clone() };
