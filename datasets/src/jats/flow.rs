@@ -217,7 +217,9 @@ impl<'s> Flow<'s> {
 
     /// Drops the space that pretty-printing puts between an inline element and the punctuation that clings to it.
     fn tightened<'t>(&mut self, text: &'t str) -> &'t str {
-        let rest = if text.as_bytes().first().is_some_and(u8::is_ascii_graphic) { text } else { text.trim_start() };
+        let blanks = text.bytes().take_while(|byte| matches!(byte, 9..=13 | b' ')).count();
+        let rest = &text[blanks..];
+        let rest = if rest.as_bytes().first().is_none_or(u8::is_ascii) { rest } else { rest.trim_start() };
         if !std::mem::replace(&mut self.after_inline, rest.is_empty()) {
             return text;
         }

@@ -68,6 +68,8 @@ impl TextBuilder {
             if character.is_whitespace() {
                 self.append(&text[start..at - character.len_utf8()]);
                 self.space();
+                // Indentation comes in long runs.
+                at += bytes[at..].iter().take_while(|&&byte| matches!(byte, 9..=13 | b' ')).count();
                 start = at;
             }
         }
