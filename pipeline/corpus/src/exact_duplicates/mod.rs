@@ -15,7 +15,8 @@
 //! determined, and known when the scan has passed `b`. Two facts then suffice per position `p`: whether the window at `p` equals one that
 //! is known to be wholly kept (it then ends at or before `p`, since all its bytes have been passed), and whether the last `L` bytes of this
 //! document up to `p` are all kept (the window that they form is from now on a kept one). One slot per class of equal windows holds the
-//! first kept one; equal windows come from the suffix array ([`windows`]). The scan takes constant time per byte on any text.
+//! first kept one; equal windows come from one of two
+//! engines ([`sparse`], [`suffix_array`]). The scan takes constant time per byte on any text.
 //!
 //! # Nothing is lost
 //! Every removed window is equal to one of which every byte is kept, in one document and so without a gap: it stands verbatim in the
@@ -30,6 +31,8 @@
 
 pub mod cut;
 pub mod keep_first;
+pub mod sparse;
+pub mod suffix_array;
 pub mod text;
 pub mod verify;
 pub mod windows;
@@ -45,9 +48,11 @@ use keep_first::Removals;
 use osler_schemas::expect;
 use osler_schemas::span::{self, Span};
 use serde::{Deserialize, Serialize};
+use sparse::SparseClasses;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use windows::{SuffixArrayClasses, WindowClasses};
+use suffix_array::SuffixArrayClasses;
+use windows::WindowClasses;
 
 /// Name of the stage in counts and the ledger.
 pub const STAGE: &str = "exact-duplicates";
@@ -95,7 +100,9 @@ pub enum Boundary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// The full suffix array of all text, in memory.
+    /// Anchors in a few positions out of a hundred, and what lies around them.
+    SparseSuffixArray,
+    /// The full suffix array of all text, in memory: the reference.
     SuffixArray,
 }
 
@@ -108,7 +115,7 @@ impl Default for ExactDuplicatesConfig {
             boundary: Boundary::Character,
             join: "\n".to_string(),
             removed_share_max: 0.9,
-            engine: Engine::SuffixArray,
+            engine: Engine::SparseSuffixArray,
         }
     }
 }
@@ -132,7 +139,7 @@ impl ExactDuplicatesConfig {
     /// Bytes of memory a run over `num_bytes` of text takes at its peak.
     pub fn memory_bytes(&self, num_bytes: u64) -> u64 {
         let text = num_bytes.saturating_add(num_bytes / 8);
-        text.saturating_add(windows::memory_bytes(num_bytes))
+        text.saturating_add(suffix_array::memory_bytes(num_bytes))
     }
 }
 
@@ -299,10 +306,12 @@ fn span_batch(pass: u32, spans: &[RemovedSpan]) -> Result<RecordBatch, Error> {
 
 /// One pass: its spans, and the bytes that removed windows cover, by document.
 fn run_pass(arena: &TextArena, config: &ExactDuplicatesConfig, length: usize) -> Result<(Vec<RemovedSpan>, Vec<usize>), Error> {
-    let Engine::SuffixArray = config.engine;
-    let Removals { mut removals, covered_bytes } = match SuffixArrayClasses::find(arena, length)? {
-        SuffixArrayClasses::Narrow(classes) => removals(arena, &classes, config.keep, length),
-        SuffixArrayClasses::Wide(classes) => removals(arena, &classes, config.keep, length),
+    let Removals { mut removals, covered_bytes } = match config.engine {
+        Engine::SparseSuffixArray => removals(arena, &SparseClasses::find(arena, length)?, config.keep, length)?,
+        Engine::SuffixArray => match SuffixArrayClasses::find(arena, length)? {
+            SuffixArrayClasses::Narrow(classes) => removals(arena, &classes, config.keep, length)?,
+            SuffixArrayClasses::Wide(classes) => removals(arena, &classes, config.keep, length)?,
+        },
     };
     if config.boundary == Boundary::Word {
         keep_first::give_back_partial_words(arena, &mut removals);
@@ -319,10 +328,10 @@ fn run_pass(arena: &TextArena, config: &ExactDuplicatesConfig, length: usize) ->
     Ok((spans.collect(), covered_bytes))
 }
 
-fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length: usize) -> Removals {
+fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length: usize) -> Result<Removals, Error> {
     match keep {
         Keep::First => keep_first::keep_first(arena, classes, length),
-        Keep::None => keep_first::keep_none(arena, classes, length),
+        Keep::None => Ok(keep_first::keep_none(arena, classes, length)),
     }
 }
 
