@@ -28,9 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let full = full(&arena, length)?;
         let baseline = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let classes = SparseClasses::find(&arena, length)?;
+        let classes = SparseClasses::find(&arena, length, &Default::default())?;
         let found = start.elapsed().as_secs_f64();
-        let sparse = keep_first(&arena, &classes, length)?;
+        let sparse = keep_first(&arena, &classes, length, &Default::default())?;
         let total = start.elapsed().as_secs_f64();
         let bytes: usize = sparse.covered_bytes.iter().sum();
         println!(
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn full(arena: &TextArena, length: usize) -> Result<Removals, Box<dyn Error>> {
     Ok(match SuffixArrayClasses::find(arena, length)? {
-        SuffixArrayClasses::Narrow(classes) => keep_first(arena, &classes, length)?,
-        SuffixArrayClasses::Wide(classes) => keep_first(arena, &classes, length)?,
+        SuffixArrayClasses::Narrow(classes) => keep_first(arena, &classes, length, &Default::default())?,
+        SuffixArrayClasses::Wide(classes) => keep_first(arena, &classes, length, &Default::default())?,
     })
 }

@@ -1,8 +1,13 @@
 //! The two rules that decide which windows are removed, and the cover that turns removed windows into spans with a kept copy each.
 
+use super::resources::{Resources, io, scratch_file};
 use super::text::{TextArena, out_of_memory};
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
+use memmap2::MmapMut;
+
+/// Documents after which the scan asks whether to go on.
+const CHECK_DOCUMENTS: usize = 4096;
 
 /// A removed byte range `[start, end)` of [`TextArena::bytes`], whole characters of one document. `copy` is where the same bytes are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +34,17 @@ pub struct Removals {
 /// far begins before it ends, or it would have been noted already.
 ///
 /// # Errors
-/// [`Error::Data`] when memory for the kept windows cannot be had.
-pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Result<Removals, Error> {
-    let mut kept = KeptWindows::new(classes.num_classes(), arena.bytes().len())?;
+/// [`Error::Data`] when memory for the kept windows cannot be had, [`Error::Io`] when the scratch folder cannot be used, and
+/// [`Error::Closed`] when the run should stop.
+pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize, resources: &Resources) -> Result<Removals, Error> {
+    let mut kept = KeptWindows::new(classes.num_classes(), arena.bytes().len(), resources)?;
     let (mut runs, mut noted) = (classes.runs().peekable(), Noted { runs: classes.runs(), run: None });
     let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
     let mut covered_bytes = Vec::with_capacity(arena.len());
     for index in 0..arena.len() {
+        if index % CHECK_DOCUMENTS == 0 {
+            resources.go_on()?;
+        }
         let range = arena.range(index);
         let (mut removed_until, mut num_removed) = (range.start, 0);
         while let Some(run) = runs.next_if(|run| run.first < range.end) {
@@ -105,39 +114,52 @@ impl<I: Iterator<Item = ClassRun>> Noted<I> {
     }
 }
 
-/// Per class, where its first wholly kept window begins. Positions take 4 bytes where they fit.
+/// Per class, where its first wholly kept window begins, plus one; 0 while there is none. Positions take 4 bytes where they fit, and many of
+/// them lie in a file.
 enum KeptWindows {
     Narrow(Vec<u32>),
     Wide(Vec<u64>),
+    Mapped(MmapMut),
 }
 
 impl KeptWindows {
-    fn new(num_classes: usize, num_bytes: usize) -> Result<Self, Error> {
-        fn filled<T: Copy>(len: usize, value: T) -> Result<Vec<T>, Error> {
+    fn new(num_classes: usize, num_bytes: usize, resources: &Resources) -> Result<Self, Error> {
+        fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>, Error> {
             let mut values = Vec::new();
             values.try_reserve_exact(len).map_err(|_| out_of_memory(len as u64 * size_of::<T>() as u64))?;
-            values.resize(len, value);
+            values.resize(len, T::default());
             Ok(values)
         }
-        // Every position is less than the number of bytes, so the greatest number is free to say "none".
-        if num_bytes <= u32::MAX as usize {
-            filled(num_classes, u32::MAX).map(Self::Narrow)
-        } else {
-            filled(num_classes, u64::MAX).map(Self::Wide)
+        let narrow = num_bytes < u32::MAX as usize;
+        let needed = num_classes as u64 * if narrow { 4 } else { 8 };
+        match &resources.scratch {
+            Some(folder) if needed > resources.index_bytes() && num_classes > 0 => {
+                let file = scratch_file(folder)?;
+                file.set_len(num_classes as u64 * 8).map_err(|source| io(folder, source))?;
+                // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
+                unsafe { MmapMut::map_mut(&file) }.map(Self::Mapped).map_err(|source| io(folder, source))
+            }
+            _ if narrow => zeros(num_classes).map(Self::Narrow),
+            _ => zeros(num_classes).map(Self::Wide),
         }
     }
 
     fn get(&self, class: usize) -> Option<usize> {
-        match self {
-            Self::Narrow(positions) => (positions[class] != u32::MAX).then_some(positions[class] as usize),
-            Self::Wide(positions) => (positions[class] != u64::MAX).then_some(positions[class] as usize),
-        }
+        let next = match self {
+            Self::Narrow(positions) => positions[class] as usize,
+            Self::Wide(positions) => positions[class] as usize,
+            Self::Mapped(bytes) => u64::from_le_bytes(bytes.as_chunks().0[class]) as usize,
+        };
+        next.checked_sub(1)
     }
 
     fn note(&mut self, class: usize, position: usize) {
         match self {
-            Self::Narrow(positions) if positions[class] == u32::MAX => positions[class] = position as u32,
-            Self::Wide(positions) if positions[class] == u64::MAX => positions[class] = position as u64,
+            Self::Narrow(positions) if positions[class] == 0 => positions[class] = position as u32 + 1,
+            Self::Wide(positions) if positions[class] == 0 => positions[class] = position as u64 + 1,
+            Self::Mapped(bytes) if bytes.as_chunks::<8>().0[class] == [0; 8] => {
+                bytes.as_chunks_mut().0[class] = (position as u64 + 1).to_le_bytes();
+            }
             _ => {}
         }
     }

@@ -55,6 +55,15 @@ impl Anchor {
         self.num_windows & Self::PERIODIC != 0
     }
 
+    /// All of it in three numbers.
+    pub(super) fn to_words(self) -> [u64; 3] {
+        [self.key, self.first_window, u64::from(self.offset) << 32 | u64::from(self.num_windows)]
+    }
+
+    pub(super) fn from_words([key, first_window, rest]: [u64; 3]) -> Self {
+        Self { key, first_window, offset: (rest >> 32) as u32, num_windows: rest as u32 }
+    }
+
     /// Where the anchor is.
     pub fn position(&self) -> usize {
         self.first_window as usize + self.offset as usize

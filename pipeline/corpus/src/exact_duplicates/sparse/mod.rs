@@ -27,20 +27,37 @@
 
 pub mod anchors;
 pub mod groups;
+mod partitions;
 mod periodic;
 mod periods;
 mod rolling;
 
+use super::resources::{Resources, SpillFile};
 use super::text::TextArena;
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
 use anchors::{Anchor, PIECE_WINDOWS, Sampler, gram_bytes};
 use groups::{EqualRun, Grouper};
+use partitions::Partitions;
 use periodic::PeriodicRun;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// Groups are sorted in parts that stay in cache.
-const BUCKETS: usize = 256;
+/// Partitions of anchors by the first byte of their keys: each is sorted by itself, in cache where it can.
+const ANCHOR_PARTITIONS: usize = 256;
+
+/// Partitions of runs by their place in the text.
+const TEXT_PARTITIONS: usize = 64;
+
+/// Pieces that a thread takes at a time: documents may be short.
+const PIECES: usize = 64;
+
+/// Bytes of memory that [`SparseClasses::find`] and the scan after it take for a text of `num_bytes`, beside the text, at two passes of
+/// usual lengths and a usual share of repeats.
+pub fn memory_bytes(num_bytes: u64) -> u64 {
+    num_bytes.saturating_mul(2)
+}
 
 /// The classes of equal windows, as runs.
 #[derive(Debug, Default)]
@@ -84,37 +101,28 @@ impl SparseClasses {
     /// Finds the classes of windows of `length` bytes.
     ///
     /// # Errors
-    /// [`Error::Data`] when memory cannot be had.
-    pub fn find(arena: &TextArena, length: usize) -> Result<Self, Error> {
-        Self::find_with_gram(arena, length, gram_bytes(length))
+    /// [`Error::Io`] when the scratch folder cannot be used, and [`Error::Closed`] when the run should stop.
+    pub fn find(arena: &TextArena, length: usize, resources: &Resources) -> Result<Self, Error> {
+        Self::find_with_gram(arena, length, gram_bytes(length), resources)
     }
 
-    fn find_with_gram(arena: &TextArena, length: usize, gram_bytes: usize) -> Result<Self, Error> {
-        let text = arena.bytes();
-        let mut sampler = Sampler::new(length, gram_bytes);
-        let mut buckets: Vec<Vec<Anchor>> = vec![Vec::new(); BUCKETS];
-        for piece in pieces(arena, length) {
-            let base = piece.start;
-            sampler.anchors(&text[piece], base, |anchor| buckets[(anchor.key >> 56) as usize].push(anchor));
+    fn find_with_gram(arena: &TextArena, length: usize, gram_bytes: usize, resources: &Resources) -> Result<Self, Error> {
+        let spill = resources.scratch.as_deref().map(SpillFile::new).transpose()?;
+        let anchors = Partitions::new(ANCHOR_PARTITIONS, spill.as_ref(), resources.index_bytes() / 2);
+        select(arena, length, gram_bytes, resources, &anchors)?;
+        let equal = Partitions::new(TEXT_PARTITIONS, spill.as_ref(), resources.index_bytes() / 4);
+        let periodic = compare(arena.bytes(), length, gram_bytes, resources, &anchors, &equal)?;
+        drop(anchors);
+        let mut copies = Vec::new();
+        for index in 0..equal.len() {
+            resources.go_on()?;
+            join(&mut copies, equal.take(index)?, length);
         }
-        let mut grouper = Grouper::new(text, length);
-        let (mut equal, mut periodic, mut num_roots) = (Vec::new(), Vec::new(), 0);
-        for mut bucket in buckets {
-            bucket.sort_unstable_by_key(|anchor| (anchor.key, anchor.first_window));
-            for group in bucket.chunk_by(|left, right| left.key == right.key).filter(|group| group.len() > 1 || group[0].is_periodic()) {
-                if group[0].is_periodic() {
-                    periodic::group(text, gram_bytes, group, &mut num_roots, &mut periodic);
-                } else {
-                    grouper.group(group, &mut equal);
-                }
-            }
-        }
-        Ok(Self::number(equal, &periodic, length))
+        Ok(Self::number(copies, periodic, length))
     }
 
     /// Gives classes numbers.
-    fn number(equal: Vec<EqualRun>, periodic: &[PeriodicRun], length: usize) -> Self {
-        let copies = joined(equal, length);
+    fn number(copies: Vec<Copies>, mut periodic: Vec<PeriodicRun>, length: usize) -> Self {
         let leaders = leaders(&copies, length);
         let mut num_classes = leaders.last().map_or(0, |last| last.class + last.len);
         let mut runs = Vec::with_capacity(copies.len() + leaders.len() + periodic.len());
@@ -125,7 +133,6 @@ impl SparseClasses {
         drop(copies);
         runs.extend(leaders);
         let mut last_root = None;
-        let mut periodic = periodic.to_vec();
         periodic.sort_unstable_by_key(|run| run.root);
         let mut root_class = 0;
         for run in periodic {
@@ -147,20 +154,86 @@ struct Copies {
     len: u64,
 }
 
-/// Sorts runs by where they are, and joins those that go on.
-fn joined(mut runs: Vec<EqualRun>, length: usize) -> Vec<Copies> {
+/// Finds the anchors of all windows.
+fn select(
+    arena: &TextArena,
+    length: usize,
+    gram_bytes: usize,
+    resources: &Resources,
+    anchors: &Partitions<'_, Anchor>,
+) -> Result<(), Error> {
+    let left = Mutex::new(pieces(arena, length));
+    let work = || {
+        let (mut sampler, mut feeder) = (Sampler::new(length, gram_bytes), anchors.feeder());
+        loop {
+            resources.go_on()?;
+            let mine: Vec<Range<usize>> = left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(PIECES).collect();
+            if mine.is_empty() {
+                return feeder.finish();
+            }
+            for piece in mine {
+                let (base, mut fed) = (piece.start, Ok(()));
+                sampler.anchors(&arena.bytes()[piece], base, |anchor| {
+                    if fed.is_ok() {
+                        fed = feeder.push((anchor.key >> 56) as usize, anchor);
+                    }
+                });
+                fed?;
+            }
+        }
+    };
+    resources.on_threads(work).map(|_| ())
+}
+
+/// Compares windows whose anchors have the same key: gives runs of equal windows to `equal`, by their place in the text, and the periodic
+/// ones back.
+fn compare(
+    text: &[u8],
+    length: usize,
+    gram_bytes: usize,
+    resources: &Resources,
+    anchors: &Partitions<'_, Anchor>,
+    equal: &Partitions<'_, EqualRun>,
+) -> Result<Vec<PeriodicRun>, Error> {
+    let next = AtomicUsize::new(0);
+    let periodic: Mutex<(u32, Vec<PeriodicRun>)> = Mutex::default();
+    let range_bytes = (text.len() / equal.len() + 1) as u64;
+    let work = || {
+        let (mut grouper, mut runs, mut feeder) = (Grouper::new(text, length), Vec::new(), equal.feeder());
+        loop {
+            resources.go_on()?;
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= anchors.len() {
+                return feeder.finish();
+            }
+            let mut bucket = anchors.take(index)?;
+            bucket.sort_unstable_by_key(|anchor| (anchor.key, anchor.first_window));
+            for group in bucket.chunk_by(|left, right| left.key == right.key) {
+                if group[0].is_periodic() {
+                    let (num_roots, runs) = &mut *periodic.lock().unwrap_or_else(PoisonError::into_inner);
+                    periodic::group(text, gram_bytes, group, num_roots, runs);
+                } else if group.len() > 1 {
+                    grouper.group(group, &mut runs);
+                    runs.drain(..).try_for_each(|run| feeder.push((run.first / range_bytes) as usize, run))?;
+                }
+            }
+        }
+    };
+    resources.on_threads(work)?;
+    Ok(periodic.into_inner().unwrap_or_else(PoisonError::into_inner).1)
+}
+
+/// Adds runs, which lie behind those before, and joins those that go on.
+fn join(joined: &mut Vec<Copies>, mut runs: Vec<EqualRun>, length: usize) {
     runs.sort_unstable_by_key(|run| run.first);
-    let mut joined: Vec<Copies> = Vec::new();
     for run in runs {
+        let len = u64::from(run.len);
         match joined.last_mut() {
             // Windows of one byte would go on from document to document.
-            Some(last) if length > 1 && last.first + last.len == run.first && last.leader + last.len == run.leader => {
-                last.len += u64::from(run.len)
-            }
-            _ => joined.push(Copies { first: run.first, leader: run.leader, len: u64::from(run.len) }),
+            Some(last) if length > 1 && last.first + last.len == run.first && last.leader + last.len == run.leader => last.len += len,
+            _ => joined.push(Copies { first: run.first, leader: run.leader, len }),
         }
     }
-    joined
 }
 
 /// The first windows of all classes, numbered from left to right.

@@ -43,9 +43,38 @@ fn found(classes: &SparseClasses) -> Vec<Vec<usize>> {
 
 fn check(texts: &[String], length: usize, gram_bytes: usize) -> Result<(), TestCaseError> {
     let arena = arena(texts);
-    let classes = SparseClasses::find_with_gram(&arena, length, gram_bytes).unwrap();
+    let classes = SparseClasses::find_with_gram(&arena, length, gram_bytes, &Resources::default()).unwrap();
     prop_assert_eq!(found(&classes), wanted(texts, length));
     Ok(())
+}
+
+#[test]
+fn threads_and_memory_change_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let text: String = (0..40_000).map(|index| format!("{:x} {}", index % 3000, if index % 7 == 0 { "----" } else { "" })).collect();
+    let texts = [text.clone(), text[10_000..150_000].to_string(), "ab".repeat(9000), text, "ba".repeat(300)];
+    let arena = arena(&texts);
+    let wanted = wanted(&texts, 100);
+    for (threads, memory_bytes) in [(1, u64::MAX), (2, u64::MAX), (5, 0), (1, 0), (3, 1 << 20)] {
+        let resources = Resources { threads, memory_bytes, scratch: Some(scratch.path().to_path_buf()), ..Resources::default() };
+        let classes = SparseClasses::find(&arena, 100, &resources).unwrap();
+        assert!(found(&classes) == wanted, "{resources:?}");
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+    let resources = Resources { should_stop: std::sync::Arc::new(|| true), ..Resources::default() };
+    assert!(matches!(SparseClasses::find(&arena, 100, &resources), Err(Error::Closed)));
+}
+
+#[test]
+fn records_survive_the_disk() {
+    let mut anchors = Vec::new();
+    Sampler::new(10, 3).anchors(b"xyaaaaaaaaaaaaaaaaaaxyz12345", (1 << 40) + 7, |anchor| anchors.push(anchor));
+    assert!(anchors.iter().any(Anchor::is_periodic) && anchors.len() > 2);
+    for anchor in anchors {
+        assert_eq!(<Anchor as partitions::Record>::from_bytes(&partitions::Record::to_bytes(anchor)), anchor);
+    }
+    let run = EqualRun { first: 1 << 50, leader: 1 << 33, len: u32::MAX };
+    assert_eq!(<EqualRun as partitions::Record>::from_bytes(&partitions::Record::to_bytes(run)), run);
 }
 
 /// Documents of blocks that repeat, whole and in part, some of them periodic.
