@@ -21,6 +21,14 @@ use std::sync::Arc;
 /// The boundary's name.
 pub const BOUNDARY: &str = STAGE;
 
+/// Text and index that do not fit in memory: files without names, which go with the process.
+const SCRATCH: &str = "work/spill";
+
+/// What the stage may keep in memory. The sort below it has to have room beside it.
+fn memory_bytes(recipe: &Recipe) -> Result<u64, Error> {
+    Ok(recipe.memory_bytes()? as u64 / 3)
+}
+
 /// From survivors to spans.
 ///
 /// # Errors
@@ -32,7 +40,13 @@ pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Executio
         .select(vec![ident("ordinal"), ident("source_index"), ident("text")])?
         .sort_by(vec![ident("ordinal")])?;
     let source_names = recipe.source.iter().map(|source| source.name.clone()).collect();
-    let find = OperatorSpec::FindExactDuplicates { config: recipe.exact_duplicates.clone(), source_names };
+    let find = OperatorSpec::FindExactDuplicates {
+        config: recipe.exact_duplicates.clone(),
+        source_names,
+        threads: recipe.num_threads(),
+        memory_bytes: memory_bytes(recipe)?,
+        scratch: session.folder.path(SCRATCH),
+    };
     Ok(session.operator(find, texts.create_physical_plan().await?))
 }
 
