@@ -38,7 +38,7 @@ pub enum Command {
         #[command(flatten)]
         recipe: RecipeArguments,
     },
-    /// Builds a corpus and writes its packed chunks to standard output, token ids alone, with no shard on disk.
+    /// Builds a corpus and writes its packed chunks to standard output, with no shard on disk.
     Stream {
         #[command(flatten)]
         recipe: RecipeArguments,
