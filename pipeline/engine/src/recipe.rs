@@ -195,7 +195,9 @@ impl Recipe {
                 return wrong("source.name", format!("two sources are called `{}`", source.name));
             }
         }
-        self.check_mix().or_else(|problem| wrong("mix", problem))?;
+        if let Err(problem) = self.check_mix() {
+            return wrong("mix", problem);
+        }
         for (index, filter) in self.filter.iter().enumerate() {
             if self.filter[..index].iter().any(|other| other.name == filter.name) {
                 return wrong("filter.name", format!("two filters are called `{}`", filter.name));

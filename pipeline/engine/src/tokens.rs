@@ -7,7 +7,7 @@ use crate::counts::Counter;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::recipe::Recipe;
-use crate::run;
+use crate::run::{hash, lock};
 use crate::session::Session;
 use crate::spec::{OperatorSpec, tokenizer_name};
 use crate::tables::CORPUS;
@@ -77,7 +77,7 @@ pub fn load(recipe: &Recipe, base: &Path) -> Result<Option<Loaded>, Error> {
 
 /// What the stage's output depends on: the token stream, and how it is packed and mixed.
 pub fn fingerprint(stream: &str, recipe: &Recipe) -> String {
-    run::hash(&(stream, &recipe.pack, &recipe.mix))
+    hash(&(stream, &recipe.pack, &recipe.mix))
 }
 
 /// Runs the stage, or finds it done. Where only packing or mix have changed, the tokens stay and sidecars are written again.
@@ -251,7 +251,7 @@ fn pack_again(
 pub fn repack(out: &Path, pack: &PackConfig, mix: &MixConfig) -> Result<Summary, Error> {
     let folder = RunFolder { root: out.to_path_buf() };
     let mut manifest = crate::manifest(out)?;
-    let _lock = run::lock(&folder)?;
+    let _lock = lock(&folder)?;
     let mut recipe = crate::proof::recipe_of(&manifest)?;
     (recipe.pack, recipe.mix) = (pack.clone(), mix.clone());
     let done = folder.done(BOUNDARY);
