@@ -24,7 +24,7 @@ pub fn run(command: &TokensCommand) -> Result<u8, Failure> {
         TokensCommand::Export { out, format, to } => export(out, (*format).into(), to.as_deref()),
         TokensCommand::Import { paths, format, tokenizer, eos, out, source, pack } => {
             let config = TokenizerConfig { eos: eos.clone(), ..TokenizerConfig::default() };
-            import(paths, *format, (tokenizer, &config), out, source, &pack.over(PackConfig::default()))
+            import(paths, *format, (tokenizer.as_path(), &config), out, source, &pack.over(PackConfig::default()))
         }
     }
 }
