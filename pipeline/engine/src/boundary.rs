@@ -63,9 +63,14 @@ impl RunFolder {
 
     /// The marker of a stage that is finished for this fingerprint, its files still there in full.
     pub fn finished(&self, stage: &str, fingerprint: &str) -> Option<Done> {
+        self.done(stage).filter(|done| done.fingerprint == fingerprint)
+    }
+
+    /// The marker of a stage that is finished for whatever recipe, its files still there in full.
+    pub fn done(&self, stage: &str) -> Option<Done> {
         let done: Done = serde_json::from_slice(&fs::read(self.marker(stage)).ok()?).ok()?;
         let intact = done.files.iter().all(|(name, size)| fs::metadata(self.path(name)).is_ok_and(|file| file.len() == *size));
-        (done.fingerprint == fingerprint && intact).then_some(done)
+        intact.then_some(done)
     }
 
     /// Removes a stage's marker and what an interrupted run left of its tables.
@@ -120,7 +125,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When files cannot be read.
-    fn files(&self, folder: &str) -> Result<(Vec<(String, u64)>, String), Error> {
+    pub fn files(&self, folder: &str) -> Result<(Vec<(String, u64)>, String), Error> {
         let place = self.path(folder);
         let mut files = Vec::new();
         for entry in fs::read_dir(&place).map_err(|error| Error::io(&place, error))? {

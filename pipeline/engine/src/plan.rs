@@ -44,6 +44,7 @@ async fn describe(options: &Options, folder: RunFolder, handle: &tokio::runtime:
     let total = totals(&mut text, recipe, &forecasts);
     resources(&mut text, recipe, &total);
     text.push_str(&progress(options, &files)?);
+    text.push_str(&tokens_and_steps(recipe)?);
     text.push_str(&s_curve(&recipe.near_duplicates)?);
     for (boundary, plan) in stage_plans(&session, recipe, &files).await? {
         let _ = writeln!(text, "\n{boundary}\n{}", plan.trim_end());
@@ -115,10 +116,54 @@ fn resources(text: &mut String, recipe: &Recipe, total: &Forecast) {
 /// Which stages an earlier run into the same folder has finished.
 fn progress(options: &Options, files: &[FileEntry]) -> Result<String, Error> {
     let folder = RunFolder { root: options.out.clone() };
-    let prints = Fingerprints::new(&options.recipe, files, &options.base);
+    // A tokenizer that cannot be used is refused by the run.
+    let tokenizer = tokens::load(&options.recipe, &options.base).ok().flatten();
+    let prints = Fingerprints::new(&options.recipe, files, tokenizer.as_ref());
     let done: Vec<&str> =
         prints.boundaries().into_iter().filter(|(name, print)| folder.finished(name, print).is_some()).map(|(name, _)| name).collect();
     Ok(if done.is_empty() { String::new() } else { format!("already done: {}\n\n", done.join(", ")) })
+}
+
+/// The mix, and what `[schedule]` asks: unique tokens, total tokens, steps.
+fn tokens_and_steps(recipe: &Recipe) -> Result<String, Error> {
+    let mut text = String::new();
+    let (mix, mut schedule) = (&recipe.mix, recipe.schedule);
+    let conflict = |key: &str, here: String, there: String| {
+        Err(Error::User(format!("`schedule.{key}` is {here}, and {there} follows from the rest of the recipe; leave it out")))
+    };
+    if !mix.is_empty() {
+        let tokens = mix.tokens_per_epoch();
+        for part in &mix.part {
+            let share = 100.0 * part.tokens as f64 / tokens as f64;
+            let _ = writeln!(text, "mix: {:<22} {:>16} tokens an epoch, {share:.2} %", part.name, part.tokens);
+        }
+        let total = tokens.saturating_mul(u64::from(mix.epochs));
+        let _ = writeln!(text, "mix: {tokens} unique tokens × {} epochs = {total} tokens\n", mix.epochs);
+    }
+    if schedule.is_empty() {
+        return Ok(text);
+    }
+    if !mix.is_empty() {
+        let tokens = mix.tokens_per_epoch();
+        if let Some(other) = schedule.tokens.filter(|&other| other != tokens) {
+            return conflict("tokens", other.to_string(), tokens.to_string());
+        }
+        if let Some(other) = schedule.epochs.filter(|&other| other != f64::from(mix.epochs)) {
+            return conflict("epochs", other.to_string(), mix.epochs.to_string());
+        }
+        (schedule.tokens, schedule.epochs) = (Some(tokens), Some(f64::from(mix.epochs)));
+    }
+    // What is packed decides the context length, unless that is the one that is asked for.
+    let asked = [schedule.tokens.is_none(), schedule.epochs.is_none(), schedule.steps.is_none(), schedule.sequences_per_step.is_none()];
+    if schedule.context_length.is_none() && asked.contains(&true) {
+        schedule.context_length = Some(recipe.pack.context_length);
+    }
+    let solved = schedule.solve().map_err(|error| Error::User(error.to_string()))?;
+    let _ = writeln!(text, "{solved}");
+    if solved.context_length != recipe.pack.context_length {
+        let _ = writeln!(text, "  note: `pack.context_length` is {}\n", recipe.pack.context_length);
+    }
+    Ok(text)
 }
 
 /// The plan of each stretch between boundaries, as `EXPLAIN` prints it, over empty tables of the right shape.

@@ -96,9 +96,12 @@ impl OperatorSpec {
                 Box::new(Cut::with_schema(config, SpanTable::new(&batches)?, input.clone()))
             }
             Self::Tokenize { config, file, threads } => {
-                let bytes = std::fs::read(file).map_err(|source| io(file, source))?;
-                let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(config), config)?;
-                Box::new(Tokenize::new(Arc::new(tokenizer)).with_threads(*threads))
+                let load = || {
+                    let bytes = std::fs::read(file).map_err(|source| io(file, source))?;
+                    Tokenizer::load(&bytes, &tokenizer_name(config), config).map(Arc::new)
+                };
+                let tokenizer = context.tokenizer(file).map_or_else(load, Ok)?;
+                Box::new(Tokenize::new(tokenizer).with_threads(*threads))
             }
         })
     }

@@ -1,6 +1,4 @@
-//! The trainer. For now: the memory-mapped loader of token shards.
+//! The trainer. For now: the batches it reads, from the loader of token shards.
 
-pub mod order;
-pub mod shards;
-
-pub use shards::{Chunk, Expectations, ShardError, ShardSet, Tokens};
+pub use osler_tokens::loader::{Batch, Loader, LoaderError, Share, State};
+pub use osler_tokens::{Chunk, Expectations, Order, ShardError, ShardSet, Tokens};
