@@ -142,7 +142,7 @@ fn gradients_match_slopes() {
         let targets = text.num_targets() as f64;
         let (_, grads) = passes(&ops, &model, std::slice::from_ref(&text));
         let mut work = Workspace::new(&ops, &model.config, text.len()).unwrap();
-        for at in 0..model.parameters.list.len() {
+        for (at, grad) in grads.iter().enumerate() {
             let mut random = crate::random::Random::new(at as u64, kind);
             let direction: Vec<f64> = (0..model.parameters.list[at].len()).map(|_| random.normal()).collect();
             let start = model.weights[at].clone();
@@ -157,7 +157,7 @@ fn gradients_match_slopes() {
             };
             let slope = (loss(STEP) - loss(-STEP)) / (2.0 * STEP);
             loss(0.0);
-            let wanted: f64 = grads[at].iter().zip(&direction).map(|(grad, direction)| grad * direction).sum();
+            let wanted: f64 = grad.iter().zip(&direction).map(|(grad, direction)| grad * direction).sum();
             let name = &model.parameters.list[at].names[0];
             assert!((slope - wanted).abs() < 1e-6 * (1.0 + wanted.abs()), "{kind} {name}: {slope} {wanted}");
         }
