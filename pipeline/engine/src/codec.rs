@@ -144,7 +144,7 @@ mod tests {
         let mut trainer =
             osler_corpus::train_tokenizer::TokenizerTrainer::new(serde_json::from_str("{\"vocab_size\": 300}").unwrap()).unwrap();
         trainer.push("w1 w2 w3 w4 w5");
-        std::fs::write(&tokenizer, trainer.train().unwrap()).unwrap();
+        std::fs::write(&tokenizer, trainer.train(&|| false).unwrap()).unwrap();
         check("tokenize", runtime.block_on(tokens::plan(&session, &recipe, tokenizer)).unwrap());
         std::fs::remove_dir_all(&scratch).unwrap();
     }
