@@ -110,9 +110,8 @@ fn a_mix_is_packed_checked_and_told() {
     );
     let plan = String::from_utf8_lossy(&plan.stdout);
     assert!(plan.contains("260000000000 tokens") && plan.contains("79259 steps × 400 sequences × 8192"), "{plan}");
-    let conflict =
-        ["--schedule.steps", "79259", "--schedule.sequences_per_step", "850", "--schedule.tokens", "65e9", "--schedule.epochs", "4"];
-    let (code, said) = fail(osler().arg("plan").args(conflict));
+    let all = ["--schedule.steps", "79259", "--schedule.sequences_per_step", "850", "--schedule.tokens", "65e9", "--schedule.epochs", "4"];
+    let (code, said) = fail(osler().arg("plan").args(all).args(["--schedule.context_length", "8192"]));
     assert!(code == 2 && said.contains("conflict"), "{said}");
 }
 

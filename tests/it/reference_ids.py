@@ -1,5 +1,5 @@
 """Compares the ids in a run's shards with those of Python tokenizers, document by document."""
-import pathlib, sys
+import pathlib, sys, unicodedata
 
 import numpy as np, pyarrow as pa, pyarrow.parquet, tokenizers
 
@@ -9,7 +9,7 @@ reference.encode_special_tokens = True
 texts = dict(zip(*(pa.parquet.read_table(out / "corpus", columns=["doc_id", "text"])[name].to_pylist() for name in ["doc_id", "text"])))
 # A text that spells a special token out stays text in Osler, however its characters have to be taken apart for that.
 special = [token for token in reference.get_vocab(True) if token in ("<s>", "</s>", "<|endoftext|>", "<|im_end|>")]
-documents = tokens = different = 0
+documents = tokens = different = newer = 0
 for sidecar in sorted((out / "tokens").glob("*.meta.arrow")):
     file = pa.ipc.open_file(pa.memory_map(str(sidecar)))
     header = {key.decode(): value.decode() for key, value in file.schema.metadata.items()}
@@ -21,8 +21,12 @@ for sidecar in sorted((out / "tokens").glob("*.meta.arrow")):
             ours = ids[row["start"]:row["start"] + row["len"] - 1]
             assert ids[row["start"] + row["len"] - 1] == int(header["osler.tokenizer.eos_id"]) and row["offset"] == 0
             if not np.array_equal(ours, np.array(encoded.ids, ids.dtype)):
-                assert any(token in texts[row["doc_id"]] for token in special), row["doc_id"]
-                different += 1
+                text = texts[row["doc_id"]]
+                # A character that Unicode has assigned lately is a letter to one of the two only, or has its marks in another order.
+                late = any(unicodedata.category(character) == "Cn" for character in text)
+                spelt = any(token in text for token in special)
+                assert spelt or late, row["doc_id"]
+                different, newer = different + spelt, newer + (not spelt)
             documents, tokens = documents + 1, tokens + len(ours)
-print(f"{documents} documents, {tokens} tokens agree with tokenizers {tokenizers.__version__}; {different} spell a special token out")
-assert documents == len(texts) and different <= documents // 100
+print(f"{documents} documents, {tokens} tokens agree with tokenizers {tokenizers.__version__}; {different} spell a special token out, {newer} differ in late characters")
+assert documents == len(texts) and different <= documents // 100 and newer <= documents // 1000

@@ -44,7 +44,8 @@ fn ids_are_those_of_python_tokenizers() {
     let scratch = Scratch::new("ids");
     std::fs::write(scratch.path("random.jsonl"), random_texts(3000)).expect("texts");
     let shipped = include_str!("../../datasets/recipes/shared-data.toml").replace("../../../shared/data", &data.display().to_string());
-    let random = "\n[[source]]\nname = \"random\"\nformat = \"jsonl\"\npath = \"random.jsonl\"\nlicense = \"local\"\nlicenses = [\"*\"]\n";
+    let random =
+        "\n[[source]]\nname = \"random\"\nformat = \"jsonl\"\npath = \"random.jsonl\"\nlicense = \"CC0-1.0\"\nlicenses = [\"*\"]\n";
     let recipe = scratch.path("recipe.toml");
     std::fs::write(&recipe, shipped + random).expect("recipe");
     let out = scratch.path("out");

@@ -276,7 +276,9 @@ pub fn parse() -> Result<Cli, Failure> {
     for name in ["corpus", "plan", "stream"] {
         command = command.mut_subcommand(name, |subcommand| {
             keys.iter().fold(subcommand, |subcommand, key| {
-                subcommand.arg(Arg::new(*key).long(*key).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true))
+                subcommand.arg(
+                    Arg::new(*key).long(*key).overrides_with(*key).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true),
+                )
             })
         });
     }
