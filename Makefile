@@ -36,7 +36,7 @@ fmt: ## formats the code
 
 lint: ## checks formatting and lints
 	$(CARGO) fmt --all -- --check
-	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 CLIPPY_ARGS="-Dwarnings" RUSTC_WORKSPACE_WRAPPER="$$(rustc --print sysroot)/bin/clippy-driver" $(CARGO) build --workspace --all-targets
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 CLIPPY_ARGS="-Dwarnings" RUSTC_WORKSPACE_WRAPPER="$$(rustc --print sysroot)/bin/clippy-driver" $(CARGO) build --workspace --all-targets --keep-going
 
 clean-out: ## deletes the output of the sample
 	rm -rf out

@@ -131,11 +131,8 @@ pub(crate) fn fold_end(bytes: &[u8], mut at: usize) -> usize {
     }
     while at < bytes.len() {
         match bytes[at] {
-            b' ' => {
-                if bytes.get(at + 1).is_none_or(|&next| is_special(next)) {
-                    return at;
-                }
-            }
+            b' ' if bytes.get(at + 1).is_none_or(|&next| is_special(next)) => return at,
+            b' ' => {}
             byte if is_special(byte) => return at,
             _ => {}
         }

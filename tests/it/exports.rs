@@ -126,7 +126,7 @@ fn streamed_chunks_are_the_bytes_of_the_shards() {
     stream_command.args(["--tokenizer.train.vocab_size", "1000", "--pack.context_length", "256", "--out"]).arg(&streamed);
     let bytes = succeed(&mut stream_command).stdout;
     let wanted = stream(&out);
-    assert!(!bytes.is_empty() && bytes.len() % 512 == 0 && wanted.starts_with(&bytes) && wanted.len() - bytes.len() < 512);
+    assert!(!bytes.is_empty() && bytes.len().is_multiple_of(512) && wanted.starts_with(&bytes) && wanted.len() - bytes.len() < 512);
     assert!(!streamed.join("tokens").exists());
     // A run goes on from there.
     succeed(&mut sample(&streamed, 60));

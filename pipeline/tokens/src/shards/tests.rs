@@ -192,7 +192,8 @@ fn loss_follows_the_pieces() {
         for number in 0..NUM_DOCUMENTS as u64 {
             let ids: Vec<u32> =
                 (0..(number * 7) % 23).map(|at| (number * 200 + at * 2 + u64::from((at * number) % 3 != 0)) as u32).collect();
-            let loss: Vec<Range<u64>> = (0..ids.len() as u64).filter(|&at| ids[at as usize] % 2 == 0).map(|at| at..at + 1).collect();
+            let loss: Vec<Range<u64>> =
+                (0..ids.len() as u64).filter(|&at| ids[at as usize].is_multiple_of(2)).map(|at| at..at + 1).collect();
             writer.push(Document { doc_id: &number.to_string(), source: "s", ids: &ids, loss: Some(&loss) }).unwrap();
         }
         writer.finish().unwrap();
@@ -200,7 +201,7 @@ fn loss_follows_the_pieces() {
         for index in 0..set.num_chunks() {
             let chunk = set.chunk(index).unwrap();
             let ids: Vec<u32> = (0..chunk.num_pieces()).flat_map(|piece| chunk.piece(piece).unwrap().iter().collect::<Vec<_>>()).collect();
-            let wanted: Vec<u32> = (0..ids.len() as u32).filter(|&at| ids[at as usize] % 2 == 0).collect();
+            let wanted: Vec<u32> = (0..ids.len() as u32).filter(|&at| ids[at as usize].is_multiple_of(2)).collect();
             assert_eq!(chunk.loss().into_iter().flatten().collect::<Vec<_>>(), wanted);
             for piece in 0..chunk.num_pieces() {
                 let first = chunk.piece(piece).unwrap().iter().next().unwrap();
