@@ -1,6 +1,7 @@
 # One profile for runs, tests and benchmarks; `make help` lists the targets.
 RECIPE ?= sample
 OUT ?=
+DATA ?= ../shared/data
 CARGO ?= cargo
 OSLER = $(CARGO) run --quiet --bin osler --
 
@@ -24,6 +25,9 @@ test: ## runs every test
 bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
+quality: ## holds near-duplicate detection against the exact similarity of all pairs: make quality [DATA=folder]
+	$(CARGO) run --quiet -p osler-corpus --example near_quality -- $(DATA)
+
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run
 
@@ -37,4 +41,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan test bench fuzz fmt lint clean-out
+.PHONY: help build corpus plan test bench quality fuzz fmt lint clean-out

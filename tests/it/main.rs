@@ -2,6 +2,7 @@
 
 mod command_line;
 mod interop;
+mod near;
 mod real_data;
 mod sample;
 mod simulation;

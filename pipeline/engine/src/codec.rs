@@ -131,7 +131,8 @@ mod tests {
         };
         check("read, parse, filter", parse);
         runtime.block_on(documents::run(&session, &recipe, &files, "f")).unwrap();
-        let candidates = near::candidates_plan(&session, &recipe.near_duplicates, (0..50).collect());
+        near::write_ordinals(&session.folder, near::COPIES, &[]).unwrap();
+        let candidates = near::candidates_plan(&session, &recipe.near_duplicates);
         check("sketch, group", runtime.block_on(candidates).unwrap());
         let documents = std::fs::rename(scratch.join("out/work/documents"), scratch.join("out/corpus"));
         documents.unwrap();

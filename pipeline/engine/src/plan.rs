@@ -4,11 +4,11 @@ use crate::boundary::{RunFolder, TableWriter};
 use crate::error::Error;
 use crate::run::{Options, prepare, runtime};
 use crate::session::{Session, explain};
-use crate::{Recipe, corpus, documents, exact, near, tokens};
-use osler_corpus::near_duplicates::NearDuplicatesConfig;
+use crate::{Recipe, corpus, documents, exact, near, near_index, tokens};
 use osler_corpus::near_duplicates::banding::{Banding, Bandings, candidate_probability, num_bands, num_slots};
+use osler_corpus::near_duplicates::{NearDuplicatesConfig, Short};
 use osler_datasets::list::FileEntry;
-use osler_schemas::{cluster, document, span};
+use osler_schemas::{cluster, document, index, span};
 use std::fmt::Write;
 
 /// Bytes of text that a byte of input gives, and bytes a second that one thread parses, by format: measured over the real documents that
@@ -84,6 +84,7 @@ async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) ->
     let tables = [
         (documents::DOCUMENTS, document::ordered_schema()),
         (near::CLUSTERS, cluster::schema()),
+        (near_index::AGAINST, index::against_schema()),
         (exact::SPANS, span::schema()),
         (corpus::CORPUS, document::corpus_schema()),
     ];
@@ -96,7 +97,7 @@ async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) ->
         ("1. read, parse, filter → work/documents, work/dropped", explain(documents::plan(session, recipe, files).await?.as_ref())),
         (
             "2. near-duplicates → work/candidates; then verify → work/pairs, cluster → work/clusters",
-            explain(near::candidates_plan(session, &recipe.near_duplicates, Vec::new()).await?.as_ref()),
+            explain(near::candidates_plan(session, &recipe.near_duplicates).await?.as_ref()),
         ),
         ("3. exact-duplicates → work/spans", explain(exact::plan(session, recipe).await?.as_ref())),
         ("4. cut → corpus, ledger", explain(corpus::plan(session, recipe).await?.as_ref())),
@@ -132,6 +133,11 @@ pub fn s_curve(config: &NearDuplicatesConfig) -> Result<String, Error> {
         let _ = writeln!(text, "  Jaccard {jaccard:.2}  {probability:.4}  {bar}");
     }
     let _ = writeln!(text, "recall at the threshold {}: {:.4}", config.threshold, candidate_probability(&bandings, config.threshold));
+    if let Some(Short { banding, max_shingles, .. }) = config.short() {
+        let recall = candidate_probability(&[banding], config.threshold);
+        let Banding { bands, rows } = banding;
+        let _ = writeln!(text, "documents of up to {max_shingles} shingles: {bands} × {rows} hashes, recall at the threshold {recall:.4}");
+    }
     for warning in config.warnings().map_err(|error| Error::User(crate::parse::chain(&error)))? {
         let _ = writeln!(text, "WARNING: {warning}");
     }

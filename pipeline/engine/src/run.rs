@@ -5,7 +5,7 @@ use crate::context::{Context, Progress};
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::session::Session;
-use crate::{corpus, documents, exact, near, tokens};
+use crate::{corpus, documents, exact, near, near_index, tokens};
 use osler_datasets::list::{FileEntry, list};
 use osler_datasets::open::{StorageConfig, Stores};
 use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
@@ -61,7 +61,8 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
     let mut stages = Vec::new();
     let parsed = documents::run(&session, recipe, &files, &prints.documents).await?;
     stages.extend(parsed.stages.clone());
-    let clusters = near::run(&session, recipe, &prints.near).await?;
+    let clusters = near::run(&session, recipe, &options.base, &prints.near).await?;
+    near_index::run(&session, recipe, &prints.near).await?;
     let spans = exact::run(&session, recipe, &prints.exact).await?;
     let cleaned = corpus::run(&session, recipe, &prints.corpus, [&clusters, &spans]).await?;
     stages.extend(cleaned.stages.clone());
@@ -147,7 +148,7 @@ impl Fingerprints {
         // The tokenizer's content, not its name; one that cannot be read is refused when its stage comes.
         let tokenizer = recipe.tokenizer.path.as_ref().and_then(|path| fs::read(base.join(path)).ok()).map(|bytes| xxh3_64(&bytes));
         let documents = hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
-        let near = hash(&(&documents, &recipe.near_duplicates));
+        let near = hash(&(&documents, &recipe.near_duplicates, near_index::fingerprint(recipe, base)));
         let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
         let tokens = hash(&(&corpus, &recipe.tokenizer, tokenizer, &recipe.pack));

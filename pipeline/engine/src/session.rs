@@ -63,7 +63,9 @@ impl Session {
         options.optimizer.prefer_hash_join = false;
         // What each partition's external sort sets aside for its merge must fit beside the rows, also with small budgets or many threads.
         options.execution.sort_spill_reservation_bytes = (memory_bytes / (16 * threads.max(4))).clamp(64 << 10, 10 << 20);
-        Ok(Self { sql: SessionContext::new_with_config_rt(config, runtime), context, folder })
+        let sql = SessionContext::new_with_config_rt(config, runtime);
+        crate::functions::all().into_iter().for_each(|function| sql.register_udf(function));
+        Ok(Self { sql, context, folder })
     }
 
     /// Makes a table in the run's folder known to SQL as `name`.
@@ -83,6 +85,17 @@ impl Session {
     /// When there is no such table.
     pub async fn read(&self, table: &str) -> Result<DataFrame, Error> {
         Ok(self.sql.read_parquet(self.url(table)?, ParquetReadOptions::default()).await?)
+    }
+
+    /// Columns of a table in the order it was written in: one partition, parts by name.
+    ///
+    /// # Errors
+    /// When there is no such table.
+    pub async fn in_order(&self, table: &str, columns: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        let config = self.sql.copied_config().with_target_partitions(1);
+        let single = Self { sql: SessionContext::new_with_config_rt(config, self.sql.runtime_env()), ..self.clone() };
+        single.register("whole", table).await?;
+        single.plan(&format!("SELECT {columns} FROM whole")).await
     }
 
     /// A table's folder as a URL, so that no character of the path means anything else.
@@ -124,6 +137,35 @@ impl Session {
             each(batch?)?;
         }
         // An operator that was told to stop ends its stream early.
+        self.context.check_cancelled()?;
+        Ok(())
+    }
+
+    /// Runs a plan, gives each batch to `work` on threads of its own, and what comes of it to `each`. Batches may come in any order.
+    ///
+    /// # Errors
+    /// What the plan, `work` or `each` runs into, or a request to stop.
+    pub async fn map_each<T: Send + 'static>(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        work: impl Fn(RecordBatch) -> Result<T, Error> + Clone + Send + 'static,
+        mut each: impl FnMut(T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let threads = self.sql.copied_config().target_partitions();
+        let batches = execute_stream(plan, self.sql.task_ctx())?;
+        let mut done = batches
+            .map(|batch| {
+                let work = work.clone();
+                async move {
+                    let batch = batch?;
+                    tokio::task::spawn_blocking(move || work(batch)).await.map_err(|error| Error::Internal(error.to_string()))?
+                }
+            })
+            .buffer_unordered(threads);
+        while let Some(outcome) = done.next().await {
+            self.context.check_cancelled()?;
+            each(outcome?)?;
+        }
         self.context.check_cancelled()?;
         Ok(())
     }
