@@ -1,6 +1,8 @@
 //! Real texts for the near-duplicate examples, from the folder of real documents beside the project. Readers proper are in the crate
 //! `osler-datasets`; here a rough text is as good as a fine one.
 
+#![allow(dead_code, reason = "each example takes what it needs")]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
