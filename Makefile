@@ -3,6 +3,7 @@ RECIPE ?= sample
 OUT ?=
 DATA ?= ../shared/data
 CARGO ?= cargo
+PREFIX ?= $(HOME)/.local
 OSLER = $(CARGO) run --quiet --bin osler --
 
 .DEFAULT_GOAL := help
@@ -18,6 +19,9 @@ corpus: build ## builds a corpus: make corpus [RECIPE=path.toml] [OUT=dir]
 
 plan: build ## prints what a run would do: make plan [RECIPE=path.toml]
 	@$(OSLER) plan --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+
+install: build ## puts the program where PREFIX says (~/.local/bin)
+	install -D "$${CARGO_TARGET_DIR:-target}/debug/osler" "$(PREFIX)/bin/osler"
 
 test: ## runs every test
 	tests/run
@@ -36,9 +40,9 @@ fmt: ## formats the code
 
 lint: ## checks formatting and lints
 	$(CARGO) fmt --all -- --check
-	CLIPPY_ARGS="-Dwarnings" RUSTC_WORKSPACE_WRAPPER="$$(rustc --print sysroot)/bin/clippy-driver" $(CARGO) build --workspace --all-targets
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 CLIPPY_ARGS="-Dwarnings" RUSTC_WORKSPACE_WRAPPER="$$(rustc --print sysroot)/bin/clippy-driver" $(CARGO) build --workspace --all-targets
 
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan test bench quality fuzz fmt lint clean-out
+.PHONY: help build corpus plan install test bench quality fuzz fmt lint clean-out

@@ -72,6 +72,7 @@ pub fn parse_within(bytes: &[u8], settings: &Settings, limits: &Limits, document
     let mut flow = Flow::new(&rendering, bmc);
     let mut titles = Flow::new(&rendering, bmc);
     let mut reader = Reader::new(&bytes, limits);
+    flow.builder.reserve(bytes.len() / 2);
     let (mut articles, mut wrapped) = (0, false);
     loop {
         match reader.next() {
@@ -80,7 +81,7 @@ pub fn parse_within(bytes: &[u8], settings: &Settings, limits: &Limits, document
                 document.record = wrapped.then_some(articles);
                 articles += 1;
                 let start = reader.position();
-                let mut article = Article { bytes: &bytes, settings, flow: &mut flow, titles: &mut titles, document };
+                let mut article = Article { settings, flow: &mut flow, titles: &mut titles, document };
                 let outcome = article.read(&mut reader);
                 let record = document.record;
                 if let Err(mut reject) = outcome {
@@ -105,17 +106,16 @@ pub fn parse_within(bytes: &[u8], settings: &Settings, limits: &Limits, document
 }
 
 /// The article being read.
-struct Article<'p, 's, 'a> {
-    bytes: &'a [u8],
+struct Article<'p, 's> {
     settings: &'p Settings,
     flow: &'p mut Flow<'s>,
     titles: &'p mut Flow<'s>,
     document: &'p mut Document,
 }
 
-impl<'a> Article<'_, '_, 'a> {
+impl Article<'_, '_> {
     /// Reads an `art` whose `Start` came last.
-    fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), Reject> {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Reject> {
         self.flow.clear();
         self.document.language.clone_from(&self.settings.language);
         let outside = reader.depth().saturating_sub(1);
@@ -123,11 +123,11 @@ impl<'a> Article<'_, '_, 'a> {
             let Event::Start(element) = reader.next()? else { continue };
             match element.name() {
                 b"ui" => {
-                    let text = self.titles.inline_text(self.bytes, reader)?;
+                    let text = self.titles.inline_text(reader)?;
                     self.identify("publisher-id", &text);
                 }
                 b"fm" => self.front(reader)?,
-                b"bdy" if self.settings.body => self.flow.content(self.bytes, reader, Kind::Block)?,
+                b"bdy" if self.settings.body => self.flow.content(reader, Kind::Block)?,
                 b"bm" => self.back(reader)?,
                 _ => reader.skip_element()?,
             }
@@ -152,7 +152,7 @@ impl<'a> Article<'_, '_, 'a> {
         noted.push_str(value);
     }
 
-    fn front(&mut self, reader: &mut Reader<'a>) -> Result<(), Reject> {
+    fn front(&mut self, reader: &mut Reader<'_>) -> Result<(), Reject> {
         let outside = reader.depth().saturating_sub(1);
         let mut year = None;
         let mut exact = None;
@@ -161,16 +161,16 @@ impl<'a> Article<'_, '_, 'a> {
             match element.name() {
                 b"aug" | b"insg" | b"rec" | b"acc" | b"revrec" | b"revreq" | b"issn" | b"url" => reader.skip_element()?,
                 b"abs" if self.settings.abstracts => {
-                    self.flow.element(self.bytes, reader, element)?;
+                    self.flow.element(reader, element)?;
                     self.flow.builder.paragraph();
                 }
                 b"abs" => reader.skip_element()?,
                 b"title" if self.document.title.is_none() => {
-                    let text = self.titles.inline_text(self.bytes, reader)?;
+                    let text = self.titles.inline_text(reader)?;
                     self.document.title = (!text.is_empty()).then_some(text);
                 }
                 b"dochead" | b"source" | b"kwd" => {
-                    let text = self.titles.inline_text(self.bytes, reader)?;
+                    let text = self.titles.inline_text(reader)?;
                     let key = match element.name() {
                         b"dochead" => "article_type",
                         b"source" => "journal",
@@ -185,10 +185,10 @@ impl<'a> Article<'_, '_, 'a> {
                         Some("pmcid") => "pmcid",
                         _ => "",
                     };
-                    let text = self.titles.inline_text(self.bytes, reader)?;
+                    let text = self.titles.inline_text(reader)?;
                     self.identify(kind, &text);
                 }
-                b"pubdate" => year = Date::parse(&self.titles.inline_text(self.bytes, reader)?),
+                b"pubdate" => year = Date::parse(&self.titles.inline_text(reader)?),
                 b"pub" => exact = date(reader)?,
                 b"cpyrt" => self.license(reader)?,
                 _ => {}
@@ -199,14 +199,14 @@ impl<'a> Article<'_, '_, 'a> {
     }
 
     /// Takes the first Creative Commons address of the copyright note, else the note's words.
-    fn license(&mut self, reader: &mut Reader<'a>) -> Result<(), Reject> {
+    fn license(&mut self, reader: &mut Reader<'_>) -> Result<(), Reject> {
         let outside = reader.depth().saturating_sub(1);
         while reader.depth() > outside {
             let Event::Start(element) = reader.next()? else { continue };
             if element.name() != b"note" {
                 continue;
             }
-            let text = self.titles.inline_text(self.bytes, reader)?;
+            let text = self.titles.inline_text(reader)?;
             let address = text.split(|character: char| character.is_whitespace() || matches!(character, '(' | ')' | ',' | ';'));
             let address = address.map(|word| word.trim_end_matches('.')).find(|word| word.contains("creativecommons.org"));
             let stated = address.map_or_else(|| text.clone(), str::to_owned);
@@ -215,14 +215,14 @@ impl<'a> Article<'_, '_, 'a> {
         Ok(())
     }
 
-    fn back(&mut self, reader: &mut Reader<'a>) -> Result<(), Reject> {
+    fn back(&mut self, reader: &mut Reader<'_>) -> Result<(), Reject> {
         let outside = reader.depth().saturating_sub(1);
         while reader.depth() > outside {
             let Event::Start(element) = reader.next()? else { continue };
             match element.name() {
                 b"ack" if !self.settings.acknowledgements => reader.skip_element()?,
                 b"refgrp" => reader.skip_element()?,
-                _ => self.flow.element(self.bytes, reader, element)?,
+                _ => self.flow.element(reader, element)?,
             }
         }
         Ok(())

@@ -105,14 +105,15 @@ pub fn parse_within(bytes: &[u8], settings: &Settings, limits: &Limits, document
     };
     let mut parser = Parser { settings, flow: Flow::new(settings, flow::jats), titles: Flow::new(settings, flow::jats) };
     let mut reader = Reader::new(&bytes, limits);
+    parser.flow.builder.reserve(bytes.len() / 2);
     let (mut articles, mut wrapped) = (0, false);
     loop {
         match reader.next() {
             Ok(Event::Start(element)) if element.name() == b"article" => {
                 let record = (wrapped && reader.depth() > 1).then_some(articles);
                 articles += 1;
-                match parser.article(&bytes, 0, &mut reader, &element) {
-                    Ok(article) => parser.emit(&bytes, &article, None, record, document, emit)?,
+                match parser.article(0, &mut reader, &element) {
+                    Ok(article) => parser.emit(&reader, &article, None, record, document, emit)?,
                     Err(mut reject) => {
                         reject.record = record;
                         return emit(Err(reject));
@@ -152,8 +153,8 @@ struct Article {
 const PARTS_DEPTH_MAX: usize = 4;
 
 impl Parser<'_> {
-    /// Reads the article whose `Start` came last, and renders its text. `base` is the place of `bytes` in the file.
-    fn article<'a>(&mut self, bytes: &'a [u8], base: usize, reader: &mut Reader<'a>, element: &Element<'a>) -> Result<Article, Reject> {
+    /// Reads the article whose `Start` came last, and renders its text. `base` is the place in the file that the reader counts from.
+    fn article<'a>(&mut self, base: usize, reader: &mut Reader<'a>, element: &Element<'a>) -> Result<Article, Reject> {
         self.flow.clear();
         let outside = reader.depth().saturating_sub(1);
         let mut article = Article {
@@ -169,11 +170,11 @@ impl Parser<'_> {
             let Event::Start(element) = reader.next()? else { continue };
             match element.name() {
                 b"front" | b"front-stub" => {
-                    article.front.read(bytes, reader, &mut self.titles, article.language.as_deref())?;
-                    self.abstracts(bytes, &article)?;
+                    article.front.read(reader, &mut self.titles, article.language.as_deref())?;
+                    self.abstracts(reader, &article)?;
                 }
-                b"body" if self.settings.body => self.flow.content(bytes, reader, Kind::Block)?,
-                b"back" | b"floats-group" | b"floats-wrap" => self.flow.content(bytes, reader, Kind::Block)?,
+                b"body" if self.settings.body => self.flow.content(reader, Kind::Block)?,
+                b"back" | b"floats-group" | b"floats-wrap" => self.flow.content(reader, Kind::Block)?,
                 b"sub-article" | b"response" => {
                     reader.skip_element()?;
                     article.parts.push((before, reader.position()));
@@ -185,22 +186,21 @@ impl Parser<'_> {
     }
 
     /// Renders the abstracts that belong to the article's own text.
-    fn abstracts(&mut self, bytes: &[u8], article: &Article) -> Result<(), Reject> {
+    fn abstracts(&mut self, reader: &Reader<'_>, article: &Article) -> Result<(), Reject> {
         let sections = self.settings.translated_abstracts == TranslatedAbstracts::Sections;
         for part in article.front.abstracts.iter().filter(|part| !part.translated || sections) {
             if self.settings.abstracts {
-                self.abstract_text(bytes, part, part.language.as_deref().or(article.language.as_deref()))?;
+                self.abstract_text(reader, part, part.language.as_deref().or(article.language.as_deref()))?;
             }
         }
         Ok(())
     }
 
-    fn abstract_text(&mut self, bytes: &[u8], part: &Abstract, language: Option<&str>) -> Result<(), Reject> {
-        let bytes = bytes.get(part.start..part.end).unwrap_or_default();
-        let mut reader = inner(bytes);
+    fn abstract_text(&mut self, reader: &Reader<'_>, part: &Abstract, language: Option<&str>) -> Result<(), Reject> {
+        let mut reader = reader.part(part.start, part.end);
         loop {
             match reader.next()? {
-                Event::Start(_) => self.flow.content_titled(bytes, &mut reader, abstract_title(language))?,
+                Event::Start(_) => self.flow.content_titled(&mut reader, abstract_title(language))?,
                 Event::Eof => return Ok(()),
                 Event::Text(_) | Event::End(_) => {}
             }
@@ -210,7 +210,7 @@ impl Parser<'_> {
     /// Hands over the article whose text waits, then its translated abstracts and its parts.
     fn emit(
         &mut self,
-        bytes: &[u8],
+        reader: &Reader<'_>,
         article: &Article,
         parent: Option<&Document>,
         record: Option<u64>,
@@ -225,12 +225,14 @@ impl Parser<'_> {
         } else {
             emit(Ok(document))?;
         }
-        if self.settings.translated_abstracts != TranslatedAbstracts::Documents && article.parts.is_empty() {
+        if article.parts.is_empty() && !article.front.abstracts.iter().any(|part| part.translated) {
             return ControlFlow::Continue(());
         }
-        let main = Document { text: String::new(), sections: Vec::new(), ..document.clone() };
-        self.emit_abstracts(bytes, article, &main, document, emit)?;
-        self.emit_parts(bytes, article, &main, document, emit)
+        document.text.clear();
+        document.sections.clear();
+        let main = document.clone();
+        self.emit_abstracts(reader, article, &main, document, emit)?;
+        self.emit_parts(reader, article, &main, document, emit)
     }
 
     fn fill(&mut self, article: &Article, parent: Option<&Document>, record: Option<u64>, document: &mut Document) {
@@ -248,7 +250,7 @@ impl Parser<'_> {
 
     fn emit_abstracts(
         &mut self,
-        bytes: &[u8],
+        reader: &Reader<'_>,
         article: &Article,
         main: &Document,
         document: &mut Document,
@@ -259,7 +261,7 @@ impl Parser<'_> {
         }
         for part in article.front.abstracts.iter().filter(|part| part.translated) {
             self.flow.clear();
-            if let Err(reject) = self.abstract_text(bytes, part, part.language.as_deref()) {
+            if let Err(reject) = self.abstract_text(reader, part, part.language.as_deref()) {
                 emit(Err(reject))?;
                 continue;
             }
@@ -280,7 +282,7 @@ impl Parser<'_> {
 
     fn emit_parts(
         &mut self,
-        bytes: &[u8],
+        reader: &Reader<'_>,
         article: &Article,
         main: &Document,
         document: &mut Document,
@@ -291,12 +293,11 @@ impl Parser<'_> {
         let mut next = 0;
         while let Some(&(start, end, depth)) = parts.get(next) {
             next += 1;
-            let slice = bytes.get(start..end).unwrap_or_default();
-            let mut reader = inner(slice);
+            let mut inner = reader.part(start, end);
             let part = loop {
-                match reader.next() {
+                match inner.next() {
                     Ok(Event::Start(element)) if self.wanted(&element) => {
-                        break Some(self.article(slice, start, &mut reader, &element));
+                        break Some(self.article(start, &mut inner, &element));
                     }
                     Ok(Event::Start(_) | Event::Eof) => break None,
                     Ok(Event::Text(_) | Event::End(_)) => {}
@@ -344,11 +345,6 @@ fn inherit(document: &mut Document, parent: &Document, suffix: &str) {
     if let Some(journal) = parent.metadata.get("journal") {
         document.metadata.entry("journal".to_owned()).or_insert_with(|| journal.clone());
     }
-}
-
-/// Reads a part of what an outer reader has already found well-formed and shallow enough.
-fn inner(bytes: &[u8]) -> Reader<'_> {
-    Reader::new(bytes, &Limits { depth_max: usize::MAX, ..Limits::default() })
 }
 
 #[cfg(test)]

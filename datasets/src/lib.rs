@@ -27,6 +27,7 @@ pub mod ranged;
 pub mod read;
 pub mod recipes;
 pub mod sample;
+mod scan;
 pub mod source;
 pub mod text;
 pub mod textgrid;

@@ -4,15 +4,18 @@
 //! that a document declares itself. The builder folds white space and decides where lines and paragraphs end, so that the formats
 //! render alike.
 
+mod builder;
 mod grid;
 
+pub use builder::TextBuilder;
 pub(crate) use grid::Grid;
 
 use crate::entities;
 use crate::limits::Limits;
-use crate::{Document, Reject, Section};
-use memchr::{memchr, memchr2, memchr3, memmem};
+use crate::{Reject, scan};
+use memchr::{memchr, memmem};
 use std::borrow::Cow;
+use std::ops::Deref;
 
 /// Pulls events from one XML document in memory. It copies nothing but what a character reference stands for.
 pub struct Reader<'a> {
@@ -20,23 +23,79 @@ pub struct Reader<'a> {
     /// Bytes of the byte-order mark in front of `text`.
     base: usize,
     at: usize,
-    /// The names of the open elements, prefixes included.
-    open: Vec<&'a [u8]>,
-    /// The element opened last was `<x/>`: its end is due.
-    empty: bool,
+    open: Vec<Open>,
+    due: Due,
     depth_max: usize,
     unknown_entities: u64,
-    failed: Option<Reject>,
+    failure: Option<Reject>,
+}
+
+/// The name of an open element, as a place in the text.
+#[derive(Clone, Copy)]
+struct Open {
+    start: usize,
+    local: usize,
+    end: usize,
+}
+
+/// What comes next whatever the text says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// The element opened last was `<x/>`: its end.
+    End,
+    /// The error that stays.
+    Failure,
 }
 
 /// What a [`Reader`] meets. An empty element gives `Start` and then `End`; CDATA and character references are `Text`.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     Start(Element<'a>),
     /// The local name.
     End(&'a [u8]),
-    Text(Cow<'a, str>),
+    Text(Text<'a>),
     Eof,
+}
+
+/// The text of an event: a piece of the document, or the character of a reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a>(Content<'a>);
+
+#[derive(Debug, Clone, Copy)]
+enum Content<'a> {
+    Piece(&'a str),
+    /// As UTF-8.
+    Character {
+        bytes: [u8; 4],
+        length: u8,
+    },
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    #[inline]
+    fn deref(&self) -> &str {
+        match &self.0 {
+            Content::Piece(piece) => piece,
+            Content::Character { bytes, length } => std::str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(piece: &'a str) -> Self {
+        Self(Content::Piece(piece))
+    }
+}
+
+impl From<char> for Text<'_> {
+    fn from(character: char) -> Self {
+        let mut bytes = [0; 4];
+        let length = character.encode_utf8(&mut bytes).len() as u8;
+        Self(Content::Character { bytes, length })
+    }
 }
 
 /// A start tag.
@@ -44,7 +103,7 @@ pub enum Event<'a> {
 pub struct Element<'a> {
     name: &'a [u8],
     /// What stands between the name and the end of the tag.
-    attributes: &'a [u8],
+    attributes: &'a str,
 }
 
 impl<'a> Element<'a> {
@@ -66,21 +125,27 @@ impl<'a> Element<'a> {
 
 /// The attributes of an [`Element`].
 pub struct Attributes<'a> {
-    rest: &'a [u8],
+    rest: &'a str,
 }
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (&'a [u8], &'a str);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.rest.trim_ascii_start();
-        let equals = rest.iter().position(|&byte| byte == b'=')?;
-        let name = rest[..equals].trim_ascii_end();
-        let value = rest[equals + 1..].trim_ascii_start();
-        let quote = *value.first().filter(|&&byte| byte == b'"' || byte == b'\'')?;
-        let length = value[1..].iter().position(|&byte| byte == quote)?;
-        self.rest = &value[length + 2..];
-        Some((local_name(name), std::str::from_utf8(&value[1..=length]).ok()?))
+        let bytes = self.rest.as_bytes();
+        let equals = scan::byte(bytes, 0, b'=')?;
+        let mut from = equals + 1;
+        while bytes.get(from)?.is_ascii_whitespace() {
+            from += 1;
+        }
+        let quote = Some(bytes[from]).filter(|&byte| byte == b'"' || byte == b'\'')?;
+        let end = scan::byte(bytes, from + 1, quote)?;
+        let value = &self.rest[from + 1..end];
+        self.rest = &self.rest[end + 1..];
+        let name = bytes[..equals].trim_ascii();
+        let colon = name.iter().position(|&byte| byte == b':');
+        Some((colon.map_or(name, |colon| &name[colon + 1..]), value))
     }
 }
 
@@ -88,11 +153,19 @@ impl<'a> Reader<'a> {
     /// Starts at the first byte; a UTF-8 byte-order mark is skipped. See [`transcode`] for other encodings.
     pub fn new(bytes: &'a [u8], limits: &Limits) -> Self {
         let base = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-        let (text, failed) = match std::str::from_utf8(&bytes[base..]) {
+        let (text, failure) = match std::str::from_utf8(&bytes[base..]) {
             Ok(text) => (text, None),
             Err(error) => ("", Some(Reject::new("invalid-utf8", base + error.valid_up_to(), "not UTF-8; convert the file to UTF-8"))),
         };
-        Self { text, base, at: 0, open: Vec::new(), empty: false, depth_max: limits.depth_max, unknown_entities: 0, failed }
+        let due = if failure.is_some() { Due::Failure } else { Due::Nothing };
+        Self { text, base, at: 0, open: Vec::new(), due, depth_max: limits.depth_max, unknown_entities: 0, failure }
+    }
+
+    /// Returns a reader of the bytes `[start, end)`, as [`Reader::position`] counts them, which this one found to be whole elements. It
+    /// counts its own positions from `start`.
+    pub fn part(&self, start: usize, end: usize) -> Self {
+        let text = start.checked_sub(self.base).and_then(|start| self.text.get(start..end - self.base)).unwrap_or_default();
+        Self { text, base: 0, at: 0, open: Vec::new(), due: Due::Nothing, depth_max: usize::MAX, unknown_entities: 0, failure: None }
     }
 
     /// Returns the next event. After `Eof` comes `Eof`, after an error the same error.
@@ -100,19 +173,30 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// `invalid-utf8`, `too-deep`, `xml-malformed` and `xml-truncated`, with the byte.
     #[allow(clippy::should_implement_trait)]
+    #[inline]
     pub fn next(&mut self) -> Result<Event<'a>, Reject> {
         loop {
-            let step = match self.rest().first() {
-                _ if self.empty || self.failed.is_some() => self.markup()?,
-                Some(b'<') | None => self.markup()?,
-                Some(b'&') => self.reference(),
-                Some(_) => {
-                    let length = memchr2(b'<', b'&', self.rest()).unwrap_or(self.rest().len());
-                    Step::Event(Event::Text(Cow::Borrowed(self.take(length))))
+            if self.due != Due::Nothing {
+                return self.owed();
+            }
+            match self.rest() {
+                [b'<', b'/', ..] => return self.end_tag().map(Event::End),
+                [b'<', b'!' | b'?', ..] => {
+                    if let Some(text) = self.markup()? {
+                        return Ok(Event::Text(text.into()));
+                    }
                 }
-            };
-            if let Step::Event(event) = step {
-                return Ok(event);
+                [b'<', ..] => return self.start_tag().map(Event::Start),
+                [b'&', ..] => {
+                    if let Some(text) = self.reference() {
+                        return Ok(Event::Text(text));
+                    }
+                }
+                [_, ..] => {
+                    let end = scan::text_end(self.text.as_bytes(), self.at);
+                    return Ok(Event::Text(self.take(end).into()));
+                }
+                [] => return self.end_of_file(),
             }
         }
     }
@@ -124,11 +208,24 @@ impl<'a> Reader<'a> {
     pub fn skip_element(&mut self) -> Result<(), Reject> {
         let outside = self.open.len().saturating_sub(1);
         while self.open.len() > outside {
-            if !self.empty {
-                self.at += memchr(b'<', self.rest()).unwrap_or(self.rest().len());
+            if self.due != Due::Nothing {
+                self.owed()?;
+                continue;
             }
-            if let Step::Event(Event::Eof) = self.markup()? {
-                break;
+            self.at = scan::tag_start(self.text.as_bytes(), self.at);
+            match self.rest() {
+                [b'<', b'/', ..] => {
+                    self.end_tag()?;
+                }
+                [b'<', b'!' | b'?', ..] => {
+                    self.markup()?;
+                }
+                [b'<', ..] => {
+                    self.start_tag()?;
+                }
+                _ => {
+                    self.end_of_file()?;
+                }
             }
         }
         Ok(())
@@ -154,112 +251,165 @@ impl<'a> Reader<'a> {
         &self.text.as_bytes()[self.at..]
     }
 
-    /// Consumes `length` bytes, which end at a character's boundary.
-    fn take(&mut self, length: usize) -> &'a str {
-        let taken = &self.text[self.at..self.at + length];
-        self.at += length;
+    /// Consumes the text up to `end`, a character's boundary.
+    #[inline]
+    fn take(&mut self, end: usize) -> &'a str {
+        let taken = &self.text[self.at..end];
+        self.at = end;
         taken
     }
 
-    /// Reads what begins with `<`, the end that an empty element owes, or the end of the file.
-    fn markup(&mut self) -> Result<Step<'a>, Reject> {
-        if let Some(reject) = &self.failed {
-            return Err(reject.clone());
+    /// Gives what is due before the text goes on.
+    fn owed(&mut self) -> Result<Event<'a>, Reject> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
         }
-        if std::mem::take(&mut self.empty) {
-            return Ok(Step::Event(Event::End(self.open.pop().map_or(b"", local_name))));
+        self.due = Due::Nothing;
+        Ok(Event::End(self.close()))
+    }
+
+    /// Closes the innermost element and returns its local name.
+    #[inline]
+    fn close(&mut self) -> &'a [u8] {
+        self.open.pop().map_or(b"", |open| &self.text.as_bytes()[open.local..open.end])
+    }
+
+    #[cold]
+    fn end_of_file(&mut self) -> Result<Event<'a>, Reject> {
+        if self.open.is_empty() {
+            return Ok(Event::Eof);
         }
+        let detail = format!("the file ends inside {} open elements; fetch it again", self.open.len());
+        Err(self.fail("xml-truncated", detail))
+    }
+
+    /// Reads what begins with `<!` or `<?`; only CDATA is text.
+    #[cold]
+    fn markup(&mut self) -> Result<Option<&'a str>, Reject> {
         let rest = self.rest();
         match rest {
-            [] if self.open.is_empty() => Ok(Step::Event(Event::Eof)),
-            [] => {
-                let detail = format!("the file ends inside {} open elements; fetch it again", self.open.len());
-                Err(self.fail("xml-truncated", detail))
-            }
-            [b'<', b'/', ..] => self.end_tag(rest),
-            [b'<', b'?', ..] => self.skip_to(rest, b"?>"),
-            [b'<', b'!', b'-', b'-', after @ ..] => self.skip_to(after, b"-->"),
+            [b'<', b'?', ..] => self.skip_to(rest, b"?>")?,
+            [b'<', b'!', b'-', b'-', after @ ..] => self.skip_to(after, b"-->")?,
             [b'<', b'!', b'[', b'C', b'D', b'A', b'T', b'A', b'[', after @ ..] => match memmem::find(after, b"]]>") {
                 Some(length) => {
                     self.at += 9;
-                    let text = self.take(length);
+                    let text = self.take(self.at + length);
                     self.at += 3;
-                    Ok(Step::Event(Event::Text(Cow::Borrowed(text))))
+                    return Ok(Some(text));
                 }
-                None => Err(self.cut()),
+                None => return Err(self.cut()),
             },
             [b'<', b'!', after @ ..] if after.get(..7).is_some_and(|word| word.eq_ignore_ascii_case(b"DOCTYPE")) => match doctype(rest) {
-                Some(length) => {
-                    self.at += length;
-                    Ok(Step::Skipped)
-                }
-                None => Err(self.cut()),
+                Some(length) => self.at += length,
+                None => return Err(self.cut()),
             },
-            [b'<', b'!', after @ ..] if [&b"--"[..], b"[CDATA[", b"DOCTYPE"].iter().any(|word| word.starts_with(after)) => Err(self.cut()),
-            [b'<', b'!', ..] => Err(self.fail("xml-malformed", "`<!` begins neither a comment, CDATA nor DOCTYPE")),
-            _ => self.start_tag(rest),
+            [b'<', b'!', after @ ..] if [&b"--"[..], b"[CDATA[", b"DOCTYPE"].iter().any(|word| word.starts_with(after)) => {
+                return Err(self.cut());
+            }
+            _ => return Err(self.fail("xml-malformed", "`<!` begins neither a comment, CDATA nor DOCTYPE")),
         }
+        Ok(None)
     }
 
     /// Skips to behind `close`, which is looked for in `after`, a tail of the rest.
-    fn skip_to(&mut self, after: &[u8], close: &[u8]) -> Result<Step<'a>, Reject> {
-        match memmem::find(after, close) {
-            Some(length) => {
-                self.at = self.text.len() - after.len() + length + close.len();
-                Ok(Step::Skipped)
-            }
-            None => Err(self.cut()),
-        }
+    fn skip_to(&mut self, after: &[u8], close: &[u8]) -> Result<(), Reject> {
+        let length = memmem::find(after, close).ok_or_else(|| self.cut())?;
+        self.at = self.text.len() - after.len() + length + close.len();
+        Ok(())
     }
 
-    fn end_tag(&mut self, rest: &'a [u8]) -> Result<Step<'a>, Reject> {
+    /// Reads an end tag and returns its local name.
+    #[inline]
+    fn end_tag(&mut self) -> Result<&'a [u8], Reject> {
+        let bytes = self.text.as_bytes();
+        if let Some(open) = self.open.last() {
+            let (start, length) = (self.at + 2, open.end - open.start);
+            if scan::same(bytes, open.start, start, length) == Some(true) && bytes.get(start + length) == Some(&b'>') {
+                self.at = start + length + 1;
+                return Ok(self.close());
+            }
+        }
+        self.end_tag_checked()
+    }
+
+    /// As [`Self::end_tag`], for long names, tags near the end of the file, with white space or that do not match.
+    #[cold]
+    fn end_tag_checked(&mut self) -> Result<&'a [u8], Reject> {
+        let (bytes, rest) = (self.text.as_bytes(), self.rest());
         let Some(length) = memchr(b'>', rest) else { return Err(self.cut()) };
         let name = rest[2..length].trim_ascii_end();
         match self.open.last() {
-            Some(&open) if open == name => {
-                self.open.pop();
+            Some(open) if &bytes[open.start..open.end] == name => {
                 self.at += length + 1;
-                Ok(Step::Event(Event::End(local_name(name))))
+                Ok(self.close())
             }
             Some(_) => Err(self.fail("xml-malformed", "an end tag does not match the open element")),
             None => Err(self.fail("xml-malformed", "an end tag without an open element")),
         }
     }
 
-    fn start_tag(&mut self, rest: &'a [u8]) -> Result<Step<'a>, Reject> {
-        let Some(length) = tag_length(rest) else { return Err(self.cut()) };
-        let tag = &rest[1..length];
-        let (tag, empty) = tag.strip_suffix(b"/").map_or((tag, false), |tag| (tag, true));
-        let (name, attributes) = tag.split_at(tag.iter().position(u8::is_ascii_whitespace).unwrap_or(tag.len()));
-        let local = local_name(name);
-        if !local.first().is_some_and(|&byte| byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80) {
+    #[inline]
+    fn start_tag(&mut self) -> Result<Element<'a>, Reject> {
+        let bytes = self.text.as_bytes();
+        let start = self.at + 1;
+        let Some(name) = scan::name(bytes, start) else { return self.start_tag_checked() };
+        let end = match bytes[name.end] {
+            b'>' => name.end,
+            b' ' | b'\n' | b'\t' | b'\r' => match scan::tag_end(bytes, name.end) {
+                Some(end) => end,
+                None => return Err(self.cut()),
+            },
+            b'/' if bytes.get(name.end + 1) == Some(&b'>') => name.end + 1,
+            _ => return self.start_tag_checked(),
+        };
+        self.enter(Open { start, local: name.local, end: name.end }, end)
+    }
+
+    /// As [`Self::start_tag`], for long names, tags near the end of the file and odd ones.
+    #[cold]
+    fn start_tag_checked(&mut self) -> Result<Element<'a>, Reject> {
+        let bytes = self.text.as_bytes();
+        let start = self.at + 1;
+        let Some(end) = scan::tag_end(bytes, start) else { return Err(self.cut()) };
+        let tag = &bytes[start..end];
+        let tag = tag.strip_suffix(b"/").unwrap_or(tag);
+        let name = &tag[..tag.iter().position(u8::is_ascii_whitespace).unwrap_or(tag.len())];
+        let local = start + memchr(b':', name).map_or(0, |colon| colon + 1);
+        self.enter(Open { start, local, end: start + name.len() }, end)
+    }
+
+    /// Opens the element whose tag ends with the `>` at `end`.
+    #[inline]
+    fn enter(&mut self, open: Open, end: usize) -> Result<Element<'a>, Reject> {
+        let bytes = self.text.as_bytes();
+        let name = &bytes[open.local..open.end];
+        if !name.first().is_some_and(|&byte| byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80) {
             return Err(self.fail("xml-malformed", "a tag without a name; a `<` in text must be written `&lt;`"));
         }
         if self.open.len() >= self.depth_max {
             let detail = format!("more than {} elements open at once; raise depth_max if the file is sound", self.depth_max);
             return Err(self.fail("too-deep", detail));
         }
-        self.open.push(name);
-        self.empty = empty;
-        self.at += length + 1;
-        Ok(Step::Event(Event::Start(Element { name: local, attributes })))
+        let empty = bytes[end - 1] == b'/';
+        if empty {
+            self.due = Due::End;
+        }
+        self.open.push(open);
+        self.at = end + 1;
+        Ok(Element { name, attributes: &self.text[open.end..end - usize::from(empty)] })
     }
 
-    /// Reads what begins with `&`. One that begins no reference is text.
-    fn reference(&mut self) -> Step<'a> {
-        let rest = self.rest();
-        let length = memchr3(b';', b'&', b'<', &rest[1..]).map_or(rest.len(), |length| length + 1);
-        if rest.get(length) != Some(&b';') {
-            return Step::Event(Event::Text(Cow::Borrowed(self.take(length))));
+    /// Reads what begins with `&`. One that begins no reference is text; `None` for an unknown one.
+    fn reference(&mut self) -> Option<Text<'a>> {
+        let name = self.at + 1;
+        let end = scan::reference_end(self.text.as_bytes(), name);
+        if self.text.as_bytes().get(end) != Some(&b';') {
+            return Some(self.take(end).into());
         }
-        let reference = self.take(length + 1);
-        match resolve(&reference[1..length]) {
-            Some(text) => Step::Event(Event::Text(text)),
-            None => {
-                self.unknown_entities += 1;
-                Step::Skipped
-            }
-        }
+        self.at = end + 1;
+        let resolved = resolve(&self.text[name..end]);
+        self.unknown_entities += u64::from(resolved.is_none());
+        resolved
     }
 
     #[cold]
@@ -270,20 +420,9 @@ impl<'a> Reader<'a> {
     #[cold]
     fn fail(&mut self, reason: &'static str, detail: impl Into<String>) -> Reject {
         let reject = Reject::new(reason, self.position(), detail);
-        self.failed = Some(reject.clone());
+        self.failure = Some(reject.clone());
+        self.due = Due::Failure;
         reject
-    }
-}
-
-/// Finds the `>` that ends the tag at the start of `rest`: one within quotes does not.
-fn tag_length(rest: &[u8]) -> Option<usize> {
-    let mut at = 1;
-    loop {
-        at += memchr3(b'>', b'"', b'\'', &rest[at..])?;
-        if rest[at] == b'>' {
-            return Some(at);
-        }
-        at += 2 + memchr(rest[at], &rest[at + 1..])?;
     }
 }
 
@@ -312,39 +451,34 @@ fn doctype(rest: &[u8]) -> Option<usize> {
     }
 }
 
-enum Step<'a> {
-    Event(Event<'a>),
-    Skipped,
-}
-
-fn local_name(name: &[u8]) -> &[u8] {
-    memchr(b':', name).map_or(name, |colon| &name[colon + 1..])
-}
-
 /// Resolves what stands between `&` and `;`. `None` for an unknown name or a number that is no character.
-fn resolve(reference: &str) -> Option<Cow<'static, str>> {
-    let Some(number) = reference.strip_prefix('#') else {
-        return match reference {
-            "amp" => Some("&"),
-            "lt" => Some("<"),
-            "gt" => Some(">"),
-            "quot" => Some("\""),
-            "apos" => Some("'"),
-            name => entities::lookup(name),
-        }
-        .map(Cow::Borrowed);
+fn resolve(reference: &str) -> Option<Text<'static>> {
+    if let Some(number) = reference.strip_prefix('#') {
+        return numbered(number).map(Text::from);
+    }
+    match reference {
+        "amp" => Some("&"),
+        "lt" => Some("<"),
+        "gt" => Some(">"),
+        "quot" => Some("\""),
+        "apos" => Some("'"),
+        name => entities::lookup(name),
+    }
+    .map(Text::from)
+}
+
+/// Resolves a character's number, hexadecimal behind an `x`.
+fn numbered(number: &str) -> Option<char> {
+    let (digits, radix) = match number.as_bytes() {
+        [b'x' | b'X', digits @ ..] => (digits, 16),
+        digits => (digits, 10),
     };
-    let code = match number.strip_prefix(['x', 'X']) {
-        Some(digits) => u32::from_str_radix(digits, 16).ok()?,
-        None => number.parse().ok()?,
-    };
-    let character = char::from_u32(code).filter(|&character| character != '\0')?;
-    Some(match character {
-        '\u{a0}' => Cow::Borrowed("\u{a0}"),
-        '\u{2009}' => Cow::Borrowed("\u{2009}"),
-        '\u{2013}' => Cow::Borrowed("\u{2013}"),
-        character => Cow::Owned(character.into()),
-    })
+    let mut code = 0_u32;
+    for &digit in digits {
+        code = code.checked_mul(radix)?.checked_add(char::from(digit).to_digit(radix)?)?;
+    }
+    // No digits are as little a character as U+0000 is one of XML.
+    char::from_u32(code).filter(|&character| character != '\0')
 }
 
 /// Replaces the entities of an attribute's value; unknown ones are dropped, a lone `&` stays.
@@ -416,340 +550,6 @@ fn windows_1252(byte: u8) -> char {
         byte => char::from(byte),
     }
 }
-
-/// Renders what a reader finds as text: white space folded, paragraphs one empty line apart, list items as `- item`, table rows as
-/// lines of cells joined by ` | `. A break takes effect only before the next text, so nothing empty and no trailing space remains.
-#[derive(Debug, Default)]
-pub struct TextBuilder {
-    text: String,
-    sections: Vec<Section>,
-    /// The sections around the position; `None` for one that has no title (yet).
-    open: Vec<Option<usize>>,
-    title_start: Option<usize>,
-    gap: Gap,
-    /// The next break is only a space.
-    joined: bool,
-    /// `- ` is due before the next text.
-    item: bool,
-    lists: usize,
-    tables: usize,
-    /// Cell separators due before the next text.
-    cells: usize,
-}
-
-/// What separates the next text from the last, weakest first.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Gap {
-    #[default]
-    None,
-    Space,
-    Line,
-    Paragraph,
-}
-
-impl TextBuilder {
-    /// Returns an empty builder.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Empties the builder and keeps its buffers.
-    pub fn clear(&mut self) {
-        let (mut text, mut sections, mut open) =
-            (std::mem::take(&mut self.text), std::mem::take(&mut self.sections), std::mem::take(&mut self.open));
-        text.clear();
-        sections.clear();
-        open.clear();
-        *self = Self { text, sections, open, ..Self::default() };
-    }
-
-    /// Appends text of the running line: white space (Unicode's) becomes one space.
-    pub fn inline(&mut self, text: &str) {
-        let bytes = text.as_bytes();
-        let (mut start, mut at) = (0, 0);
-        while at < bytes.len() {
-            match CLASS[usize::from(bytes[at])] {
-                Class::Plain => at += 1,
-                Class::Space => {
-                    // A single space between words is copied with them.
-                    if bytes[at] == b' ' && at > start && bytes.get(at + 1).is_some_and(|&next| CLASS[usize::from(next)] == Class::Plain) {
-                        at += 2;
-                        continue;
-                    }
-                    self.append(&text[start..at]);
-                    self.space();
-                    at += 1;
-                    start = at;
-                }
-                Class::Lead => match text[at..].chars().next() {
-                    Some(character) if character.is_whitespace() => {
-                        self.append(&text[start..at]);
-                        self.space();
-                        at += character.len_utf8();
-                        start = at;
-                    }
-                    character => at += character.map_or(1, char::len_utf8),
-                },
-            }
-        }
-        self.append(&text[start..]);
-    }
-
-    /// Appends text whose line breaks and spaces count, as a paragraph of its own. Blank lines inside and trailing spaces go.
-    pub fn preformatted(&mut self, text: &str) {
-        self.paragraph();
-        for line in text.lines() {
-            let line = line.trim_end();
-            if line.trim_start().is_empty() {
-                continue;
-            }
-            self.append(line);
-            self.line();
-        }
-        self.paragraph();
-    }
-
-    /// Separates the next text by a space, if nothing stronger does.
-    pub fn space(&mut self) {
-        self.gap = self.gap.max(Gap::Space);
-    }
-
-    /// Takes back a space that is due, and only that.
-    pub fn unspace(&mut self) {
-        if self.gap == Gap::Space && !self.joined && self.cells == 0 {
-            self.gap = Gap::None;
-        }
-    }
-
-    /// Takes back `text` and the space before it if they were written last; a space is due instead. Returns whether it did.
-    pub(crate) fn take_back(&mut self, text: &str) -> bool {
-        let Some(before) = self.text.strip_suffix(text).and_then(|before| before.strip_suffix(' ')).map(str::len) else { return false };
-        if self.touching().is_none() {
-            return false;
-        }
-        self.text.truncate(before);
-        self.space();
-        true
-    }
-
-    /// Starts a new line; in a table's cell, a space.
-    pub fn line(&mut self) {
-        self.gap = self.gap.max(if self.tables > 0 || self.joined { Gap::Space } else { Gap::Line });
-    }
-
-    /// Starts a new paragraph; in a list item a line, in a table's cell a space.
-    pub fn paragraph(&mut self) {
-        let gap = match (self.tables, self.lists) {
-            _ if self.joined => Gap::Space,
-            (0, 0) => Gap::Paragraph,
-            (0, _) => Gap::Line,
-            _ => Gap::Space,
-        };
-        self.gap = self.gap.max(gap);
-    }
-
-    /// Puts what follows behind what was just written, a space between, whatever breaks are asked for before it: for a label.
-    pub fn join(&mut self) {
-        if !self.text.is_empty() && self.gap <= Gap::Space && self.cells == 0 && !self.item {
-            self.gap = Gap::Space;
-            self.joined = true;
-        }
-    }
-
-    /// Begins a list; lists nest.
-    pub fn begin_list(&mut self) {
-        self.paragraph();
-        self.lists += 1;
-    }
-
-    /// Begins an item of the list.
-    pub fn item(&mut self) {
-        self.joined = false;
-        self.line();
-        self.item = self.tables == 0;
-    }
-
-    /// Ends the innermost list.
-    pub fn end_list(&mut self) {
-        self.item = false;
-        self.lists = self.lists.saturating_sub(1);
-        self.paragraph();
-    }
-
-    /// Begins a table; one inside a cell is flattened into it.
-    pub fn begin_table(&mut self) {
-        self.paragraph();
-        self.tables += 1;
-    }
-
-    /// Begins a row.
-    pub fn row(&mut self) {
-        if self.tables == 1 {
-            self.joined = false;
-            self.gap = self.gap.max(Gap::Line);
-            self.cells = 0;
-        } else {
-            self.space();
-        }
-    }
-
-    /// Separates the cell that follows from the one before; the first cell of a row needs none.
-    pub fn cell(&mut self) {
-        if self.tables == 1 {
-            self.cells += 1;
-        } else {
-            self.space();
-        }
-    }
-
-    /// Ends the innermost table.
-    pub fn end_table(&mut self) {
-        self.tables = self.tables.saturating_sub(1);
-        if self.tables == 0 {
-            self.cells = 0;
-        }
-        self.paragraph();
-    }
-
-    /// Opens a section one level below the one around it. Without a title it leaves no trace.
-    pub fn begin_section(&mut self) {
-        self.joined = false;
-        self.paragraph();
-        self.open.push(None);
-    }
-
-    /// Begins the title of the innermost section. A label that was begun as a title and joined becomes its first words.
-    pub fn begin_title(&mut self) {
-        if self.title_start.is_none() || !self.joined {
-            self.joined = false;
-            self.paragraph();
-            self.title_start = Some(self.text.len());
-        }
-    }
-
-    /// Ends the title; an empty one, or one outside any section, gives no [`Section`].
-    pub fn end_title(&mut self) {
-        let start = self.title_start.take().unwrap_or(self.text.len());
-        let start = start + self.text[start..].bytes().take_while(|&byte| byte == b'\n').count();
-        if start < self.text.len() && self.open.last() == Some(&None) {
-            let title = self.text[start..].replace('\n', " ");
-            let level = self.open.iter().flatten().count() as u32 + 1;
-            self.open.pop();
-            self.open.push(Some(self.sections.len()));
-            self.sections.push(Section { title, level, start, end: self.text.len() });
-        }
-        self.paragraph();
-    }
-
-    /// Ends the innermost section.
-    pub fn end_section(&mut self) {
-        self.paragraph();
-        if let Some(section) = self.open.pop().flatten().and_then(|index| self.sections.get_mut(index)) {
-            section.end = self.text.len();
-        }
-    }
-
-    /// Starts a section by a heading of level `level` (from 1), as formats without nesting have it: ends those of that level and
-    /// below, and takes `title` for the new one's.
-    pub fn heading(&mut self, level: u32, title: &str) {
-        while self.open.len() >= level.max(1) as usize {
-            self.end_section();
-        }
-        while self.open.len() < (level.clamp(1, 32) as usize) - 1 {
-            self.begin_section();
-        }
-        self.begin_section();
-        self.begin_title();
-        self.inline(title);
-        self.end_title();
-    }
-
-    /// Returns how many bytes of text there are.
-    pub fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Returns whether there is no text.
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
-    }
-
-    /// Returns the text so far.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Returns the last character written if the next text would touch it.
-    pub fn touching(&self) -> Option<char> {
-        if self.gap == Gap::None && self.cells == 0 && !self.item { self.text.chars().next_back() } else { None }
-    }
-
-    /// Ends what is open, and exchanges text and sections with the document's; the builder is empty afterwards.
-    pub fn finish(&mut self, document: &mut Document) {
-        while !self.open.is_empty() {
-            self.end_section();
-        }
-        std::mem::swap(&mut self.text, &mut document.text);
-        std::mem::swap(&mut self.sections, &mut document.sections);
-        self.clear();
-    }
-
-    /// Appends text as it is, behind the breaks that are due.
-    fn append(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
-        }
-        if self.gap != Gap::None || self.cells > 0 || self.item {
-            self.separate();
-        }
-        self.text.push_str(text);
-    }
-
-    #[cold]
-    fn separate(&mut self) {
-        let line_start = self.text.is_empty() || self.gap >= Gap::Line;
-        if !self.text.is_empty() {
-            self.text.push_str(match self.gap {
-                Gap::None => "",
-                Gap::Space if self.cells > 0 => "",
-                Gap::Space => " ",
-                Gap::Line => "\n",
-                Gap::Paragraph => "\n\n",
-            });
-        }
-        for index in 0..self.cells {
-            self.text.push_str(if index > 0 || line_start { "| " } else { " | " });
-        }
-        if self.item {
-            self.text.push_str("- ");
-        }
-        (self.gap, self.joined, self.cells, self.item) = (Gap::None, false, 0, false);
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Plain,
-    Space,
-    /// May begin a white-space character that is not ASCII.
-    Lead,
-}
-
-/// By first byte: U+0085 and U+00A0 begin with C2, U+1680 with E1, U+2000 to U+205F with E2, U+3000 with E3.
-const CLASS: [Class; 256] = {
-    let mut class = [Class::Plain; 256];
-    class[9] = Class::Space;
-    class[10] = Class::Space;
-    class[11] = Class::Space;
-    class[12] = Class::Space;
-    class[13] = Class::Space;
-    class[32] = Class::Space;
-    class[0xC2] = Class::Lead;
-    class[0xE1] = Class::Lead;
-    class[0xE2] = Class::Lead;
-    class[0xE3] = Class::Lead;
-    class
-};
 
 #[cfg(test)]
 mod tests;

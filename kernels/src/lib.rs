@@ -1,8 +1,12 @@
-//! What runs hot on a device. Every kernel has a twin in [`cpu`], which is its specification: plain, exact, and what tests compare with.
+//! What runs hot on a device. [`Operations`] is the boundary that a model is written against; [`Cpu`] implements it and is its
+//! specification: what tests of every other device compare with.
 //!
 //! The device is chosen when the program runs; there is one build for all machines. For now there is the CPU.
 
 pub mod cpu;
 mod device;
+pub mod operations;
 
+pub use cpu::Cpu;
 pub use device::{Device, KernelError};
+pub use operations::Operations;

@@ -41,6 +41,23 @@ pub fn schema(got: &Schema, wanted: &Schema) -> Result<(), SchemaError> {
     Ok(())
 }
 
+/// The columns that `wanted` names, in its order, with its types.
+///
+/// # Errors
+/// [`SchemaError`] for the first that is missing or of another type.
+pub fn columns(batch: &RecordBatch, wanted: &Schema) -> Result<Vec<ArrayRef>, SchemaError> {
+    let wanted = wanted.fields().iter();
+    wanted
+        .map(|field| {
+            let found = batch.column_by_name(field.name());
+            let missing = || SchemaError::Missing { column: field.name().clone(), wanted: field.data_type().to_string() };
+            let found = found.ok_or_else(missing)?;
+            let fits = found.data_type().equals_datatype(field.data_type());
+            if fits { Ok(found.clone()) } else { Err(mismatch(field.name(), field.data_type(), found.data_type())) }
+        })
+        .collect()
+}
+
 fn mismatch(column: &str, wanted: &DataType, got: &DataType) -> SchemaError {
     SchemaError::Type { column: column.to_string(), wanted: wanted.to_string(), got: got.to_string() }
 }

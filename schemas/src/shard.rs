@@ -4,7 +4,7 @@
 //! lists: `sources` (names), `documents`, `chunks` and `loss`. `docs/formats.md` describes both files byte by byte.
 
 use crate::sequence::piece_fields;
-use crate::{VERSION_KEY, versioned};
+use crate::{SchemaError, VERSION_KEY, versioned};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::ipc::reader::read_footer_length;
 use arrow::ipc::root_as_footer;
@@ -15,8 +15,11 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Version of the token files and of [`schema`].
-pub const VERSION: u32 = 1;
+/// Version of the token files and of [`schema`]. Version 2 added [`Header::mix`]; what a mix does not name is in no chunk.
+pub const VERSION: u32 = 2;
+
+/// Oldest version that is still read.
+pub const OLDEST_VERSION: u32 = 1;
 
 /// Smallest vocabulary stored as u32. In a smaller one the id 65,535 never occurs, so a reader may use it as a mark.
 pub const U32_VOCABULARY_SIZE: u32 = 65_536;
@@ -31,7 +34,7 @@ pub struct Header {
     pub last: bool,
     /// Tokens in the `.bin` file.
     pub num_tokens: u64,
-    /// Tokens at the end of the file that no chunk covers.
+    /// Tokens of the file that no chunk covers.
     pub num_tail_tokens: u64,
     /// XXH3-128 of the `.bin` file.
     pub bin_xxh3: u128,
@@ -40,6 +43,8 @@ pub struct Header {
     pub packing: String,
     /// Seed of the order in which a loader gives the chunks.
     pub seed: u64,
+    /// How often chunks of which sources are given, as JSON; none: every chunk once an epoch.
+    pub mix: Option<String>,
     pub tokenizer: TokenizerIdentity,
 }
 
@@ -113,6 +118,9 @@ impl Header {
         put("context_length", self.context_length.to_string());
         put("packing", self.packing.clone());
         put("seed", self.seed.to_string());
+        if let Some(mix) = &self.mix {
+            put("mix", mix.clone());
+        }
         put("tokenizer.name", self.tokenizer.name.clone());
         put("tokenizer.xxh3", format!("{:032x}", self.tokenizer.xxh3));
         put("tokenizer.vocab_size", self.tokenizer.vocab_size.to_string());
@@ -124,7 +132,7 @@ impl Header {
         Arc::new(Schema::new_with_metadata(base.fields().clone(), metadata))
     }
 
-    /// Reads the header from a sidecar's schema metadata. The table's version is checked by [`crate::expect::schema`], not here.
+    /// Reads the header from a sidecar's schema metadata. The table's version is checked by [`expect`], not here.
     ///
     /// # Errors
     /// [`HeaderError`] names the first key that is missing or malformed.
@@ -153,6 +161,7 @@ impl Header {
             context_length: reader.number("osler.context_length")?,
             packing: reader.text("osler.packing")?.to_string(),
             seed: reader.number("osler.seed")?,
+            mix: metadata.get("osler.mix").cloned(),
             tokenizer,
         })
     }
@@ -199,6 +208,19 @@ pub fn schema() -> SchemaRef {
         )
     });
     SCHEMA.clone()
+}
+
+/// Checks a sidecar's schema: the columns of [`schema`], in this version or one still read.
+///
+/// # Errors
+/// [`SchemaError`] names the version or the first column that differs.
+pub fn expect(got: &Schema) -> Result<(), SchemaError> {
+    let found = got.metadata().get(VERSION_KEY);
+    let still_read = |version: &u32| found == Some(&format!("token-shard/{version}"));
+    let wanted = schema();
+    let Some(version) = (OLDEST_VERSION..VERSION).find(still_read) else { return crate::expect::schema(got, &wanted) };
+    let metadata = HashMap::from([(VERSION_KEY.to_string(), format!("token-shard/{version}"))]);
+    crate::expect::schema(got, &Schema::new_with_metadata(wanted.fields().clone(), metadata))
 }
 
 /// One document, or the part of it that lies in this shard: the tokens `[start, start + len)` of the file, of which the first is token
@@ -337,6 +359,7 @@ mod tests {
             context_length: 4,
             packing: "concat/carry".into(),
             seed: 9,
+            mix: None,
             tokenizer,
         }
     }
@@ -346,8 +369,9 @@ mod tests {
         let mut wanted = header(100);
         assert_eq!(Header::from_metadata(wanted.schema().metadata()), Ok(wanted.clone()));
         wanted.tokenizer.bos_id = None;
+        wanted.mix = Some("{}".into());
         assert_eq!(Header::from_metadata(wanted.schema().metadata()), Ok(wanted));
-        assert_eq!(version_value(), "token-shard/1");
+        assert_eq!(version_value(), "token-shard/2");
     }
 
     #[test]

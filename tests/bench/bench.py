@@ -1,5 +1,5 @@
 """XML to text beside lxml, and the whole run with its stages. One core is pinned for the side-by-side figures."""
-import glob, json, os, pathlib, re, resource, subprocess, sys, tempfile, time
+import array, glob, json, os, pathlib, re, resource, subprocess, sys, tempfile, time
 
 import lxml.etree
 
@@ -43,6 +43,59 @@ print(f"{'what':<32} {'baseline':<24} {'now':<14} ratio")
 for name, baseline, now, ratio in rows:
     print(f"{name:<32} {baseline:<24} {now:<14} {ratio:.1f}x")
 
+# Exact duplicates beside a full suffix array (libsais) and its longest common prefixes per pass, in one process on one core.
+with tempfile.TemporaryDirectory() as folder:
+    parser = lxml.etree.XMLParser(load_dtd=False, no_network=True, resolve_entities=False, recover=True, huge_tree=True)
+    paths = sorted(path for path in data.rglob("*") if path.suffix in {".xml", ".nxml", ".cnxml"})
+    for number, path in enumerate(paths):
+        tree = lxml.etree.fromstring(path.read_bytes(), parser)
+        if tree is not None:
+            lines = [" ".join("".join(node.itertext()).split()) for node in tree.iter("{*}p", "{*}title", "{*}AbstractText", "{*}Answer", "{*}para")]
+            pathlib.Path(folder, f"{number:06}.txt").write_text("\n".join(lines))
+    out = subprocess.run([target / "examples/exact_speed", folder], capture_output=True, text=True, preexec_fn=pinned, check=True)
+    print(f"\nexact duplicates, one core\n{out.stdout.rstrip()}")
+
+
+def tokenizers_alone(tokenizer, texts):
+    """MB/s of encode_batch_fast on one core, and the XXH3-64 of all ids."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import tokenizers, xxhash
+    theirs = tokenizers.Tokenizer.from_file(str(tokenizer))
+    theirs.encode_special_tokens = True
+    start = time.perf_counter()
+    encoded = theirs.encode_batch_fast(texts, add_special_tokens=False)
+    seconds = time.perf_counter() - start
+    digest = xxhash.xxh3_64()
+    for text in encoded:
+        digest.update(array.array("I", text.ids).tobytes())
+    return sum(len(text.encode()) for text in texts) / seconds / 1e6, digest.hexdigest()
+
+
+def tokens(corpus):
+    """Tokenisation beside Python tokenizers, on the texts of a finished run."""
+    import pyarrow.parquet
+    texts = [text.replace("\0", "") for text in pyarrow.parquet.read_table(corpus)["text"].to_pylist()]
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("".join(text + "\0" for text in texts))
+        file.flush()
+        print(f"\ntokenize, {len(texts)} texts, one core")
+        for name in ["qwen2", "mistral_7b_v1"]:
+            tokenizer = data / f"tokenizers/{name}.tokenizer.json"
+            out = subprocess.run([target / "examples/tokenize_speed", tokenizer, file.name], capture_output=True, text=True, preexec_fn=pinned, check=True)
+            ours, digest = float(out.stdout.split()[0]), re.search(r"[0-9a-f]{16}", out.stdout).group()
+            old = os.sched_getaffinity(0)
+            pinned()
+            theirs, expected = tokenizers_alone(tokenizer, texts)
+            os.sched_setaffinity(0, old)
+            same = "same ids" if digest == expected else "OTHER IDS"
+            print(f"{name:<32} {f'tokenizers {theirs:.2f} MB/s':<24} {f'{ours:.1f} MB/s':<14} {ours / theirs:.1f}x, {same}")
+
+
+print()
+scratch = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    subprocess.run([target / "examples/shard_speed", folder], preexec_fn=pinned, check=True)
+
 recipe = pathlib.Path("datasets/recipes/shared-data.toml")
 if (recipe.parent / "../../../shared/data").is_dir():
     with tempfile.TemporaryDirectory() as out:
@@ -57,3 +110,12 @@ if (recipe.parent / "../../../shared/data").is_dir():
             if stage["seconds"] > 0:
                 rate = counts["bytes_in"] / stage["seconds"] / 1e6
                 print(f"  {stage['name']:<18} {stage['seconds']:6.2f} s  {rate:8.1f} MB/s of text  peak {stage['peak_memory_bytes'] / 1e6:7.0f} MB")
+        tokens(f"{out}/run/corpus")
+        for method in ["concat", "best-fit"]:
+            command = [target / "osler", "tokens", "repack", f"{out}/run", "--context-length", "8192", "--method", method]
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds = time.perf_counter() - start
+            pack = next(stage for stage in json.loads(pathlib.Path(f"{out}/run/run.json").read_text())["stages"] if stage["name"] == "pack")["facts"]
+            fill = 1 - pack["padding"] / (pack["chunks"] * pack["context_length"])
+            print(f"{method:<10} at 8,192: {pack['chunks']} chunks, fill {100 * fill:.2f} %, {pack['tail_tokens']} tokens in no chunk, {seconds:.2f} s")

@@ -78,17 +78,3 @@ fn links_lead_somewhere() {
         }
     }
 }
-
-/// The commands of the README are the ones that are run: `make corpus` by `readme_commands`, `make test` by whoever runs this.
-#[test]
-fn readme_commands_are_make_targets() {
-    let readme = read(&root().join("README.md"));
-    let makefile = read(&root().join("Makefile"));
-    let mut found = 0;
-    for line in readme.lines().filter(|line| line.starts_with("make ")) {
-        let target = line.split_whitespace().nth(1).expect("target");
-        assert!(makefile.lines().any(|rule| rule.starts_with(&format!("{target}:"))), "`{line}` names no target");
-        found += 1;
-    }
-    assert!(found >= 2);
-}

@@ -1,8 +1,10 @@
 //! Cuts a page into blocks of text.
 
 use super::page::Metadata;
+use crate::scan;
+use html5gum::emitters::ForwardingEmitter;
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
-use html5gum::{Span, Tokenizer};
+use html5gum::{Emitter, Reader, Span, Tokenizer};
 use std::convert::Infallible;
 
 /// A page as a row of blocks.
@@ -248,7 +250,7 @@ impl Page {
         });
         emitter.naively_switch_states(true);
         // Reading from memory cannot fail.
-        let Ok(()) = Tokenizer::new_with_emitter(source, emitter).finish();
+        let Ok(()) = Tokenizer::new_with_emitter(Source { rest: source.as_bytes() }, Silent(emitter)).finish();
         extractor.cut();
         extractor.page
     }
@@ -259,6 +261,56 @@ impl Page {
 
     pub fn keep_all(&mut self) {
         self.blocks.iter_mut().for_each(|block| block.keep = true);
+    }
+}
+
+/// Leaves out the tokenizer's errors, for which it would look at every byte once more: every page has some.
+struct Silent<E>(E);
+
+impl<E: Emitter> ForwardingEmitter for Silent<E> {
+    type Token = E::Token;
+
+    fn inner(&mut self) -> &mut impl Emitter<Token = E::Token> {
+        &mut self.0
+    }
+
+    fn should_emit_errors(&mut self) -> bool {
+        false
+    }
+}
+
+/// Gives the tokenizer runs as long as they are, found 16 bytes at a time.
+struct Source<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader for Source<'_> {
+    type Error = Infallible;
+
+    #[inline(always)]
+    fn read_byte(&mut self) -> Result<Option<u8>, Infallible> {
+        let Some((&byte, rest)) = self.rest.split_first() else { return Ok(None) };
+        self.rest = rest;
+        Ok(Some(byte))
+    }
+
+    #[inline(always)]
+    fn read_until<'b>(&'b mut self, needle: &[u8], _: &'b mut [u8; 4]) -> Result<Option<&'b [u8]>, Infallible> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let (run, rest) = self.rest.split_at(scan::any_of(self.rest, 0, needle).max(1));
+        self.rest = rest;
+        Ok(Some(run))
+    }
+
+    fn try_read_string(&mut self, wanted: &[u8], case_sensitive: bool) -> Result<bool, Infallible> {
+        let Some((start, rest)) = self.rest.split_at_checked(wanted.len()) else { return Ok(false) };
+        let equal = start == wanted || (!case_sensitive && start.eq_ignore_ascii_case(wanted));
+        if equal {
+            self.rest = rest;
+        }
+        Ok(equal)
     }
 }
 

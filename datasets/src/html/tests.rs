@@ -171,3 +171,97 @@ proptest! {
         let _ = run(&bytes, &Settings::default());
     }
 }
+
+/// A piece of a page of the usual kind; each word is the next number, so that the text tells which were kept, and in which order.
+#[derive(Debug, Clone)]
+enum Piece {
+    Word,
+    /// Text between an opener and a closer, which may be left out as HTML allows.
+    Element(&'static str, &'static str, Vec<Piece>),
+    Hidden(&'static str, &'static str, Vec<Piece>),
+    Table(Vec<Vec<Vec<Piece>>>),
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    const SHOWN: [(&str, &str); 16] = [
+        ("<p>", ""),
+        ("<p>", "</p>"),
+        ("<div class=\"mw-parser-output\" id='a>b'>", "</div>"),
+        ("<ul><li>", "</ul>"),
+        ("<ol>\n<li>", "</li></ol>"),
+        ("<h2><span class=\"mw-headline\">", "</span></h2>"),
+        ("<b>", "</b>"),
+        ("<i>", "</i>"),
+        ("<a href=\"/wiki/A?b=c&amp;d\" title=\"A\">", "</a>"),
+        ("<sup id=cite_ref>", "</sup>"),
+        ("<span style=\"white-space:nowrap\">", "</span>"),
+        ("<section>", "</section>"),
+        ("<dl><dt>", "<dd></dl>"),
+        ("<blockquote>&nbsp;", "<br/></blockquote>"),
+        ("<figure><img alt=\"x\" src=y><figcaption>", "</figcaption></figure>"),
+        ("<article>", "</article>"),
+    ];
+    const HIDDEN: [(&str, &str); 7] = [
+        ("<nav>", "</nav>"),
+        ("<div hidden>", "</div>"),
+        ("<ul role=\"navigation\" class=navbox>", "</ul>"),
+        ("<span class=\"x sr-only\">", "</span>"),
+        ("<div style=\"color: red; DISPLAY : none\">", "</div>"),
+        ("<select><option>", "</option></select>"),
+        ("<svg><g>", "</g></svg>"),
+    ];
+    let leaf = prop_oneof![
+        6 => Just(Piece::Word),
+        1 => Just(Piece::Hidden("<script>if (a<b) { \"", "\" }</script>", vec![Piece::Word])),
+        1 => Just(Piece::Hidden("<style>p::after { content: '", "' }</style>", vec![Piece::Word])),
+        1 => Just(Piece::Hidden("<!-- <p> ", " -->", vec![Piece::Word])),
+    ];
+    leaf.prop_recursive(6, 120, 6, |inner| {
+        let pieces = prop::collection::vec(inner, 0..6);
+        prop_oneof![
+            6 => (prop::sample::select(SHOWN.to_vec()), pieces.clone()).prop_map(|((open, close), inner)| Piece::Element(open, close, inner)),
+            2 => (prop::sample::select(HIDDEN.to_vec()), pieces.clone()).prop_map(|((open, close), inner)| Piece::Hidden(open, close, inner)),
+            1 => prop::collection::vec(prop::collection::vec(pieces, 1..4), 1..4).prop_map(Piece::Table),
+        ]
+    })
+}
+
+/// Writes pieces as HTML, and the numbers of the words that are shown.
+fn write(pieces: &[Piece], shown: bool, html: &mut String, words: &mut usize, expected: &mut Vec<usize>) {
+    for piece in pieces {
+        match piece {
+            Piece::Word => {
+                *html += &format!("w{words} ");
+                expected.extend(shown.then_some(*words));
+                *words += 1;
+            }
+            Piece::Element(open, close, inner) | Piece::Hidden(open, close, inner) => {
+                *html += open;
+                write(inner, shown && !matches!(piece, Piece::Hidden(..)), html, words, expected);
+                *html += close;
+            }
+            Piece::Table(rows) => {
+                *html += "<table class=\"wikitable\"><tbody>";
+                for row in rows {
+                    *html += "\n<tr>";
+                    for cell in row {
+                        *html += "<td colspan=\"2\">";
+                        write(cell, shown, html, words, expected);
+                    }
+                }
+                *html += "</table>";
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn shown_words_are_kept_in_order(pieces in prop::collection::vec(piece(), 1..8)) {
+        let (mut html, mut words, mut expected) = (String::from("<!DOCTYPE html><html><body>"), 0, Vec::new());
+        write(&pieces, true, &mut html, &mut words, &mut expected);
+        let text = run(html.as_bytes(), &Settings { main_content: false, ..Default::default() }).map_or(String::new(), |document| document.text);
+        let found: Vec<usize> = text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+        prop_assert_eq!(found, expected, "{} gave {}", html, text);
+    }
+}

@@ -6,7 +6,6 @@
 use super::Settings;
 use super::formula;
 use crate::Reject;
-use crate::limits::Limits;
 use crate::xml::{Element, Event, Grid, Reader, TextBuilder};
 
 /// What an element means to the text.
@@ -155,46 +154,46 @@ impl<'s> Flow<'s> {
     }
 
     /// Renders an abstract whose `Start` came last; `title` stands above it unless it has its own.
-    pub fn content_titled<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, title: &'static str) -> Result<(), Reject> {
+    pub fn content_titled<'a>(&mut self, reader: &mut Reader<'a>, title: &'static str) -> Result<(), Reject> {
         self.builder.begin_section();
         self.untitled = Some(title);
-        let done = self.content(bytes, reader, Kind::Abstract);
+        let done = self.content(reader, Kind::Abstract);
         self.untitled = None;
         self.builder.end_section();
         done
     }
 
     /// Renders `element`, whose `Start` came last, to its end.
-    pub fn element<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, element: Element<'a>) -> Result<(), Reject> {
+    pub fn element<'a>(&mut self, reader: &mut Reader<'a>, element: Element<'a>) -> Result<(), Reject> {
         let outside = self.frames.len();
         self.start(reader, element, 0, BEHIND_DEPTH_MAX)?;
-        self.pump(bytes, reader, outside, 0)
+        self.pump(reader, outside, 0)
     }
 
     /// Renders the inside of the element whose `Start` came last.
-    pub fn content<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, kind: Kind) -> Result<(), Reject> {
+    pub fn content<'a>(&mut self, reader: &mut Reader<'a>, kind: Kind) -> Result<(), Reject> {
         let outside = self.frames.len();
         self.frames.push(Frame { kind, flag: false });
-        self.pump(bytes, reader, outside, 0)
+        self.pump(reader, outside, 0)
     }
 
     /// Renders the inside of the element whose `Start` came last, as one line, and returns it.
-    pub fn inline_text<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>) -> Result<String, Reject> {
+    pub fn inline_text<'a>(&mut self, reader: &mut Reader<'a>) -> Result<String, Reject> {
         self.clear();
-        self.content(bytes, reader, Kind::Inline)?;
+        self.content(reader, Kind::Inline)?;
         let text = self.builder.text().replace("\n\n", " ").replace('\n', " ");
         self.builder.clear();
         Ok(text)
     }
 
     /// Reads until `outside` frames are left; `depth` counts the floats inside floats.
-    fn pump<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, outside: usize, depth: usize) -> Result<(), Reject> {
+    fn pump<'a>(&mut self, reader: &mut Reader<'a>, outside: usize, depth: usize) -> Result<(), Reject> {
         while self.frames.len() > outside {
             let before = reader.position();
             match reader.next()? {
                 Event::Text(text) => self.text(&text),
                 Event::Start(element) => self.start(reader, element, before, depth)?,
-                Event::End(_) => self.end(bytes, depth)?,
+                Event::End(_) => self.end(reader, depth)?,
                 Event::Eof => break,
             }
         }
@@ -218,17 +217,20 @@ impl<'s> Flow<'s> {
 
     /// Drops the space that pretty-printing puts between an inline element and the punctuation that clings to it.
     fn tightened<'t>(&mut self, text: &'t str) -> &'t str {
-        let rest = text.trim_start();
-        let mut characters = rest.chars();
-        let closes = match characters.next() {
-            Some(',' | ')' | ']' | '”') => true,
+        let blanks = text.bytes().take_while(|byte| matches!(byte, 9..=13 | b' ')).count();
+        let rest = &text[blanks..];
+        let rest = if rest.as_bytes().first().is_none_or(u8::is_ascii) { rest } else { rest.trim_start() };
+        if !std::mem::replace(&mut self.after_inline, rest.is_empty()) {
+            return text;
+        }
+        let closes = match rest.as_bytes() {
+            [] => return text,
+            [b',' | b')' | b']', ..] => true,
             // `.05` is a number, `. The` ends a sentence.
-            Some('.') => !characters.next().is_some_and(|next| next.is_ascii_digit()),
-            _ => false,
+            [b'.', after @ ..] => !after.first().is_some_and(u8::is_ascii_digit),
+            _ => rest.starts_with('”'),
         };
-        let clings = std::mem::take(&mut self.after_inline) && (closes || self.builder.text().ends_with(['(', '[', '“']));
-        if !clings || rest.is_empty() {
-            self.after_inline |= rest.is_empty();
+        if !closes && !self.builder.text().ends_with(['(', '[', '“']) {
             return text;
         }
         self.builder.unspace();
@@ -547,7 +549,7 @@ impl<'s> Flow<'s> {
         Ok(())
     }
 
-    fn end(&mut self, bytes: &[u8], depth: usize) -> Result<(), Reject> {
+    fn end(&mut self, reader: &Reader<'_>, depth: usize) -> Result<(), Reject> {
         let Some(frame) = self.frames.pop() else { return Ok(()) };
         self.after_inline = matches!(frame.kind, Kind::Inline | Kind::Reference | Kind::ReferenceGroup | Kind::Superscript);
         let parent = self.frames.last().map_or(Kind::Block, |frame| frame.kind);
@@ -560,7 +562,7 @@ impl<'s> Flow<'s> {
                 }
                 self.paragraphs = self.paragraphs.saturating_sub(1);
                 if self.paragraphs == 0 && !self.behind.is_empty() {
-                    return self.set_behind(bytes, depth);
+                    return self.set_behind(reader, depth);
                 }
             }
             Kind::Section | Kind::Acknowledgement | Kind::NoteGroup | Kind::References => self.builder.end_section(),
@@ -586,7 +588,7 @@ impl<'s> Flow<'s> {
                 self.tables = self.tables.saturating_sub(1);
                 while let Some(&(start, end, _)) = self.feet.last().filter(|&&(.., around)| around >= self.frames.len()) {
                     self.feet.pop();
-                    self.part(bytes.get(start..end).unwrap_or_default(), depth)?;
+                    self.part(reader.part(start, end), depth)?;
                 }
             }
             Kind::Media => {
@@ -617,25 +619,24 @@ impl<'s> Flow<'s> {
     }
 
     /// Renders what was found inside the paragraph that just ended.
-    fn set_behind(&mut self, bytes: &[u8], depth: usize) -> Result<(), Reject> {
+    fn set_behind(&mut self, reader: &Reader<'_>, depth: usize) -> Result<(), Reject> {
         let outer = std::mem::take(&mut self.captions);
         for (start, end) in std::mem::take(&mut self.behind) {
-            self.part(bytes.get(start..end).unwrap_or_default(), depth)?;
+            self.part(reader.part(start, end), depth)?;
         }
         self.captions = outer;
         Ok(())
     }
 
     /// Renders elements that were passed over.
-    fn part(&mut self, part: &[u8], depth: usize) -> Result<(), Reject> {
-        let mut reader = Reader::new(part, &Limits { depth_max: usize::MAX, ..Limits::default() });
+    fn part(&mut self, mut reader: Reader<'_>, depth: usize) -> Result<(), Reject> {
         loop {
             match reader.next()? {
                 Event::Start(element) => {
                     let outside = self.frames.len();
                     let before = reader.position();
                     self.start(&mut reader, element, before, depth + 1)?;
-                    self.pump(part, &mut reader, outside, depth + 1)?;
+                    self.pump(&mut reader, outside, depth + 1)?;
                 }
                 Event::Eof => return Ok(()),
                 Event::Text(_) | Event::End(_) => {}

@@ -143,7 +143,7 @@ pub(crate) fn language(tag: &str) -> Option<String> {
 
 impl Front {
     /// Reads a `front` or `front-stub` whose `Start` came last. `text` renders titles and keywords.
-    pub fn read<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, text: &mut Flow<'_>, article: Option<&str>) -> Result<(), Reject> {
+    pub fn read<'a>(&mut self, reader: &mut Reader<'a>, text: &mut Flow<'_>, article: Option<&str>) -> Result<(), Reject> {
         let outside = reader.depth().saturating_sub(1);
         let mut foreign_keywords = false;
         while reader.depth() > outside {
@@ -173,32 +173,32 @@ impl Front {
                     reader.skip_element()?;
                     self.abstracts.push(Abstract { start: before, end: reader.position(), language, translated });
                 }
-                b"journal-title" if self.journal.is_none() => self.journal = some(text.inline_text(bytes, reader)?),
-                b"article-title" if self.title.is_none() => self.title = some(title(text.inline_text(bytes, reader)?)),
-                b"trans-title-group" => self.translated_title(bytes, reader, text, &element)?,
+                b"journal-title" if self.journal.is_none() => self.journal = some(text.inline_text(reader)?),
+                b"article-title" if self.title.is_none() => self.title = some(title(text.inline_text(reader)?)),
+                b"trans-title-group" => self.translated_title(reader, text, &element)?,
                 b"trans-title" => {
                     let tag = element.attribute(b"lang").and_then(|tag| language(&tag));
-                    self.titles.push((tag, text.inline_text(bytes, reader)?));
+                    self.titles.push((tag, text.inline_text(reader)?));
                 }
                 b"article-id" => {
                     let kind = element.attribute(b"pub-id-type").unwrap_or_default();
-                    let value = text.inline_text(bytes, reader)?;
+                    let value = text.inline_text(reader)?;
                     self.identifiers.extend(identifier(&kind, &value).filter(|identifier| !self.identifiers.contains(identifier)));
                 }
-                b"subject" => self.subjects.extend(some(text.inline_text(bytes, reader)?)),
+                b"subject" => self.subjects.extend(some(text.inline_text(reader)?)),
                 b"kwd-group" => {
                     let tag = element.attribute(b"lang").and_then(|tag| language(&tag));
                     foreign_keywords = matches!((tag.as_deref(), article), (Some(one), Some(other)) if one != other);
                 }
                 b"kwd" => {
-                    let keyword = some(text.inline_text(bytes, reader)?).filter(|keyword| !self.keywords.contains(keyword));
+                    let keyword = some(text.inline_text(reader)?).filter(|keyword| !self.keywords.contains(keyword));
                     self.keywords.extend(keyword.filter(|_| !foreign_keywords));
                 }
                 b"pub-date" => self.date(reader, &element)?,
-                b"license" => self.license(bytes, reader, text, &element)?,
-                b"license_ref" => self.license.address(&text.inline_text(bytes, reader)?),
+                b"license" => self.license(reader, text, &element)?,
+                b"license_ref" => self.license.address(&text.inline_text(reader)?),
                 b"copyright-statement" if self.license.statement.is_none() => {
-                    self.license.statement = some(text.inline_text(bytes, reader)?);
+                    self.license.statement = some(text.inline_text(reader)?);
                 }
                 _ => {}
             }
@@ -223,13 +223,7 @@ impl Front {
         note("subjects", self.subjects.join("; "));
     }
 
-    fn translated_title<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        reader: &mut Reader<'a>,
-        text: &mut Flow<'_>,
-        group: &Element<'a>,
-    ) -> Result<(), Reject> {
+    fn translated_title<'a>(&mut self, reader: &mut Reader<'a>, text: &mut Flow<'_>, group: &Element<'a>) -> Result<(), Reject> {
         let outside = reader.depth().saturating_sub(1);
         let tag = group.attribute(b"lang").and_then(|tag| language(&tag));
         while reader.depth() > outside {
@@ -237,7 +231,7 @@ impl Front {
                 && element.name() == b"trans-title"
             {
                 let own = element.attribute(b"lang").and_then(|tag| language(&tag));
-                let words = text.inline_text(bytes, reader)?;
+                let words = text.inline_text(reader)?;
                 self.titles.push((own.or_else(|| tag.clone()), words));
             }
         }
@@ -277,15 +271,14 @@ impl Front {
         Ok(())
     }
 
-    fn license<'a>(&mut self, bytes: &'a [u8], reader: &mut Reader<'a>, text: &mut Flow<'_>, element: &Element<'a>) -> Result<(), Reject> {
+    fn license<'a>(&mut self, reader: &mut Reader<'a>, text: &mut Flow<'_>, element: &Element<'a>) -> Result<(), Reject> {
         if let Some(address) = element.attribute(b"href") {
             self.license.address(&address);
         }
         let start = reader.position();
         reader.skip_element()?;
-        let inside = bytes.get(start..reader.position()).unwrap_or_default();
         // The addresses inside come first in rank, the words are there for when there are none.
-        let mut links = Reader::new(inside, &crate::limits::Limits { depth_max: usize::MAX, ..Default::default() });
+        let mut links = reader.part(start, reader.position());
         let mut words = String::new();
         while let Ok(event) = links.next() {
             match event {

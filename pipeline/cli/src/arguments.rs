@@ -4,6 +4,9 @@ use crate::Failure;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use osler_corpus::train_tokenizer::TrainConfig;
 use osler_engine::Recipe;
+use osler_tokens::PackConfig;
+use osler_tokens::exchange::Format;
+use osler_tokens::pack::{Method, Tail};
 use std::path::PathBuf;
 
 /// Papers, textbooks and clinical notes in; a deduplicated corpus and token shards out.
@@ -32,6 +35,11 @@ pub enum Command {
     },
     /// Prints what a run would do, without doing it.
     Plan {
+        #[command(flatten)]
+        recipe: RecipeArguments,
+    },
+    /// Builds a corpus and writes its packed chunks to standard output, with no shard on disk.
+    Stream {
         #[command(flatten)]
         recipe: RecipeArguments,
     },
@@ -122,6 +130,119 @@ pub enum TokensCommand {
         #[arg(long, default_value_t = 0)]
         chunk: u64,
     },
+    /// Packs or mixes a run's shards again: sidecars are written, the tokens stay.
+    Repack {
+        /// The run's folder.
+        out: PathBuf,
+        /// A recipe whose [pack] and [mix] are taken; the run's own where none is given.
+        #[arg(long)]
+        recipe: Option<PathBuf>,
+        #[command(flatten)]
+        pack: PackArguments,
+    },
+    /// Writes shards in the format of another trainer.
+    Export {
+        /// The run's folder.
+        out: PathBuf,
+        #[arg(long, value_enum)]
+        format: TokenFormat,
+        /// Folder for the files; `OUT/exports/FORMAT` where none is given.
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Makes shards from the token files of another tool: megatron, datatrove or olmo.
+    Import {
+        /// Token files (.bin, .ds, .npy) or folders of them, in order.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        #[arg(long, value_enum)]
+        format: TokenFormat,
+        /// The `tokenizer.json` that made the ids.
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// The token that ends a document, where it is not one of the usual ones.
+        #[arg(long)]
+        eos: Option<String>,
+        /// Folder for the shards, which go to `OUT/tokens`.
+        #[arg(long)]
+        out: PathBuf,
+        /// Name of the source that the documents get.
+        #[arg(long, default_value = "imported")]
+        source: String,
+        #[command(flatten)]
+        pack: PackArguments,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct PackArguments {
+    /// Tokens per chunk.
+    #[arg(long)]
+    pub context_length: Option<u32>,
+    /// How documents are placed in chunks.
+    #[arg(long, value_enum)]
+    pub method: Option<PackMethod>,
+    /// What happens to tokens that do not fill a chunk.
+    #[arg(long, value_enum)]
+    pub tail: Option<PackTail>,
+    /// Seed of the order of chunks.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+impl PackArguments {
+    /// `pack` with what was given.
+    pub fn over(&self, pack: PackConfig) -> PackConfig {
+        PackConfig {
+            context_length: self.context_length.unwrap_or(pack.context_length),
+            method: self.method.map_or(pack.method, |method| match method {
+                PackMethod::Concat => Method::Concat,
+                PackMethod::BestFit => Method::BestFit,
+            }),
+            tail: self.tail.map_or(pack.tail, |tail| match tail {
+                PackTail::Carry => Tail::Carry,
+                PackTail::Pad => Tail::Pad,
+                PackTail::Drop => Tail::Drop,
+            }),
+            seed: self.seed.unwrap_or(pack.seed),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PackMethod {
+    Concat,
+    BestFit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PackTail {
+    Carry,
+    Pad,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenFormat {
+    Megatron,
+    Datatrove,
+    Olmo,
+    Mds,
+    Litdata,
+    Npy,
+}
+
+impl From<TokenFormat> for Format {
+    fn from(format: TokenFormat) -> Self {
+        match format {
+            TokenFormat::Megatron => Self::Megatron,
+            TokenFormat::Datatrove => Self::Datatrove,
+            TokenFormat::Olmo => Self::Olmo,
+            TokenFormat::Mds => Self::Mds,
+            TokenFormat::Litdata => Self::Litdata,
+            TokenFormat::Npy => Self::Npy,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -166,7 +287,7 @@ pub fn parse() -> Result<Cli, Failure> {
     // clap keeps names for the life of the program.
     let keys: Vec<&'static str> = recipe_keys().into_iter().map(|key| &*key.leak()).collect();
     let mut command = Cli::command();
-    for name in ["corpus", "plan"] {
+    for name in ["corpus", "plan", "stream"] {
         command = command.mut_subcommand(name, |subcommand| {
             keys.iter().fold(subcommand, |subcommand, key| {
                 subcommand.arg(Arg::new(*key).long(*key).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true))
@@ -176,7 +297,7 @@ pub fn parse() -> Result<Cli, Failure> {
     let matches = command.get_matches();
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| Failure::user(error.to_string()))?;
     let (_, below) = matches.subcommand().ok_or_else(|| Failure::user("no command"))?;
-    if let Command::Corpus { recipe, .. } | Command::Plan { recipe } = &mut cli.command {
+    if let Command::Corpus { recipe, .. } | Command::Plan { recipe } | Command::Stream { recipe } = &mut cli.command {
         recipe.flags = overrides(below, &keys);
     }
     Ok(cli)
@@ -228,7 +349,7 @@ fn flatten(prefix: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
             serde_json::Value::Object(inner) if !inner.is_empty() => flatten(&key, value, keys),
-            serde_json::Value::Array(_) if matches!(name.as_str(), "source" | "filter" | "against") => {}
+            serde_json::Value::Array(_) if matches!(name.as_str(), "source" | "filter" | "against" | "part") => {}
             _ => keys.push(key),
         }
     }

@@ -1,12 +1,11 @@
 //! What each command does: calls the library, prints what it says.
 
-use crate::arguments::{Cli, Command, ExactCommand, MinhashCommand, RecipeArguments, RowFormat, TokensCommand};
-use crate::{Failure, progress, render};
+use crate::arguments::{Cli, Command, ExactCommand, MinhashCommand, RecipeArguments, RowFormat};
+use crate::{Failure, progress, render, tokens};
 use osler_engine::context::Silent;
 use osler_engine::inspect::{Removal, Story};
 use osler_engine::{Options, Recipe};
 use osler_schemas::manifest::Manifest;
-use osler_train::{Expectations, ShardSet};
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -22,14 +21,14 @@ pub fn run(arguments: &Cli) -> Result<u8, Failure> {
         Command::Corpus { recipe, print_recipe: true, .. } => print_recipe(recipe),
         Command::Corpus { recipe, strict, progress, .. } => corpus(recipe, *strict, progress::choose(*progress)),
         Command::Plan { recipe } => plan(recipe),
+        Command::Stream { recipe } => tokens::stream(&options(recipe)?),
         Command::Report { out, sql: Some(sql), format } => query(out, sql, *format),
         Command::Report { out, sql: None, .. } => report(out),
         Command::Inspect { out, doc, text } => inspect(out, doc, *text),
         Command::Minhash(MinhashCommand::Curve { preset, bands, rows, threshold }) => curve(preset, bands.zip(*rows), *threshold),
         Command::Minhash(MinhashCommand::Pairs { out, min, to }) => pairs(out, *min, to.as_deref()),
         Command::Exact(ExactCommand::Verify { out }) => verify_exact(out),
-        Command::Tokens(TokensCommand::Verify { out }) => verify_tokens(out),
-        Command::Tokens(TokensCommand::Show { out, chunk }) => show_tokens(out, *chunk),
+        Command::Tokens(command) => tokens::run(command),
     }
 }
 
@@ -66,12 +65,7 @@ fn print_recipe(arguments: &RecipeArguments) -> Result<u8, Failure> {
 
 fn corpus(arguments: &RecipeArguments, strict: bool, progress: Arc<dyn osler_engine::context::Progress>) -> Result<u8, Failure> {
     let options = Options { progress, ..options(arguments)? };
-    // A second Ctrl-C ends at once; the run's folder bears that, too.
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let flag = || options.cancelled.clone();
-        signal_hook::flag::register_conditional_shutdown(signal, 130, flag())?;
-        signal_hook::flag::register(signal, flag())?;
-    }
+    stop_on_signals(&options)?;
     for warning in osler_engine::warnings(&options.recipe)? {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
@@ -84,6 +78,16 @@ fn corpus(arguments: &RecipeArguments, strict: bool, progress: Arc<dyn osler_eng
         Err(failure) if !failure.is_broken_pipe() => Err(failure),
         _ => Ok(code),
     }
+}
+
+/// Has a signal stop the run at the next batch. A second one ends at once; the run's folder bears that, too.
+pub(crate) fn stop_on_signals(options: &Options) -> Result<(), Failure> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flag = || options.cancelled.clone();
+        signal_hook::flag::register_conditional_shutdown(signal, 130, flag())?;
+        signal_hook::flag::register(signal, flag())?;
+    }
+    Ok(())
 }
 
 fn closing(out: &Path, manifest: &Manifest) -> Result<(), Failure> {
@@ -216,38 +220,8 @@ fn verify_exact(out: &Path) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn shards(out: &Path) -> Result<ShardSet, Failure> {
-    ShardSet::open(&out.join("tokens"), &Expectations::default()).map_err(|error| Failure::user(chain(&error)))
-}
-
-fn verify_tokens(out: &Path) -> Result<u8, Failure> {
-    let shards = shards(out)?;
-    shards.verify().map_err(|error| Failure::user(chain(&error)))?;
-    let summary = shards.summary();
-    let numbers = [summary.num_shards, summary.num_chunks, summary.num_tokens].map(render::grouped);
-    writeln!(stdout(), "{} shards, {} chunks, {} tokens: every byte is as it was written", numbers[0], numbers[1], numbers[2])?;
-    Ok(0)
-}
-
-fn show_tokens(out: &Path, index: u64) -> Result<u8, Failure> {
-    let shards = shards(out)?;
-    let Some(chunk) = shards.chunk(index) else {
-        return Err(Failure::user(format!("there is no chunk {index}: the run has {}, numbered from 0", shards.num_chunks())));
-    };
-    let mut to = stdout().lock();
-    writeln!(to, "chunk {index}: {} tokens in {} pieces, {} padding", chunk.num_tokens(), chunk.num_pieces(), chunk.num_padding)?;
-    for (number, source) in chunk.sources.iter().enumerate() {
-        let Some(tokens) = chunk.piece(number) else { continue };
-        let ids: Vec<u32> = tokens.iter().collect();
-        let name = chunk.source_names().value(*source as usize);
-        writeln!(to, "── piece {number}, {name}, {} tokens ──", ids.len())?;
-        writeln!(to, "{}", osler_engine::decode(out, &ids)?)?;
-    }
-    Ok(0)
-}
-
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod progress;
 mod render;
+mod tokens;
 
 use std::process::ExitCode;
 

@@ -1,8 +1,10 @@
-//! Prints how fast exact deduplication goes over a folder of text files: `exact_speed FOLDER [LENGTH…]`, lengths 400 and 100 by default.
+//! Prints how fast exact deduplication goes over a folder of text files, on one core, beside a full suffix array and its longest common
+//! prefixes: `exact_speed FOLDER [LENGTH…]`, lengths 400 and 100 by default.
 
-use osler_corpus::exact_duplicates::keep_first::keep_first;
-use osler_corpus::exact_duplicates::windows::SuffixArrayClasses;
-use osler_corpus::exact_duplicates::{ExactDuplicates, ExactDuplicatesConfig, TextArena};
+use osler_corpus::exact_duplicates::keep_first::{Removals, keep_first};
+use osler_corpus::exact_duplicates::sparse::SparseClasses;
+use osler_corpus::exact_duplicates::suffix_array::SuffixArrayClasses;
+use osler_corpus::exact_duplicates::{Engine, ExactDuplicates, ExactDuplicatesConfig, TextArena};
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,36 +16,51 @@ fn main() -> Result<(), Box<dyn Error>> {
     let passes = if lengths.is_empty() { vec![400, 100] } else { lengths };
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     paths.sort();
-    let config = ExactDuplicatesConfig { passes: passes.clone(), removed_share_max: 1.0, ..ExactDuplicatesConfig::default() };
-    let mut stage = ExactDuplicates::new(config)?;
+    let texts: Vec<String> = paths.iter().map(std::fs::read_to_string).collect::<Result<_, _>>()?;
     let mut arena = TextArena::default();
-    for (ordinal, path) in paths.iter().enumerate() {
-        let text = std::fs::read_to_string(path)?;
-        arena.push(ordinal as u64, 0, &text)?;
-        stage.push_document(ordinal as u64, 0, &text)?;
+    for (ordinal, text) in texts.iter().enumerate() {
+        arena.push(ordinal as u64, 0, text)?;
     }
     let megabytes = arena.bytes().len() as f64 / 1e6;
     println!("{} documents, {megabytes:.1} MB", arena.len());
-    for length in passes {
+    for &length in &passes {
         let start = Instant::now();
-        let classes = SuffixArrayClasses::find(&arena, length)?;
+        let full = full(&arena, length)?;
+        let baseline = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let classes = SparseClasses::find(&arena, length, &Default::default())?;
         let found = start.elapsed().as_secs_f64();
-        let removed = match &classes {
-            SuffixArrayClasses::Narrow(classes) => keep_first(&arena, classes, length),
-            SuffixArrayClasses::Wide(classes) => keep_first(&arena, classes, length),
-        };
+        let sparse = keep_first(&arena, &classes, length, &Default::default())?;
         let total = start.elapsed().as_secs_f64();
-        let bytes: usize = removed.covered_bytes.iter().sum();
+        let bytes: usize = sparse.covered_bytes.iter().sum();
         println!(
-            "length {length}, whole text: {:.1} MB/s ({found:.2} s classes, {:.2} s scan), {bytes} bytes in {} spans",
+            "length {length}, whole text: suffix-array {:.1} MB/s, sparse-suffix-array {:.1} MB/s ({found:.3} s classes, {:.3} s scan), {:.1}x; \
+             {bytes} bytes in {} spans, {}",
+            megabytes / baseline,
             megabytes / total,
             total - found,
-            removed.removals.len()
+            baseline / total,
+            sparse.removals.len(),
+            if sparse == full { "equal" } else { "DIFFERENT" },
         );
     }
-    let start = Instant::now();
-    let outcome = stage.finish()?;
-    let seconds = start.elapsed().as_secs_f64();
-    println!("all passes, verified and cut: {:.1} MB/s; bytes {:?}", megabytes / seconds, outcome.sources.values().next());
+    for engine in [Engine::SuffixArray, Engine::SparseSuffixArray] {
+        let config = ExactDuplicatesConfig { passes: passes.clone(), removed_share_max: 1.0, engine, ..ExactDuplicatesConfig::default() };
+        let mut stage = ExactDuplicates::new(config)?;
+        for (ordinal, text) in texts.iter().enumerate() {
+            stage.push_document(ordinal as u64, 0, text)?;
+        }
+        let start = Instant::now();
+        let outcome = stage.finish()?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{engine:?}, all passes, verified and cut: {:.1} MB/s; bytes {:?}", megabytes / seconds, outcome.sources.values().next());
+    }
     Ok(())
+}
+
+fn full(arena: &TextArena, length: usize) -> Result<Removals, Box<dyn Error>> {
+    Ok(match SuffixArrayClasses::find(arena, length)? {
+        SuffixArrayClasses::Narrow(classes) => keep_first(arena, &classes, length, &Default::default())?,
+        SuffixArrayClasses::Wide(classes) => keep_first(arena, &classes, length, &Default::default())?,
+    })
 }

@@ -4,8 +4,6 @@ pub mod exact_duplicates;
 pub mod length_filter;
 pub mod near_duplicates;
 pub mod operator;
-pub mod pack;
-pub mod shard_writer;
 pub mod tokenize;
 pub mod train_tokenizer;
 

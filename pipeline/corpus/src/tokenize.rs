@@ -8,6 +8,7 @@
 mod cut;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use crate::operator::{Error, Operator, Sink, give};
 use crate::train_tokenizer::TrainConfig;
@@ -20,8 +21,9 @@ use osler_schemas::shard::TokenizerIdentity;
 use osler_schemas::{SchemaError, expect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+use words::{Remembered, Words};
 
 const OPERATOR: &str = "tokenize";
 
@@ -58,6 +60,9 @@ pub struct Tokenizer {
     /// Ids that must not come out of text, and their spellings.
     special: Vec<(u32, String)>,
     cut: Option<Cut>,
+    words: Option<Words>,
+    /// What the threads that encode remember, between texts.
+    remembered: Mutex<Vec<Remembered>>,
     add_bos: bool,
 }
 
@@ -98,6 +103,7 @@ impl Tokenizer {
     pub fn load(bytes: &[u8], name: &str, config: &TokenizerConfig) -> Result<Self, Error> {
         let refuse = |problem: String| config_error("path", format!("{name}: {problem}"));
         let mut json: Value = serde_json::from_slice(bytes).map_err(|error| refuse(format!("not JSON: {error}")))?;
+        let as_given = json.clone();
         tokenizers::canonicalize_value(&mut json).map_err(|error| refuse(error.to_string()))?;
         let vocabulary = Vocabulary::read(&json).ok_or_else(|| refuse("its model has no vocabulary".into()))?;
         let pipeline = tokenizers::from_json(&json.to_string()).map_err(|error| refuse(error.to_string()))?;
@@ -130,7 +136,8 @@ impl Tokenizer {
         let mut special: Vec<(u32, String)> = [Some(eos), bos, Some(pad)].into_iter().flatten().collect();
         special.sort_unstable();
         special.dedup();
-        let mut tokenizer = Self { pipeline, options, identity, special, cut: None, add_bos: config.add_bos };
+        let (words, remembered) = (Words::find(&as_given, &vocabulary), Mutex::default());
+        let mut tokenizer = Self { pipeline, options, identity, special, cut: None, words, remembered, add_bos: config.add_bos };
         // Some parts of a file are only found to be beyond this program when they are first used.
         let mut ids = Vec::new();
         tokenizer.pipeline.encode_into("One text, 2 lines.\n", &tokenizer.options, &mut ids).map_err(|error| refuse(error.to_string()))?;
@@ -179,11 +186,28 @@ impl Tokenizer {
     /// # Errors
     /// As for [`Self::encode_document_into`].
     pub fn encode_into(&self, text: &str, ids: &mut Ids) -> Result<Incidents, Error> {
+        let Some(words) = self.words else { return self.encode_segments(text, ids, |segment, ids| self.encode_whole(segment, ids)) };
+        let mut remembered = self.lock_remembered().pop().unwrap_or_default();
+        let incidents = self.encode_segments(text, ids, |segment, ids| words.encode(self, segment, &mut remembered, ids));
+        self.lock_remembered().push(remembered);
+        incidents
+    }
+
+    fn lock_remembered(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn encode_segments(
+        &self,
+        text: &str,
+        ids: &mut Ids,
+        mut encode: impl FnMut(&str, &mut Ids) -> Result<(), Error>,
+    ) -> Result<Incidents, Error> {
         let mut incidents = Incidents::default();
         for segment in cut::segments(text, self.cut) {
             incidents.num_forced_cuts += u64::from(segment.forced);
             let before = ids.0.len();
-            self.encode_whole(segment.text, ids)?;
+            encode(segment.text, ids)?;
             if self.has_special(&ids.0[before..]) {
                 ids.0.truncate(before);
                 incidents.num_broken_specials += self.encode_broken(segment.text, ids)?;

@@ -4,9 +4,11 @@
 //! come. Memory is bounded: training sees a sample, chosen by the hash of each text and never by its position.
 
 use crate::operator::Error;
+use crossbeam_channel::RecvTimeoutError;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 use tokenizers::pipeline::{PreTokenizer, PreTokenizerScratch};
 use tokenizers::{Trainer, trainers::BpeTrainer};
 use xxhash_rust::xxh3::xxh3_64;
@@ -108,11 +110,11 @@ impl TokenizerTrainer {
         self.num_sample_bytes
     }
 
-    /// Trains, and gives the bytes of a `tokenizer.json`.
+    /// Trains, and gives the bytes of a `tokenizer.json`. `cancelled` is asked many times a second whether to stop.
     ///
     /// # Errors
-    /// [`Error::Data`] when the sample is empty or training fails.
-    pub fn train(self) -> Result<Vec<u8>, Error> {
+    /// [`Error::Data`] when the sample is empty or training fails, [`Error::Closed`] when it was cancelled.
+    pub fn train(self, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Vec<u8>, Error> {
         let fail = |problem: &str| Error::Data { operator: OPERATOR, problem: problem.to_string() };
         if self.sample.is_empty() {
             return Err(fail("there is no text to train on"));
@@ -124,6 +126,9 @@ impl TokenizerTrainer {
         let skeleton = tokenizers::canonicalize_str(&skeleton).map_err(|_| fail("the empty tokenizer cannot be read"))?;
         let skeleton = tokenizers::from_json(&skeleton).map_err(|_| fail("the empty tokenizer cannot be read"))?;
         let words_of = |text: &str| -> tokenizers::Result<Vec<String>> {
+            if cancelled() {
+                return Err("cancelled".into());
+            }
             let (mut scratch, mut spans) = (PreTokenizerScratch::default(), Vec::new());
             skeleton.get_pre_tokenizer().pre_tokenize(text, &mut scratch, &mut spans)?;
             let spelled = |bytes: &[u8]| bytes.iter().map(|&byte| alphabet[byte as usize]).collect();
@@ -136,8 +141,12 @@ impl TokenizerTrainer {
             .show_progress(false)
             .build();
         let texts = self.sample.into_values().flat_map(|(text, count)| std::iter::repeat_n(text, count as usize));
-        trainer.feed(texts, words_of).map_err(|_| fail("the sample cannot be split into words"))?;
-        let (learned, merges, _) = trainer.train_vocab().map_err(|_| fail("training failed"))?;
+        let fed = trainer.feed(texts, words_of);
+        if cancelled() {
+            return Err(Error::Closed);
+        }
+        fed.map_err(|_| fail("the sample cannot be split into words"))?;
+        let (learned, merges) = learn(trainer, cancelled)?.ok_or_else(|| fail("training failed"))?;
         // Special tokens stay out of training, so that no merge can ever spell one; ids move up to make room.
         let shift = self.config.special_tokens.len() as u32;
         let mut vocabulary: Vec<(String, u32)> = self.config.special_tokens.iter().cloned().zip(0..).collect();
@@ -145,6 +154,28 @@ impl TokenizerTrainer {
         vocabulary.sort_unstable_by_key(|&(_, id)| id);
         let file = File::new(&self.config.special_tokens, &vocabulary, &merges);
         serde_json::to_vec_pretty(&file).map_err(|_| fail("the tokenizer cannot be written"))
+    }
+}
+
+type Learned = (Vec<(String, u32)>, Vec<(String, String)>);
+
+/// Learns vocabulary and merges; `None` where that fails. The library's loop cannot be stopped from outside, so it has a thread of its
+/// own, which is left behind when training is cancelled.
+fn learn(trainer: BpeTrainer, cancelled: &dyn Fn() -> bool) -> Result<Option<Learned>, Error> {
+    const INTERVAL: Duration = Duration::from_millis(50);
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        let learned = trainer.train_vocab().ok().map(|(vocabulary, merges, _)| (vocabulary.into_iter().collect(), merges));
+        // Nobody listens any more where training was cancelled.
+        let _ = sender.send(learned);
+    });
+    loop {
+        match receiver.recv_timeout(INTERVAL) {
+            Ok(learned) => return Ok(learned),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if cancelled() => return Err(Error::Closed),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }
 
@@ -299,7 +330,7 @@ mod tests {
     fn train<'a>(texts: impl IntoIterator<Item = &'a str>, config: TrainConfig) -> Vec<u8> {
         let mut trainer = TokenizerTrainer::new(config).unwrap();
         texts.into_iter().for_each(|text| trainer.push(text));
-        trainer.train().unwrap()
+        trainer.train(&|| false).unwrap()
     }
 
     #[test]
@@ -346,11 +377,24 @@ mod tests {
     }
 
     #[test]
+    fn training_stops_when_asked() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        // At once, and only after the sample was split into words: by then every text has been asked about once.
+        for patience in [0, TEXTS.len() as u32] {
+            let asked = AtomicU32::new(0);
+            let mut trainer = TokenizerTrainer::new(config()).unwrap();
+            TEXTS.into_iter().for_each(|text| trainer.push(text));
+            let outcome = trainer.train(&|| asked.fetch_add(1, Ordering::Relaxed) >= patience);
+            assert!(matches!(outcome, Err(Error::Closed)), "{patience}");
+        }
+    }
+
+    #[test]
     fn settings_are_checked() {
         let error = |config: TrainConfig| config.check().unwrap_err().to_string();
         assert!(error(TrainConfig { vocab_size: 257, ..config() }).contains("between 258"));
         assert!(error(TrainConfig { sample_bytes: 0, ..config() }).contains("sample_bytes"));
         assert!(error(TrainConfig { special_tokens: Vec::new(), ..config() }).contains("special_tokens"));
-        assert!(TokenizerTrainer::new(config()).unwrap().train().is_err());
+        assert!(TokenizerTrainer::new(config()).unwrap().train(&|| false).is_err());
     }
 }

@@ -5,9 +5,11 @@
 //! are cut into blocks, row groups and parts by their number and text bytes alone.
 
 use crate::error::Error;
+use crate::tables::Table;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use osler_schemas::expect;
 use osler_schemas::manifest::{Input, StageRow};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -61,19 +63,24 @@ impl RunFolder {
 
     /// The marker of a stage that is finished for this fingerprint, its files still there in full.
     pub fn finished(&self, stage: &str, fingerprint: &str) -> Option<Done> {
+        self.done(stage).filter(|done| done.fingerprint == fingerprint)
+    }
+
+    /// The marker of a stage that is finished for whatever recipe, its files still there in full.
+    pub fn done(&self, stage: &str) -> Option<Done> {
         let done: Done = serde_json::from_slice(&fs::read(self.marker(stage)).ok()?).ok()?;
         let intact = done.files.iter().all(|(name, size)| fs::metadata(self.path(name)).is_ok_and(|file| file.len() == *size));
-        (done.fingerprint == fingerprint && intact).then_some(done)
+        intact.then_some(done)
     }
 
     /// Removes a stage's marker and what an interrupted run left of its tables.
     ///
     /// # Errors
     /// When a leftover cannot be removed.
-    pub fn begin(&self, stage: &str, tables: &[&str]) -> Result<(), Error> {
+    pub fn begin(&self, stage: &str, tables: &[Table]) -> Result<(), Error> {
         remove(&self.marker(stage))?;
         for table in tables {
-            remove(&self.path(&format!("{table}.partial")))?;
+            remove(&self.partial(table.folder))?;
         }
         Ok(())
     }
@@ -90,28 +97,41 @@ impl RunFolder {
     ///
     /// # Errors
     /// When files cannot be renamed or read.
-    pub fn publish(&self, table: &str) -> Result<(Vec<(String, u64)>, String), Error> {
-        let (partial, place) = (self.path(&format!("{table}.partial")), self.path(table));
+    pub fn publish(&self, table: &Table) -> Result<(Vec<(String, u64)>, String), Error> {
+        self.publish_folder(table.folder)
+    }
+
+    /// As [`RunFolder::publish`], for a folder whose files are no table.
+    ///
+    /// # Errors
+    /// When files cannot be renamed or read.
+    pub fn publish_folder(&self, name: &str) -> Result<(Vec<(String, u64)>, String), Error> {
+        let (partial, place) = (self.partial(name), self.path(name));
         sync_folder(&partial)?;
         remove(&place)?;
         fs::rename(&partial, &place).map_err(|error| Error::io(&place, error))?;
         if let Some(parent) = place.parent() {
             sync_folder(parent)?;
         }
-        self.files(table)
+        self.files(name)
     }
 
-    /// A table's files, relative to the run's folder, with sizes, and one hash over their bytes in name order.
+    /// Where a folder of this name is written until it is whole.
+    pub fn partial(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.partial"))
+    }
+
+    /// A folder's files, relative to the run's folder, with sizes, and one hash over their bytes in name order.
     ///
     /// # Errors
     /// When files cannot be read.
-    pub fn files(&self, table: &str) -> Result<(Vec<(String, u64)>, String), Error> {
-        let place = self.path(table);
+    pub fn files(&self, folder: &str) -> Result<(Vec<(String, u64)>, String), Error> {
+        let place = self.path(folder);
         let mut files = Vec::new();
         for entry in fs::read_dir(&place).map_err(|error| Error::io(&place, error))? {
             let entry = entry.map_err(|error| Error::io(&place, error))?;
             let size = entry.metadata().map_err(|error| Error::io(&entry.path(), error))?.len();
-            files.push((format!("{table}/{}", entry.file_name().to_string_lossy()), size));
+            files.push((format!("{folder}/{}", entry.file_name().to_string_lossy()), size));
         }
         files.sort();
         let mut hasher = Xxh3::new();
@@ -141,8 +161,8 @@ impl TableWriter {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn new(folder: &RunFolder, table: &str, schema: SchemaRef) -> Result<Self, Error> {
-        let folder = folder.path(&format!("{table}.partial"));
+    pub fn new(folder: &RunFolder, table: &Table) -> Result<Self, Error> {
+        let (folder, schema) = (folder.partial(table.folder), (table.schema)());
         fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let text_column = schema.index_of("text").ok();
         let mut table = Self {
@@ -179,13 +199,14 @@ impl TableWriter {
         self.folder.join(format!("part-{:05}.parquet", self.part))
     }
 
-    /// Adds the rows of `batch`, whose columns stand in the table's order.
+    /// Adds the rows of `batch`, of whose columns the table's are taken by name.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When a column is missing or of another type, or the disk does not take the rows.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let path = self.part_path();
-        let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec()).map_err(|error| Error::arrow(&path, error))?;
+        let columns = expect::columns(batch, &self.schema).map_err(|error| Error::Internal(format!("{}: {error}", path.display())))?;
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| Error::arrow(&path, error))?;
         let text = self.text_column.map(|index| batch.column(index).as_string::<i32>().clone());
         let mut start = 0;
         for row in 0..batch.num_rows() {

@@ -69,11 +69,12 @@ impl PhysicalExtensionCodec for OperatorCodec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boundary::RunFolder;
+    use crate::boundary::{RunFolder, TableWriter};
     use crate::context::Silent;
     use crate::recipe::Recipe;
     use crate::run::{Options, prepare};
     use crate::session::Session;
+    use crate::tables::{CORPUS, DOCUMENTS};
     use crate::{documents, near, tokens};
     use datafusion::physical_plan::collect;
     use std::sync::atomic::AtomicBool;
@@ -131,16 +132,20 @@ mod tests {
         };
         check("read, parse, filter", parse);
         runtime.block_on(documents::run(&session, &recipe, &files, "f")).unwrap();
-        near::write_ordinals(&session.folder, near::COPIES, &[]).unwrap();
+        near::write_ordinals(&session.folder, &crate::tables::COPIES, &[]).unwrap();
         let candidates = near::candidates_plan(&session, &recipe.near_duplicates);
         check("sketch, group", runtime.block_on(candidates).unwrap());
-        let documents = std::fs::rename(scratch.join("out/work/documents"), scratch.join("out/corpus"));
-        documents.unwrap();
+        let read = runtime.block_on(session.read(&DOCUMENTS)).unwrap();
+        let read = runtime.block_on(read.create_physical_plan()).unwrap();
+        let mut corpus = TableWriter::new(&session.folder, &CORPUS).unwrap();
+        runtime.block_on(session.for_each(read, |batch| corpus.push(&batch))).unwrap();
+        corpus.finish().unwrap();
+        session.folder.publish(&CORPUS).unwrap();
         let tokenizer = scratch.join("tokenizer.json");
         let mut trainer =
             osler_corpus::train_tokenizer::TokenizerTrainer::new(serde_json::from_str("{\"vocab_size\": 300}").unwrap()).unwrap();
         trainer.push("w1 w2 w3 w4 w5");
-        std::fs::write(&tokenizer, trainer.train().unwrap()).unwrap();
+        std::fs::write(&tokenizer, trainer.train(&|| false).unwrap()).unwrap();
         check("tokenize", runtime.block_on(tokens::plan(&session, &recipe, tokenizer)).unwrap());
         std::fs::remove_dir_all(&scratch).unwrap();
     }

@@ -1,8 +1,11 @@
 //! What operators of one run share and a plan does not carry: opened stores, progress and cancellation.
 
 use datafusion::error::{DataFusionError, Result};
+use osler_corpus::tokenize::Tokenizer;
 use osler_datasets::open::Stores;
 use osler_schemas::manifest::Input;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,6 +35,8 @@ pub struct Context {
     pub progress: Arc<dyn Progress>,
     pub cancelled: Arc<AtomicBool>,
     inputs: Mutex<Vec<Input>>,
+    /// Tokenizers that are loaded already, by the file that operators name.
+    tokenizers: Mutex<BTreeMap<PathBuf, Arc<Tokenizer>>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -43,7 +48,17 @@ impl std::fmt::Debug for Context {
 impl Context {
     /// A context with no inputs read yet.
     pub fn new(stores: Arc<Stores>, progress: Arc<dyn Progress>, cancelled: Arc<AtomicBool>) -> Self {
-        Self { stores, progress, cancelled, inputs: Mutex::default() }
+        Self { stores, progress, cancelled, inputs: Mutex::default(), tokenizers: Mutex::default() }
+    }
+
+    /// Keeps a loaded tokenizer for the operators that name its file.
+    pub(crate) fn keep_tokenizer(&self, file: &Path, tokenizer: Arc<Tokenizer>) {
+        self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_path_buf(), tokenizer);
+    }
+
+    /// The tokenizer of a file, where it is loaded already.
+    pub(crate) fn tokenizer(&self, file: &Path) -> Option<Arc<Tokenizer>> {
+        self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
     }
 
     /// Notes a file that was read whole.

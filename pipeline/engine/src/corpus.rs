@@ -5,11 +5,12 @@
 use crate::boundary::{Done, TableWriter};
 use crate::counts::Counter;
 use crate::error::Error;
+use crate::filter;
 use crate::measure::Measure;
 use crate::recipe::{FilterPlace, Recipe};
 use crate::session::Session;
 use crate::spec::OperatorSpec;
-use crate::{documents, exact, filter, near, near_index};
+use crate::tables::{AGAINST, CLUSTERS, CORPUS, DOCUMENTS, DROPPED, LEDGER, REMOVED, SPANS};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field};
@@ -21,11 +22,6 @@ use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = "corpus";
-/// The cleaned documents.
-pub const CORPUS: &str = "corpus";
-/// Everything removed.
-pub const LEDGER: &str = "ledger";
-const REMOVED: &str = "work/removed";
 
 /// Documents in order, those that a cluster's keeper stands for marked as dropped; with `partner_id`, `score` and `keeper_id` of the
 /// removal and `bytes_before`. Filters after near-duplicates are applied.
@@ -33,9 +29,9 @@ const REMOVED: &str = "work/removed";
 /// # Errors
 /// When a filter's SQL is wrong or a table is not there.
 pub async fn survivors(session: &Session, recipe: &Recipe) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
-    session.register("clusters", near::CLUSTERS).await?;
-    session.register("against", near_index::AGAINST).await?;
+    session.register(&DOCUMENTS).await?;
+    session.register(&CLUSTERS).await?;
+    session.register(&AGAINST).await?;
     let plan = session
         .plan(
             "WITH removed AS (
@@ -62,9 +58,9 @@ pub async fn survivors(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Exe
 /// As for [`survivors`].
 pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn ExecutionPlan>, Error> {
     let survivors = survivors(session, recipe).await?;
-    let cut = OperatorSpec::Cut { config: recipe.exact_duplicates.clone(), spans: session.folder.path(exact::SPANS) };
+    let cut = OperatorSpec::Cut { config: recipe.exact_duplicates.clone(), spans: session.folder.path(SPANS.folder) };
     let plan = session.operator(cut, survivors);
-    let too_short = OperatorSpec::AfterCut { config: recipe.length_filter.clone(), spans: session.folder.path(exact::SPANS) };
+    let too_short = OperatorSpec::AfterCut { config: recipe.length_filter.clone(), spans: session.folder.path(SPANS.folder) };
     let plan = session.operator(too_short, plan);
     let plan = filter::place(session, recipe, FilterPlace::ExactDuplicates, plan).await?;
     session.frame(plan)?.sort_by(vec![datafusion::prelude::ident("ordinal")])?.create_physical_plan().await.map_err(Error::from)
@@ -91,8 +87,8 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str, before: 
     stages.extend(filter::stages(recipe, FilterPlace::ExactDuplicates));
     let identifiers = merged_identifiers(session).await?;
     let mut sink = CorpusSink {
-        corpus: TableWriter::new(&session.folder, CORPUS, document::corpus_schema())?,
-        removed: TableWriter::new(&session.folder, REMOVED, ledger::schema())?,
+        corpus: TableWriter::new(&session.folder, &CORPUS)?,
+        removed: TableWriter::new(&session.folder, &REMOVED)?,
         counter: Counter::new(stages),
         exact_stage,
         identifiers,
@@ -102,10 +98,10 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str, before: 
     sink.corpus.finish()?;
     sink.removed.finish()?;
     let mut rows = sink.counter.rows();
-    let (mut written, hash) = session.folder.publish(CORPUS)?;
-    written.extend(session.folder.publish(REMOVED)?.0);
+    let (mut written, hash) = session.folder.publish(&CORPUS)?;
+    written.extend(session.folder.publish(&REMOVED)?.0);
     write_ledger(session, recipe).await?;
-    written.extend(session.folder.publish(LEDGER)?.0);
+    written.extend(session.folder.publish(&LEDGER)?.0);
     for (row, done) in [(0, before[0]), (exact_stage, before[1])] {
         if let Some(measured) = done.stages.first() {
             rows[row].seconds = measured.seconds;
@@ -124,8 +120,8 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str, before: 
 
 /// Identifiers of all members, by the keeper's id: the survivor carries the DOIs of those it stands for.
 async fn merged_identifiers(session: &Session) -> Result<HashMap<String, Vec<String>>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
-    session.register("clusters", near::CLUSTERS).await?;
+    session.register(&DOCUMENTS).await?;
+    session.register(&CLUSTERS).await?;
     let batches = session
         .query(
             "SELECT k.doc_id, d.identifiers FROM clusters c
@@ -150,12 +146,12 @@ async fn merged_identifiers(session: &Session) -> Result<HashMap<String, Vec<Str
 
 /// The ledger in the order of the stages: what parsing dropped, whole documents, spans.
 async fn write_ledger(session: &Session, recipe: &Recipe) -> Result<(), Error> {
-    let mut table = TableWriter::new(&session.folder, LEDGER, ledger::schema())?;
-    session.register("documents", documents::DOCUMENTS).await?;
-    session.register("dropped", documents::DROPPED).await?;
-    session.register("removed", REMOVED).await?;
-    session.register("spans", exact::SPANS).await?;
-    let single = session.sql.copied_config().with_target_partitions(1);
+    let mut table = TableWriter::new(&session.folder, &LEDGER)?;
+    session.register(&DOCUMENTS).await?;
+    session.register(&DROPPED).await?;
+    session.register(&REMOVED).await?;
+    session.register(&SPANS).await?;
+    let single = session.in_order();
     let reasons = recipe.exact_duplicates.passes.iter().enumerate().map(|(pass, length)| format!("WHEN {pass} THEN 'repeat-{length}'"));
     let reason = format!("CASE s.pass {} ELSE 'repeat' END", reasons.collect::<Vec<_>>().join(" "));
     let spans = format!(
@@ -164,10 +160,8 @@ async fn write_ledger(session: &Session, recipe: &Recipe) -> Result<(), Error> {
          FROM spans s JOIN documents d ON s.ordinal = d.ordinal LEFT JOIN documents p ON s.partner = p.ordinal
          ORDER BY s.pass, s.ordinal, s.start"
     );
-    for table_name in [documents::DROPPED, REMOVED] {
-        // One partition, read in the order it was written in.
-        let context = datafusion::prelude::SessionContext::new_with_config_rt(single.clone(), session.sql.runtime_env());
-        let plan = context.read_parquet(session.url(table_name)?, Default::default()).await?.create_physical_plan().await?;
+    for rows in [&DROPPED, &REMOVED] {
+        let plan = single.read(rows).await?.create_physical_plan().await?;
         session.for_each(plan, |batch| table.push(&batch)).await?;
     }
     let plan = session.plan(&if recipe.exact_duplicates.passes.is_empty() { spans.replace(&reason, "'repeat'") } else { spans }).await?;
@@ -186,7 +180,7 @@ struct CorpusSink {
 impl CorpusSink {
     fn push(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let wrong = |error: osler_schemas::SchemaError| Error::Internal(error.to_string());
-        let arrow = |error| Error::arrow(Path::new(CORPUS), error);
+        let arrow = |error| Error::arrow(Path::new(CORPUS.folder), error);
         let utf8 = |name: &str| expect::utf8(batch, name).map_err(wrong);
         let (stage, reason, source) = (utf8("drop_stage")?, utf8("drop_reason")?, utf8("source")?);
         let num_bytes = expect::u64(batch, "num_bytes").map_err(wrong)?;

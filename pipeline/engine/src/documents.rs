@@ -11,6 +11,7 @@ use crate::parse::{self, files_batch, files_schema};
 use crate::recipe::{FilterPlace, Recipe};
 use crate::session::Session;
 use crate::spec::OperatorSpec;
+use crate::tables::{DOCUMENTS, DROPPED};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, StringBuilder, UInt64Array};
 use arrow::compute::filter_record_batch;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -27,10 +28,6 @@ use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = "documents";
-/// Documents that go on, in order.
-pub const DOCUMENTS: &str = "work/documents";
-/// Ledger rows of this stretch.
-pub const DROPPED: &str = "work/dropped";
 
 /// The plan: files, parse, filters, length filter, sort by source and id.
 ///
@@ -93,13 +90,14 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
     stages.push(length_filter::STAGE.to_string());
     stages.extend(filter::stages(recipe, FilterPlace::LengthFilter));
     let mut sink = OrderedSink {
-        documents: TableWriter::new(&session.folder, DOCUMENTS, document::ordered_schema())?,
-        dropped: TableWriter::new(&session.folder, DROPPED, ledger::schema())?,
+        documents: TableWriter::new(&session.folder, &DOCUMENTS)?,
+        dropped: TableWriter::new(&session.folder, &DROPPED)?,
         counter: Counter::new(stages),
         previous: None,
         next_ordinal: 0,
         max_broken: recipe.max_rejected,
         reasons: BTreeMap::new(),
+        lengths: BTreeMap::new(),
     };
     session.context.take_inputs();
     let plan = plan(session, recipe, files).await?;
@@ -110,12 +108,13 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
     }
     sink.documents.finish()?;
     sink.dropped.finish()?;
-    let (mut written, hash) = session.folder.publish(DOCUMENTS)?;
-    written.extend(session.folder.publish(DROPPED)?.0);
+    let (mut written, hash) = session.folder.publish(&DOCUMENTS)?;
+    written.extend(session.folder.publish(&DROPPED)?.0);
     let mut rows = sink.counter.rows();
     rows[0].seconds = measure.seconds();
     rows[0].peak_memory_bytes = measure.peak_memory_bytes();
     rows[0].output_hash = hash;
+    rows[0].facts = serde_json::json!({ "documents_by_words": sink.lengths.iter().collect::<Vec<_>>() });
     let facts = serde_json::json!({ "documents": sink.next_ordinal });
     let done = Done { fingerprint: fingerprint.to_string(), files: written, stages: rows, inputs, facts };
     session.folder.finish(BOUNDARY, &done)?;
@@ -137,19 +136,25 @@ struct OrderedSink {
     next_ordinal: u64,
     max_broken: u64,
     reasons: BTreeMap<String, u64>,
+    /// Documents that parsing gave, by their number of words as [`rounded`].
+    lengths: BTreeMap<u64, u64>,
 }
 
 impl OrderedSink {
     fn push(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let wrong = |error: osler_schemas::SchemaError| Error::Internal(error.to_string());
-        let arrow = |error| Error::arrow(std::path::Path::new(DOCUMENTS), error);
+        let arrow = |error| Error::arrow(std::path::Path::new(DOCUMENTS.folder), error);
         let ids = self.unique_ids(expect::utf8(batch, "doc_id").map_err(wrong)?)?;
         let column = |name: &str| batch.column_by_name(name).cloned().ok_or_else(|| Error::Internal(format!("no column `{name}`")));
         let reason = expect::utf8(batch, "drop_reason").map_err(wrong)?.clone();
         let stage = expect::utf8(batch, "drop_stage").map_err(wrong)?.clone();
         let source = expect::utf8(batch, "source").map_err(wrong)?.clone();
         let num_bytes = expect::u64(batch, "num_bytes").map_err(wrong)?.clone();
+        let num_words = expect::u64(batch, "num_words").map_err(wrong)?;
         for row in 0..batch.num_rows() {
+            if reason.is_null(row) || stage.value(row) != parse::STAGE {
+                *self.lengths.entry(rounded(num_words.value(row))).or_default() += 1;
+            }
             if reason.is_null(row) {
                 self.counter.kept(source.value(row), num_bytes.value(row));
             } else {
@@ -241,6 +246,12 @@ fn too_many(broken: &BTreeMap<String, u64>, limit: u64) -> Option<Error> {
     let count = broken.values().sum::<u64>();
     let most = broken.iter().max_by_key(|(_, count)| **count).map_or(String::new(), |(reason, _)| reason.clone());
     (count > limit).then_some(Error::TooManyRejected { count, limit, most })
+}
+
+/// A length to its five leading bits, which keeps the report's bins apart and the counts few.
+fn rounded(num_words: u64) -> u64 {
+    let shift = (u64::BITS - num_words.leading_zeros()).saturating_sub(5);
+    num_words >> shift << shift
 }
 
 fn content_hashes(text: &StringArray) -> StringArray {

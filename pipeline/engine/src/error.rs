@@ -69,6 +69,16 @@ impl Error {
     }
 }
 
+impl From<osler_tokens::Error> for Error {
+    fn from(error: osler_tokens::Error) -> Self {
+        match error {
+            osler_tokens::Error::Io { path, source } => Self::Io { path, source },
+            osler_tokens::Error::Schema(_) | osler_tokens::Error::Arrow(_) => Self::Internal(error.to_string()),
+            other => Self::User(crate::parse::chain(&other)),
+        }
+    }
+}
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         Self::classify(&error)

@@ -4,25 +4,30 @@
 
 use crate::boundary::{Done, TableWriter};
 use crate::corpus::survivors;
-use crate::documents;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
+use crate::tables::{DOCUMENTS, SPANS};
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use osler_corpus::exact_duplicates::STAGE;
 use osler_schemas::manifest::StageRow;
-use osler_schemas::span;
 use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = STAGE;
-/// Spans to cut, by pass, document and start.
-pub const SPANS: &str = "work/spans";
+
+/// Text and index that do not fit in memory: files without names, which go with the process.
+const SCRATCH: &str = "work/spill";
+
+/// What the stage may keep in memory. The sort below it has to have room beside it.
+fn memory_bytes(recipe: &Recipe) -> Result<u64, Error> {
+    Ok(recipe.memory_bytes()? as u64 / 3)
+}
 
 /// From survivors to spans.
 ///
@@ -35,7 +40,13 @@ pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Executio
         .select(vec![ident("ordinal"), ident("source_index"), ident("text")])?
         .sort_by(vec![ident("ordinal")])?;
     let source_names = recipe.source.iter().map(|source| source.name.clone()).collect();
-    let find = OperatorSpec::FindExactDuplicates { config: recipe.exact_duplicates.clone(), source_names };
+    let find = OperatorSpec::FindExactDuplicates {
+        config: recipe.exact_duplicates.clone(),
+        source_names,
+        threads: recipe.num_threads(),
+        memory_bytes: memory_bytes(recipe)?,
+        scratch: session.folder.path(SCRATCH),
+    };
     Ok(session.operator(find, texts.create_physical_plan().await?))
 }
 
@@ -52,11 +63,11 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
     }
     let measure = Measure::start();
     folder.begin(BOUNDARY, &[SPANS])?;
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&DOCUMENTS).await?;
     let total = session.query("SELECT CAST(sum(num_bytes) AS BIGINT UNSIGNED) FROM documents").await?;
     let total = total.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0));
     progress.start(BOUNDARY, total);
-    let mut table = TableWriter::new(folder, SPANS, span::schema())?;
+    let mut table = TableWriter::new(folder, &SPANS)?;
     let mut num_spans = 0;
     if recipe.exact_duplicates.enabled {
         let plan = plan(session, recipe).await?;
@@ -68,7 +79,7 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
             .await?;
     }
     table.finish()?;
-    let (files, output_hash) = folder.publish(SPANS)?;
+    let (files, output_hash) = folder.publish(&SPANS)?;
     let row = StageRow {
         name: BOUNDARY.into(),
         seconds: measure.seconds(),

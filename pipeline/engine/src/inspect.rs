@@ -4,7 +4,7 @@ use crate::boundary::RunFolder;
 use crate::context::{Context, Silent};
 use crate::error::Error;
 use crate::session::Session;
-use crate::{corpus, documents, exact, near};
+use crate::tables::{CLUSTERS, CORPUS, DOCUMENTS, LEDGER, PAIRS, SPANS};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, UInt64Type};
 use osler_datasets::open::{StorageConfig, Stores};
@@ -94,18 +94,10 @@ pub(crate) fn ask<T>(out: &Path, question: impl AsyncFnOnce(&Session) -> Result<
         // A finished run may be on a disk that cannot be written to.
         let spill = std::env::temp_dir().join(format!("osler-ask-{}", std::process::id()));
         let session = Session::new(folder, context, spill.clone(), (MEMORY_BYTES, threads, 8192))?;
-        let tables = [
-            ("corpus", corpus::CORPUS),
-            ("ledger", corpus::LEDGER),
-            ("documents", documents::DOCUMENTS),
-            ("clusters", near::CLUSTERS),
-            ("pairs", near::PAIRS),
-            ("spans", exact::SPANS),
-        ];
-        for (name, table) in tables {
+        for table in [CORPUS, LEDGER, DOCUMENTS, CLUSTERS, PAIRS, SPANS] {
             // `work/` may have been deleted.
-            if session.folder.path(table).is_dir() {
-                session.register(name, table).await?;
+            if session.folder.path(table.folder).is_dir() {
+                session.register(&table).await?;
             }
         }
         let answer = question(&session).await;

@@ -11,6 +11,7 @@ mod documents;
 pub mod error;
 mod exact;
 mod filter;
+mod forecast;
 mod functions;
 pub mod inspect;
 mod measure;
@@ -24,6 +25,7 @@ pub mod recipe;
 mod run;
 mod session;
 pub mod spec;
+mod tables;
 mod tokens;
 
 pub use error::Error;
@@ -31,7 +33,8 @@ pub use near::export_pairs;
 pub use plan::plan;
 pub use proof::verify_exact;
 pub use recipe::Recipe;
-pub use run::{Options, run};
+pub use run::{Options, run, stream};
+pub use tokens::{Streamed, repack};
 
 use osler_schemas::manifest::{FORMAT, Manifest};
 use std::path::Path;
@@ -57,10 +60,11 @@ pub fn manifest(out: &Path) -> Result<Manifest, Error> {
 /// When a setting cannot work.
 pub fn warnings(recipe: &Recipe) -> Result<Vec<String>, Error> {
     let wrong = |error: osler_corpus::operator::Error| Error::User(parse::chain(&error));
-    if !recipe.near_duplicates.enabled {
-        return Ok(Vec::new());
+    let mut warnings = osler_tokens::mix::warnings(&recipe.mix, &[]);
+    if recipe.near_duplicates.enabled {
+        warnings.extend(recipe.near_duplicates.warnings().map_err(wrong)?);
     }
-    recipe.near_duplicates.warnings().map_err(wrong)
+    Ok(warnings)
 }
 
 /// Records of a run that were rejected as broken, apart from those that policy dropped.
@@ -80,5 +84,5 @@ pub fn token_summary(manifest: &Manifest) -> serde_json::Value {
 /// # Errors
 /// When the run or its tokenizer cannot be read.
 pub fn decode(out: &Path, ids: &[u32]) -> Result<String, Error> {
-    tokens::decode(out, &proof::recipe_of(&manifest(out)?)?, ids)
+    tokens::decode(out, ids)
 }

@@ -5,23 +5,23 @@
 use crate::boundary::{Done, RunFolder, TableWriter};
 use crate::error::Error;
 use crate::measure::Measure;
+use crate::near_index;
 use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
-use crate::{documents, near_index};
+use crate::tables::{AGAINST, CANDIDATES, CLUSTERS, COPIES, DOCUMENTS, PAIRS, Table};
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use arrow::datatypes::{UInt32Type, UInt64Type};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use osler_corpus::near_duplicates::banding::{Banding, curve_points};
-use osler_corpus::near_duplicates::candidates::candidate_schema;
 use osler_corpus::near_duplicates::cluster::{DocumentFacts, clusters, representatives, to_batch, uncompared};
 use osler_corpus::near_duplicates::verify::{Evidence, blocks, max_evidence_bytes};
 use osler_corpus::near_duplicates::{NearDuplicatesConfig, cluster::Statistics};
 use osler_corpus::operator::Error as OperatorError;
 use osler_schemas::manifest::StageRow;
-use osler_schemas::{DocumentId, cluster, sketch};
+use osler_schemas::{DocumentId, sketch};
 use parquet::arrow::ArrowWriter;
 use std::fs::File;
 use std::path::Path;
@@ -29,14 +29,6 @@ use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = "near-duplicates";
-/// Documents that are not sketched, since an exact copy stands for them.
-pub const COPIES: &str = "work/copies";
-/// Candidate pairs.
-const CANDIDATES: &str = "work/candidates";
-/// Candidate pairs with their Jaccard similarity.
-pub const PAIRS: &str = "work/pairs";
-/// Which document stands for which.
-pub const CLUSTERS: &str = "work/clusters";
 
 /// Share of the memory pool that is given to what pairs are decided by; the scan beside it needs the rest.
 const EVIDENCE_SHARE: u64 = 2;
@@ -54,9 +46,9 @@ pub async fn candidates_plan(session: &Session, config: &NearDuplicatesConfig) -
 
 /// From documents to band keys, sorted.
 pub(crate) async fn bands_plan(session: &Session, config: &NearDuplicatesConfig) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&DOCUMENTS).await?;
     let texts = session.plan("SELECT ordinal, text FROM documents").await?;
-    let sketch = OperatorSpec::Sketch { config: config.clone(), copies: session.folder.path(COPIES) };
+    let sketch = OperatorSpec::Sketch { config: config.clone(), copies: session.folder.path(COPIES.folder) };
     let bands = session.operator(sketch, texts);
     Ok(session.frame(bands)?.sort_by(vec![ident("key"), ident("ordinal")])?.create_physical_plan().await?)
 }
@@ -73,25 +65,25 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
         return Ok(done);
     }
     let measure = Measure::start();
-    folder.begin(BOUNDARY, &[COPIES, CANDIDATES, PAIRS, CLUSTERS, near_index::AGAINST])?;
+    folder.begin(BOUNDARY, &[COPIES, CANDIDATES, PAIRS, CLUSTERS, AGAINST])?;
     let config = &recipe.near_duplicates;
     let mut facts = if config.enabled { load_facts(session).await? } else { Vec::new() };
     progress.start(BOUNDARY, facts.iter().map(|document| document.num_bytes).sum());
     let indexed = near_index::against(session, recipe, base, &facts).await?;
     facts.retain(|document| indexed.binary_search(&document.ordinal).is_err());
     let mut files = propose(session, config, &facts, &indexed).await?;
-    files.extend(folder.publish(near_index::AGAINST)?.0);
+    files.extend(folder.publish(&AGAINST)?.0);
     let (mut pairs, mut short) = decide(session, config, &facts).await?;
-    files.extend(folder.publish(PAIRS)?.0);
+    files.extend(folder.publish(&PAIRS)?.0);
     let num_candidates = pairs.len();
     let further = uncompared(&facts, &pairs, config).map_err(fault)?;
     pairs.extend(compare(session, config, &facts, &further).await?.into_iter().map(|pair| pair.pair));
     let found = clusters(&facts, &pairs, config).map_err(fault)?;
     pairs.truncate(num_candidates);
-    let mut table = TableWriter::new(folder, CLUSTERS, cluster::schema())?;
+    let mut table = TableWriter::new(folder, &CLUSTERS)?;
     table.push(&to_batch(&found.rows).map_err(fault)?)?;
     table.finish()?;
-    let (clusters, output_hash) = folder.publish(CLUSTERS)?;
+    let (clusters, output_hash) = folder.publish(&CLUSTERS)?;
     files.extend(clusters);
     let row = StageRow {
         name: BOUNDARY.into(),
@@ -147,29 +139,29 @@ async fn propose(
     let copies = facts.iter().map(|document| document.ordinal).filter(|ordinal| kept.binary_search(ordinal).is_err());
     let mut passed_over: Vec<u64> = copies.chain(indexed.iter().copied()).collect();
     passed_over.sort_unstable();
-    let mut files = write_ordinals(folder, COPIES, &passed_over)?;
-    let mut table = TableWriter::new(folder, CANDIDATES, candidate_schema())?;
+    let mut files = write_ordinals(folder, &COPIES, &passed_over)?;
+    let mut table = TableWriter::new(folder, &CANDIDATES)?;
     if config.enabled {
         let plan = candidates_plan(session, config).await?;
         session.for_each(plan, |batch| table.push(&batch)).await?;
     }
     table.finish()?;
-    files.extend(folder.publish(CANDIDATES)?.0);
+    files.extend(folder.publish(&CANDIDATES)?.0);
     Ok(files)
 }
 
 /// Writes and publishes a table of ordinals.
-pub(crate) fn write_ordinals(folder: &RunFolder, name: &str, ordinals: &[u64]) -> Result<Vec<(String, u64)>, Error> {
-    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("ordinal", DataType::UInt64, false)]));
-    let mut table = TableWriter::new(folder, name, schema.clone())?;
+pub(crate) fn write_ordinals(folder: &RunFolder, table: &Table, ordinals: &[u64]) -> Result<Vec<(String, u64)>, Error> {
+    let mut writer = TableWriter::new(folder, table)?;
     let column = Arc::new(UInt64Array::from(ordinals.to_vec()));
-    table.push(&RecordBatch::try_new(schema, vec![column]).map_err(|error| Error::arrow(Path::new(name), error))?)?;
-    table.finish()?;
-    Ok(folder.publish(name)?.0)
+    let batch = RecordBatch::try_new((table.schema)(), vec![column]).map_err(|error| Error::arrow(Path::new(table.folder), error))?;
+    writer.push(&batch)?;
+    writer.finish()?;
+    Ok(folder.publish(table)?.0)
 }
 
 /// The ordinals of a table, ascending.
-pub(crate) async fn ordinals(session: &Session, table: &str) -> Result<Vec<u64>, Error> {
+pub(crate) async fn ordinals(session: &Session, table: &Table) -> Result<Vec<u64>, Error> {
     let plan = session.read(table).await?.create_physical_plan().await?;
     let mut ordinals = Vec::new();
     session
@@ -184,7 +176,7 @@ pub(crate) async fn ordinals(session: &Session, table: &str) -> Result<Vec<u64>,
 
 /// What the choice of keepers looks at, for every document, by ordinal.
 async fn load_facts(session: &Session) -> Result<Vec<DocumentFacts>, Error> {
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&DOCUMENTS).await?;
     let plan = session.plan("SELECT ordinal, num_bytes, source_index, content_hash, doc_id FROM documents").await?;
     let mut facts = Vec::new();
     let take = |batch: RecordBatch| -> Result<(), Error> {
@@ -214,7 +206,7 @@ type Pairs = Vec<(u64, u64, f64)>;
 
 /// Compares every candidate pair and writes `work/pairs`. Says of each whether both documents were proposed as short ones.
 async fn decide(session: &Session, config: &NearDuplicatesConfig, facts: &[DocumentFacts]) -> Result<(Pairs, Vec<bool>), Error> {
-    session.register("candidates", CANDIDATES).await?;
+    session.register(&CANDIDATES).await?;
     let held = MemoryConsumer::new("near-duplicates: pairs").register(&session.sql.runtime_env().memory_pool);
     let mut candidates: Vec<(u64, u64)> = Vec::new();
     let plan = session.plan("SELECT \"left\", \"right\" FROM candidates").await?;
@@ -228,12 +220,12 @@ async fn decide(session: &Session, config: &NearDuplicatesConfig, facts: &[Docum
         .await?;
     candidates.sort_unstable();
     let compared = compare(session, config, facts, &candidates).await?;
-    let mut table = TableWriter::new(&session.folder, PAIRS, sketch::pair_schema())?;
+    let mut table = TableWriter::new(&session.folder, &PAIRS)?;
     for chunk in compared.chunks(65_536) {
         let number = |of: fn(&Compared) -> u64| Arc::new(UInt64Array::from_iter_values(chunk.iter().map(of))) as ArrayRef;
         let jaccard = Arc::new(Float64Array::from_iter_values(chunk.iter().map(|compared| compared.pair.2)));
         let columns = vec![number(|compared| compared.pair.0), number(|compared| compared.pair.1), jaccard];
-        let batch = RecordBatch::try_new(sketch::pair_schema(), columns).map_err(|error| Error::arrow(Path::new(PAIRS), error))?;
+        let batch = RecordBatch::try_new(sketch::pair_schema(), columns).map_err(|error| Error::arrow(Path::new(PAIRS.folder), error))?;
         table.push(&batch)?;
     }
     table.finish()?;
@@ -327,7 +319,7 @@ fn compare_block(evidence: &Evidence, pairs: &[(u64, u64)], threads: usize) -> R
 /// When the run's `work/` was deleted, or the file cannot be written.
 pub fn export_pairs(out: &Path, min: f64, file: &Path) -> Result<u64, Error> {
     crate::inspect::ask(out, async |session| {
-        if !session.folder.path(PAIRS).is_dir() {
+        if !session.folder.path(PAIRS.folder).is_dir() {
             return Err(Error::User(format!("{} is gone; the pairs are in it", out.join("work").display())));
         }
         let plan = session

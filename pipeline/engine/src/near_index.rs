@@ -4,13 +4,13 @@
 //! id, its keeper's id, the hash of its text and its shingle set. `docs/formats.md` has the tables.
 
 use crate::boundary::{Done, RunFolder, TableWriter, write_atomically};
-use crate::documents;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::near::{self, fault};
 use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
+use crate::tables::{AGAINST, CLUSTERS, COPIES, DOCUMENTS, INDEXED, INDEXED_BANDS};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use arrow::datatypes::UInt64Type;
 use datafusion::prelude::ident;
@@ -26,11 +26,7 @@ use std::sync::Arc;
 
 /// The boundary's name.
 pub const BOUNDARY: &str = "index";
-/// New documents that an index has already.
-pub const AGAINST: &str = "work/against";
 const SETTINGS: &str = "index/settings.json";
-const BANDS: &str = "index/bands";
-const DOCUMENTS: &str = "index/documents";
 
 /// Version of the index.
 const FORMAT: &str = "osler-near-index/1";
@@ -39,7 +35,7 @@ const FORMAT: &str = "osler-near-index/1";
 const KEY_DOCUMENTS: usize = 16;
 
 /// Numbers of indexed documents are told from ordinals by this bit.
-const INDEXED: u64 = 1 << 63;
+const INDEXED_BIT: u64 = 1 << 63;
 
 /// What an index was made with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -65,9 +61,9 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
         return Ok(());
     }
     let measure = Measure::start();
-    folder.begin(BOUNDARY, &[BANDS, DOCUMENTS])?;
+    folder.begin(BOUNDARY, &[INDEXED_BANDS, INDEXED])?;
     let bands = near::bands_plan(session, config).await?;
-    let mut table = TableWriter::new(folder, BANDS, index::band_schema())?;
+    let mut table = TableWriter::new(folder, &INDEXED_BANDS)?;
     let (mut key, mut held) = (0, 0);
     session
         .for_each(bands, |batch| {
@@ -81,14 +77,15 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
                 }
             }
             let columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(rows.0)), Arc::new(UInt64Array::from(rows.1))];
-            let batch = RecordBatch::try_new(index::band_schema(), columns).map_err(|error| Error::arrow(Path::new(BANDS), error))?;
+            let batch = RecordBatch::try_new(index::band_schema(), columns)
+                .map_err(|error| Error::arrow(Path::new(INDEXED_BANDS.folder), error))?;
             table.push(&batch)
         })
         .await?;
     table.finish()?;
-    let mut files = folder.publish(BANDS)?.0;
+    let mut files = folder.publish(&INDEXED_BANDS)?.0;
     let num_documents = write_documents(session, config).await?;
-    files.extend(folder.publish(DOCUMENTS)?.0);
+    files.extend(folder.publish(&INDEXED)?.0);
     let settings = Settings { format: FORMAT.into(), near_duplicates: config.clone(), num_documents };
     let json = serde_json::to_vec_pretty(&settings).map_err(|error| Error::Internal(error.to_string()))?;
     write_atomically(&folder.path(SETTINGS), &json)?;
@@ -100,10 +97,12 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
 
 /// Every document that was compared, in order.
 async fn write_documents(session: &Session, config: &NearDuplicatesConfig) -> Result<u64, Error> {
-    let mut table = TableWriter::new(&session.folder, DOCUMENTS, index::document_schema())?;
-    let passed_over = near::ordinals(session, near::COPIES).await?;
+    let mut table = TableWriter::new(&session.folder, &INDEXED)?;
+    let passed_over = near::ordinals(session, &COPIES).await?;
     let keepers = keeper_ids(session).await?;
-    let plan = session.in_order(documents::DOCUMENTS, "ordinal, doc_id, content_hash, num_bytes, text").await?;
+    let single = session.in_order();
+    single.register(&DOCUMENTS).await?;
+    let plan = single.plan("SELECT ordinal, doc_id, content_hash, num_bytes, text FROM documents").await?;
     let (mut shingler, mut set, mut count) = (Shingler::of(config), Vec::new(), 0);
     let wrong = |error: osler_schemas::SchemaError| Error::Internal(error.to_string());
     session
@@ -127,7 +126,7 @@ async fn write_documents(session: &Session, config: &NearDuplicatesConfig) -> Re
             let keeper_ids = Arc::new(StringArray::from_iter_values(rows.iter().map(keeper)));
             let columns = vec![number(ordinals), pick(ids), keeper_ids, pick(hashes), number(num_bytes), Arc::new(sets.finish())];
             let batch =
-                RecordBatch::try_new(index::document_schema(), columns).map_err(|error| Error::arrow(Path::new(DOCUMENTS), error))?;
+                RecordBatch::try_new(index::document_schema(), columns).map_err(|error| Error::arrow(Path::new(INDEXED.folder), error))?;
             table.push(&batch)
         })
         .await?;
@@ -137,8 +136,8 @@ async fn write_documents(session: &Session, config: &NearDuplicatesConfig) -> Re
 
 /// Ids of the keepers of documents that another stands for.
 async fn keeper_ids(session: &Session) -> Result<HashMap<u64, String>, Error> {
-    session.register("clusters", near::CLUSTERS).await?;
-    session.register("documents", documents::DOCUMENTS).await?;
+    session.register(&CLUSTERS).await?;
+    session.register(&DOCUMENTS).await?;
     let sql = "SELECT c.ordinal, k.doc_id FROM clusters c JOIN documents k ON c.keeper = k.ordinal WHERE c.ordinal <> c.keeper";
     let mut keepers = HashMap::new();
     for batch in session.query(sql).await? {
@@ -167,8 +166,8 @@ pub async fn against(session: &Session, recipe: &Recipe, base: &Path, facts: &[D
         let root = base.join(path);
         let earlier = Session { folder: RunFolder { root: root.clone() }, ..session.clone() };
         check(&root, &recipe.near_duplicates)?;
-        earlier.register("indexed", DOCUMENTS).await?;
-        earlier.register("indexed_bands", BANDS).await?;
+        earlier.register(&INDEXED).await?;
+        earlier.register(&INDEXED_BANDS).await?;
         same_text(session, facts, &mut matches).await?;
         near_text(session, &recipe.near_duplicates, facts, &mut matches).await?;
     }
@@ -249,17 +248,17 @@ async fn near_text(
     matches: &mut BTreeMap<u64, Match>,
 ) -> Result<(), Error> {
     let skipped: Vec<u64> = matches.keys().copied().collect();
-    near::write_ordinals(&session.folder, near::COPIES, &skipped)?;
-    session.register("documents", documents::DOCUMENTS).await?;
+    near::write_ordinals(&session.folder, &COPIES, &skipped)?;
+    session.register(&DOCUMENTS).await?;
     let texts = session.plan("SELECT ordinal, text FROM documents").await?;
-    let bands = session.operator(OperatorSpec::Sketch { config: config.clone(), copies: session.folder.path(near::COPIES) }, texts);
+    let bands = session.operator(OperatorSpec::Sketch { config: config.clone(), copies: session.folder.path(COPIES.folder) }, texts);
     let indexed = session.sql.table("indexed_bands").await?;
     let joined = session.frame(bands)?.join(indexed, datafusion::common::JoinType::Inner, &["key"], &["band"], None)?;
     let pairs = joined.select(vec![ident("ordinal"), ident("document")])?.distinct()?;
     let mut candidates: Vec<(u64, u64)> = Vec::new();
     for batch in pairs.collect().await? {
         let column = |at: usize| batch.column(at).as_primitive::<UInt64Type>().clone();
-        candidates.extend(column(0).values().iter().copied().zip(column(1).values().iter().map(|document| document | INDEXED)));
+        candidates.extend(column(0).values().iter().copied().zip(column(1).values().iter().map(|document| document | INDEXED_BIT)));
     }
     candidates.sort_unstable();
     let known = indexed_facts(session, &candidates).await?;
@@ -299,7 +298,7 @@ async fn indexed_facts(session: &Session, pairs: &[(u64, u64)]) -> Result<HashMa
         let number = |at: usize| batch.column(at).as_primitive::<UInt64Type>();
         let text = |at: usize, row: usize| batch.column(at).as_string::<i32>().value(row).to_string();
         for row in 0..batch.num_rows() {
-            let document = number(0).value(row) | INDEXED;
+            let document = number(0).value(row) | INDEXED_BIT;
             if wanted.binary_search(&document).is_ok() {
                 known.insert(document, (number(1).value(row), text(2, row), text(3, row)));
             }
@@ -321,7 +320,7 @@ async fn read_indexed(session: &Session, config: &NearDuplicatesConfig, evidence
         let sets = batch.column(1).as_list::<i32>();
         let mut part = Part::default();
         for row in 0..batch.num_rows() {
-            let document = documents.value(row) | INDEXED;
+            let document = documents.value(row) | INDEXED_BIT;
             if evidence.wants(document) {
                 part.push(document, sets.value(row).as_primitive::<UInt64Type>().values().iter().copied());
             }
@@ -333,7 +332,7 @@ async fn read_indexed(session: &Session, config: &NearDuplicatesConfig, evidence
 }
 
 fn write_matches(session: &Session, matches: &BTreeMap<u64, Match>) -> Result<(), Error> {
-    let mut table = TableWriter::new(&session.folder, AGAINST, index::against_schema())?;
+    let mut table = TableWriter::new(&session.folder, &AGAINST)?;
     let text = |of: fn(&Match) -> &str| Arc::new(StringArray::from_iter_values(matches.values().map(of))) as ArrayRef;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(matches.keys().copied())),
@@ -342,7 +341,7 @@ fn write_matches(session: &Session, matches: &BTreeMap<u64, Match>) -> Result<()
         Arc::new(Float64Array::from_iter_values(matches.values().map(|found| found.jaccard))),
         text(|found| found.reason),
     ];
-    let batch = RecordBatch::try_new(index::against_schema(), columns).map_err(|error| Error::arrow(Path::new(AGAINST), error))?;
+    let batch = RecordBatch::try_new(index::against_schema(), columns).map_err(|error| Error::arrow(Path::new(AGAINST.folder), error))?;
     table.push(&batch)?;
     table.finish()
 }

@@ -2,33 +2,22 @@
 
 use crate::boundary::{RunFolder, TableWriter};
 use crate::error::Error;
-use crate::run::{Options, prepare, runtime};
+use crate::forecast::{Forecast, forecast};
+use crate::run::{Fingerprints, Options, prepare, runtime};
 use crate::session::{Session, explain};
-use crate::{Recipe, corpus, documents, exact, near, near_index, tokens};
+use crate::tables::{AGAINST, CLUSTERS, CORPUS, DOCUMENTS, SPANS};
+use crate::{Recipe, corpus, documents, exact, near, tokens};
 use osler_corpus::near_duplicates::banding::{Banding, Bandings, candidate_probability, num_bands, num_slots};
 use osler_corpus::near_duplicates::{NearDuplicatesConfig, Short};
 use osler_datasets::list::FileEntry;
-use osler_schemas::{cluster, document, index, span};
 use std::fmt::Write;
 
-/// Bytes of text that a byte of input gives, and bytes a second that one thread parses, by format: measured over the real documents that
-/// `docs/benchmarks.md` names. A plan is a forecast, not a promise.
-fn yields(format: &str) -> (f64, f64) {
-    match format {
-        "jats" | "bmc" => (0.5, 60e6),
-        "pubmed" | "cnxml" | "wikipedia" => (0.3, 50e6),
-        "medquad" => (0.8, 50e6),
-        "html" => (0.15, 20e6),
-        "sample" => (0.54, 10e6),
-        _ => (0.9, 50e6),
-    }
-}
-
 /// Text bytes a second that one thread takes through the stages after parsing: sketching, exact duplicates, tokenisation.
-const STAGES_BYTES_PER_SECOND: [(&str, f64); 3] = [("near-duplicates", 20e6), ("exact-duplicates", 7e6), ("tokenize and pack", 6e6)];
+const STAGES_BYTES_PER_SECOND: [(&str, f64); 3] = [("near-duplicates", 20e6), ("exact-duplicates", 30e6), ("tokenize and pack", 6e6)];
 
 /// Disk bytes that a byte of text takes: in `work/`, `corpus/` and `tokens/`.
-const DISK_PER_TEXT_BYTE: f64 = 0.35 + 0.35 + 0.55;
+const DISK_PER_TEXT_BYTE: f64 = WORK_PER_TEXT_BYTE + 0.35 + 0.55;
+const WORK_PER_TEXT_BYTE: f64 = 0.35;
 
 /// Everything `osler plan` prints.
 ///
@@ -51,27 +40,11 @@ async fn describe(options: &Options, folder: RunFolder, handle: &tokio::runtime:
     let (session, files) = prepare(options, folder, handle).await?;
     let mut text = String::new();
     let _ = writeln!(text, "recipe {} ({}), output to {}\n", recipe.name, recipe.hash(), options.out.display());
-    let _ = writeln!(text, "{:<24} {:<10} {:>8} {:>12} {:>14}", "source", "format", "files", "bytes", "text expected");
-    let mut total = (0u64, 0f64, 0f64);
-    for source in &recipe.source {
-        let mine: Vec<&FileEntry> = files.iter().filter(|file| file.source == source.name).collect();
-        let bytes: u64 = mine.iter().map(|file| file.num_bytes).sum();
-        let format = format_name(&source.format);
-        let (ratio, speed) = yields(&format);
-        let _ = writeln!(text, "{:<24} {:<10} {:>8} {:>12} {:>14.0}", source.name, format, mine.len(), bytes, bytes as f64 * ratio);
-        total = (total.0 + bytes, total.1 + bytes as f64 * ratio, total.2 + bytes as f64 / speed);
-    }
-    let threads = recipe.num_threads() as f64;
-    let stages: f64 = STAGES_BYTES_PER_SECOND.iter().map(|(_, speed)| total.1 / speed).sum();
-    let _ = writeln!(text, "\ninput {} bytes in {} files; text about {:.0} bytes", total.0, files.len(), total.1);
-    let _ = writeln!(
-        text,
-        "time about {:.0} s on {threads} threads; disk about {:.0} bytes",
-        (total.2 / threads + stages / threads.min(2.0)).ceil(),
-        total.1 * DISK_PER_TEXT_BYTE
-    );
-    let _ =
-        writeln!(text, "memory budget {} (about {:.0} bytes wanted; what does not fit is spilled)\n", recipe.memory, 256e6 + total.1 * 6.0);
+    let forecasts = forecasts(&session, recipe, &files, handle).await?;
+    let total = totals(&mut text, recipe, &forecasts);
+    resources(&mut text, recipe, &total);
+    text.push_str(&progress(options, &files)?);
+    text.push_str(&tokens_and_steps(recipe)?);
     text.push_str(&s_curve(&recipe.near_duplicates)?);
     for (boundary, plan) in stage_plans(&session, recipe, &files).await? {
         let _ = writeln!(text, "\n{boundary}\n{}", plan.trim_end());
@@ -79,18 +52,125 @@ async fn describe(options: &Options, folder: RunFolder, handle: &tokio::runtime:
     Ok(text)
 }
 
+/// A forecast per source, in the recipe's order.
+async fn forecasts(
+    session: &Session,
+    recipe: &Recipe,
+    files: &[FileEntry],
+    handle: &tokio::runtime::Handle,
+) -> Result<Vec<Forecast>, Error> {
+    let mut forecasts = Vec::new();
+    for source in &recipe.source {
+        let (source, recipe, stores) = (source.clone(), recipe.clone(), session.context.stores.clone());
+        let mine: Vec<FileEntry> = files.iter().filter(|file| file.source == source.name).cloned().collect();
+        // Readers block, and remote files need the runtime meanwhile.
+        let task = handle.spawn_blocking(move || forecast(&source, &mine.iter().collect::<Vec<_>>(), &recipe, &stores));
+        forecasts.push(task.await.map_err(|error| Error::Internal(error.to_string()))??);
+    }
+    Ok(forecasts)
+}
+
+/// Writes the table of sources and gives their sum.
+fn totals(text: &mut String, recipe: &Recipe, forecasts: &[Forecast]) -> Forecast {
+    let head = ["source", "format", "files", "bytes", "records", "documents", "text bytes", "looked at"];
+    let [source, format, files, bytes, records, documents, text_bytes, sampled] = head;
+    let _ = writeln!(text, "{source:<24} {format:<10} {files:>8} {bytes:>14} {records:>12} {documents:>12} {text_bytes:>14} {sampled:>10}");
+    let mut total = Forecast::default();
+    let row = |text: &mut String, name: &str, format: &str, forecast: &Forecast| {
+        let Forecast { num_files, num_bytes, sampled_files, records, documents, text_bytes, .. } = forecast;
+        let _ = writeln!(
+            text,
+            "{name:<24} {format:<10} {num_files:>8} {num_bytes:>14} {records:>12.0} {documents:>12.0} {text_bytes:>14.0} {sampled_files:>10}"
+        );
+    };
+    for (source, forecast) in recipe.source.iter().zip(forecasts) {
+        row(text, &source.name, source.format.name(), forecast);
+        total.num_files += forecast.num_files;
+        total.num_bytes += forecast.num_bytes;
+        total.sampled_files += forecast.sampled_files;
+        total.records += forecast.records;
+        total.documents += forecast.documents;
+        total.text_bytes += forecast.text_bytes;
+        total.seconds += forecast.seconds;
+    }
+    row(text, "all", "", &total);
+    total
+}
+
+/// Time, memory and disk, from what a byte of text took in the measured runs of `docs/benchmarks.md`.
+fn resources(text: &mut String, recipe: &Recipe, total: &Forecast) {
+    let threads = recipe.num_threads() as f64;
+    let stages: f64 = STAGES_BYTES_PER_SECOND.iter().map(|(_, speed)| total.text_bytes / speed).sum();
+    let seconds = total.seconds / threads + stages / threads.min(2.0);
+    let _ = writeln!(text, "\ntime about {:.0} s on {threads} threads", seconds.ceil());
+    let _ = writeln!(
+        text,
+        "disk about {:.0} bytes, of which {:.0} for `work/`",
+        total.text_bytes * DISK_PER_TEXT_BYTE,
+        total.text_bytes * WORK_PER_TEXT_BYTE
+    );
+    let wanted = 256e6 + total.text_bytes * 6.0;
+    let _ = writeln!(text, "memory budget {}; about {wanted:.0} bytes wanted, what does not fit is spilled\n", recipe.memory);
+}
+
+/// Which stages an earlier run into the same folder has finished.
+fn progress(options: &Options, files: &[FileEntry]) -> Result<String, Error> {
+    let folder = RunFolder { root: options.out.clone() };
+    // A tokenizer that cannot be used is refused by the run.
+    let tokenizer = tokens::load(&options.recipe, &options.base).ok().flatten();
+    let prints = Fingerprints::new(options, files, tokenizer.as_ref());
+    let done: Vec<&str> =
+        prints.boundaries().into_iter().filter(|(name, print)| folder.finished(name, print).is_some()).map(|(name, _)| name).collect();
+    Ok(if done.is_empty() { String::new() } else { format!("already done: {}\n\n", done.join(", ")) })
+}
+
+/// The mix, and what `[schedule]` asks: unique tokens, total tokens, steps.
+fn tokens_and_steps(recipe: &Recipe) -> Result<String, Error> {
+    let mut text = String::new();
+    let (mix, mut schedule) = (&recipe.mix, recipe.schedule);
+    let conflict = |key: &str, here: String, there: String| {
+        Err(Error::User(format!("`schedule.{key}` is {here}, and {there} follows from the rest of the recipe; leave it out")))
+    };
+    if !mix.is_empty() {
+        let tokens = mix.tokens_per_epoch();
+        for part in &mix.part {
+            let share = 100.0 * part.tokens as f64 / tokens as f64;
+            let _ = writeln!(text, "mix: {:<22} {:>16} tokens an epoch, {share:.2} %", part.name, part.tokens);
+        }
+        let total = tokens.saturating_mul(u64::from(mix.epochs));
+        let _ = writeln!(text, "mix: {tokens} unique tokens × {} epochs = {total} tokens\n", mix.epochs);
+    }
+    if schedule.is_empty() {
+        return Ok(text);
+    }
+    if !mix.is_empty() {
+        let tokens = mix.tokens_per_epoch();
+        if let Some(other) = schedule.tokens.filter(|&other| other != tokens) {
+            return conflict("tokens", other.to_string(), tokens.to_string());
+        }
+        if let Some(other) = schedule.epochs.filter(|&other| other != f64::from(mix.epochs)) {
+            return conflict("epochs", other.to_string(), mix.epochs.to_string());
+        }
+        (schedule.tokens, schedule.epochs) = (Some(tokens), Some(f64::from(mix.epochs)));
+    }
+    // What is packed decides the context length, unless that is the one that is asked for.
+    let asked = [schedule.tokens.is_none(), schedule.epochs.is_none(), schedule.steps.is_none(), schedule.sequences_per_step.is_none()];
+    if schedule.context_length.is_none() && asked.contains(&true) {
+        schedule.context_length = Some(recipe.pack.context_length);
+    }
+    let solved = schedule.solve().map_err(|error| Error::User(error.to_string()))?;
+    let _ = writeln!(text, "{solved}");
+    if solved.context_length != recipe.pack.context_length {
+        let _ = writeln!(text, "  note: `pack.context_length` is {}\n", recipe.pack.context_length);
+    }
+    Ok(text)
+}
+
 /// The plan of each stretch between boundaries, as `EXPLAIN` prints it, over empty tables of the right shape.
 async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) -> Result<Vec<(&'static str, String)>, Error> {
-    let tables = [
-        (documents::DOCUMENTS, document::ordered_schema()),
-        (near::CLUSTERS, cluster::schema()),
-        (near_index::AGAINST, index::against_schema()),
-        (exact::SPANS, span::schema()),
-        (corpus::CORPUS, document::corpus_schema()),
-    ];
-    for (table, schema) in tables {
-        TableWriter::new(&session.folder, table, schema)?.finish()?;
-        session.folder.publish(table)?;
+    for table in [DOCUMENTS, CLUSTERS, AGAINST, SPANS, CORPUS] {
+        TableWriter::new(&session.folder, &table)?.finish()?;
+        session.folder.publish(&table)?;
     }
     let tokenizer = session.folder.path("tokenizer.json");
     Ok(vec![
@@ -103,10 +183,6 @@ async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) ->
         ("4. cut → corpus, ledger", explain(corpus::plan(session, recipe).await?.as_ref())),
         ("5. tokenize and pack → tokens", explain(tokens::plan(session, recipe, tokenizer).await?.as_ref())),
     ])
-}
-
-fn format_name(format: &impl serde::Serialize) -> String {
-    serde_json::to_value(format).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
 }
 
 /// The S-curve of a configuration, with the recall at its threshold.

@@ -1,9 +1,10 @@
 //! `osler exact verify`: proves over a finished run that every removed span still stands in text that was kept.
 
+use crate::corpus;
 use crate::error::Error;
 use crate::inspect::ask;
 use crate::recipe::Recipe;
-use crate::{corpus, exact};
+use crate::tables::SPANS;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use osler_corpus::exact_duplicates::{RemovedSpan, TextArena, cut, verify};
@@ -19,7 +20,7 @@ use std::path::Path;
 pub fn verify_exact(out: &Path) -> Result<String, Error> {
     let recipe = recipe_of(&crate::manifest(out)?)?;
     ask(out, async |session| {
-        if !session.folder.path(exact::SPANS).is_dir() {
+        if !session.folder.path(SPANS.folder).is_dir() {
             return Err(Error::User(format!("{} is gone; the proof needs the texts and spans in `work/`", out.join("work").display())));
         }
         let fault = |error: OperatorError| Error::from(datafusion::error::DataFusionError::External(Box::new(error)));
@@ -41,7 +42,7 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
                     .map_err(fault)
             })
             .await?;
-        session.register("spans", exact::SPANS).await?;
+        session.register(&SPANS).await?;
         let mut lines = Vec::new();
         for (pass, length) in recipe.exact_duplicates.passes.iter().enumerate() {
             let spans = spans_of(session, pass).await?;

@@ -4,11 +4,11 @@
 use osler_corpus::exact_duplicates::ExactDuplicatesConfig;
 use osler_corpus::length_filter::LengthFilterConfig;
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
-use osler_corpus::pack::PackConfig;
 use osler_corpus::tokenize::TokenizerConfig;
 use osler_datasets::limits::Limits;
 use osler_datasets::open::StorageConfig;
 use osler_datasets::source::SourceConfig;
+use osler_tokens::{MixConfig, PackConfig, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// Most threads a run may take.
@@ -46,6 +46,10 @@ pub struct Recipe {
     pub exact_duplicates: ExactDuplicatesConfig,
     pub tokenizer: TokenizerConfig,
     pub pack: PackConfig,
+    /// Which sources a trainer is given how much of.
+    pub mix: MixConfig,
+    /// What `osler plan` solves; no run depends on it.
+    pub schedule: Schedule,
 }
 
 impl Default for Recipe {
@@ -67,6 +71,8 @@ impl Default for Recipe {
             exact_duplicates: ExactDuplicatesConfig::default(),
             tokenizer: TokenizerConfig::default(),
             pack: PackConfig::default(),
+            mix: MixConfig::default(),
+            schedule: Schedule::default(),
         }
     }
 }
@@ -129,7 +135,7 @@ impl Recipe {
         }
         let mut table: toml::Table = toml::from_str(text).map_err(toml)?;
         for (key, value) in overrides {
-            set(&mut table, key, parse_value(value))?;
+            set(&mut table, key, parse_value(key, value))?;
         }
         let recipe: Self = toml::Value::Table(table).try_into().map_err(toml)?;
         recipe.checked()
@@ -158,9 +164,21 @@ impl Recipe {
         let mut recipe = self.clone();
         let default = Self::default();
         (recipe.memory, recipe.threads, recipe.batch_rows) = (default.memory, default.threads, default.batch_rows);
-        (recipe.max_rejected, recipe.storage) = (default.max_rejected, default.storage);
+        (recipe.max_rejected, recipe.storage, recipe.schedule) = (default.max_rejected, default.storage, default.schedule);
         let json = serde_json::to_string(&recipe).unwrap_or_default();
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(json.as_bytes()))
+    }
+
+    fn check_mix(&self) -> Result<(), String> {
+        self.mix.check().map_err(|error| error.to_string())?;
+        for source in self.mix.part.iter().flat_map(|part| part.sources()) {
+            if !self.source.iter().any(|known| known.name == *source) {
+                let names = self.source.iter().map(|known| known.name.as_str());
+                let nearest = names.min_by_key(|name| edit_distance(source, name)).unwrap_or_default();
+                return Err(format!("no source is called `{source}`; did you mean `{nearest}`?"));
+            }
+        }
+        Ok(())
     }
 
     fn checked(self) -> Result<Self, RecipeError> {
@@ -182,6 +200,9 @@ impl Recipe {
             if self.source[..index].iter().any(|other| other.name == source.name) {
                 return wrong("source.name", format!("two sources are called `{}`", source.name));
             }
+        }
+        if let Err(problem) = self.check_mix() {
+            return wrong("mix", problem);
         }
         for (index, filter) in self.filter.iter().enumerate() {
             if self.filter[..index].iter().any(|other| other.name == filter.name) {
@@ -245,12 +266,19 @@ fn edit_distance(left: &str, right: &str) -> usize {
     row[right.len()]
 }
 
-/// A flag's value: TOML where it parses as TOML, else a plain string.
-fn parse_value(text: &str) -> toml::Value {
-    toml::from_str::<toml::Table>(&format!("v = {text}"))
-        .ok()
-        .and_then(|mut table| table.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(text.to_string()))
+/// A flag's value: TOML where it parses as TOML, else a plain string. A key that holds a string takes `2024` as one.
+fn parse_value(key: &str, text: &str) -> toml::Value {
+    let plain = || toml::Value::String(text.to_string());
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut table| table.remove("v"));
+    let parsed = parsed.unwrap_or_else(plain);
+    let Ok(mut here) = toml::Value::try_from(Recipe::default()) else { return parsed };
+    for part in key.split('.') {
+        match here.as_table_mut().and_then(|table| table.remove(part)) {
+            Some(value) => here = value,
+            None => return parsed,
+        }
+    }
+    if here.is_str() && !parsed.is_str() { plain() } else { parsed }
 }
 
 /// Sets a dotted key. Elements of `source` and `filter` are addressed by name.
@@ -311,9 +339,29 @@ mod tests {
         let overrides: Vec<_> = overrides.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let recipe = Recipe::parse("r.toml", MINIMAL, &overrides).unwrap();
         assert_eq!(recipe.memory_bytes().unwrap(), 1 << 30);
+        let named = Recipe::parse("r.toml", MINIMAL, &[("name".into(), "2024".into())]).unwrap();
+        assert_eq!(named.name, "2024");
         assert_eq!(recipe.length_filter.min_words, 3);
         let missing = [("source.b.language".to_string(), "de".to_string())];
         assert!(Recipe::parse("r.toml", MINIMAL, &missing).unwrap_err().to_string().contains("no element is called `b`"));
+    }
+
+    #[test]
+    fn a_mix_names_sources_that_are_there() {
+        let mix = |sources: &str| format!("{MINIMAL}[[mix.part]]\nname = 'clinical'\nsources = {sources}\ntokens = 50e9\n");
+        let recipe = Recipe::parse("r.toml", &mix("['a']"), &[]).unwrap();
+        assert_eq!((recipe.mix.tokens_per_epoch(), recipe.mix.epochs), (50_000_000_000, 1));
+        assert_eq!(Recipe::parse("r.toml", &recipe.to_toml(), &[]).unwrap(), recipe);
+        let error = Recipe::parse("r.toml", &mix("['b']"), &[]).unwrap_err().to_string();
+        assert!(error.contains("no source is called `b`; did you mean `a`?"), "{error}");
+        let overrides = [("mix.epochs".to_string(), "4".to_string()), ("mix.part.clinical.tokens".to_string(), "7".to_string())];
+        let recipe = Recipe::parse("r.toml", &mix("['a']"), &overrides).unwrap();
+        assert_eq!((recipe.mix.tokens_per_epoch(), recipe.mix.epochs), (7, 4));
+        let plain = Recipe::parse("r.toml", MINIMAL, &[]).unwrap();
+        let schedule = [("schedule.steps".to_string(), "79259".to_string()), ("schedule.tokens".to_string(), "65e9".to_string())];
+        let asked = Recipe::parse("r.toml", MINIMAL, &schedule).unwrap();
+        assert_eq!((asked.schedule.tokens, asked.hash()), (Some(65_000_000_000), plain.hash()));
+        assert_ne!(recipe.hash(), plain.hash());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A run from recipe to finished folder: the stages in order, each resumed where it is done, then the manifest and its checks.
 
-use crate::boundary::{RunFolder, remove, write_atomically};
+use crate::boundary::{Done, RunFolder, remove, write_atomically};
 use crate::context::{Context, Progress};
 use crate::error::Error;
 use crate::recipe::Recipe;
@@ -9,12 +9,14 @@ use crate::{corpus, documents, exact, near, near_index, tokens};
 use osler_datasets::list::{FileEntry, list};
 use osler_datasets::open::{StorageConfig, Stores};
 use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
+use osler_tokens::stream::StreamedChunk;
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -50,24 +52,62 @@ pub(crate) fn runtime(recipe: &Recipe) -> Result<tokio::runtime::Runtime, Error>
         .map_err(|error| Error::User(format!("threads cannot be started: {error}")))
 }
 
+/// Runs the recipe as far as its corpus, or what is left of that, and gives the packed chunks of it to `consumer`, in the order and with
+/// the bytes that shards would have, without writing any. `Break` ends it.
+///
+/// # Errors
+/// [`Error`], also for a packing that cannot be streamed.
+pub fn stream(options: &Options, consumer: impl FnMut(StreamedChunk<'_>) -> ControlFlow<()>) -> Result<tokens::Streamed, Error> {
+    let runtime = runtime(&options.recipe)?;
+    runtime.block_on(async {
+        let prepared = Prepared::new(options, &runtime).await?;
+        prepared.to_corpus(options).await?;
+        tokens::stream(&prepared.session, &options.recipe, prepared.tokenizer, consumer).await
+    })
+}
+
+/// A run that may begin: its folder locked, its files listed, its tokenizer loaded.
+struct Prepared {
+    session: Session,
+    files: Vec<FileEntry>,
+    tokenizer: Option<tokens::Loaded>,
+    prints: Fingerprints,
+    _lock: File,
+}
+
+impl Prepared {
+    async fn new(options: &Options, runtime: &tokio::runtime::Runtime) -> Result<Self, Error> {
+        let recipe = &options.recipe;
+        let folder = RunFolder { root: options.out.clone() };
+        let lock = lock(&folder)?;
+        let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
+        // One that cannot be used is refused before anything of an earlier run is touched.
+        let tokenizer = tokens::load(recipe, &options.base)?;
+        let prints = Fingerprints::new(options, &files, tokenizer.as_ref());
+        retire_manifest(&folder, &prints)?;
+        Ok(Self { session, files, tokenizer, prints, _lock: lock })
+    }
+
+    /// The stages up to the corpus: what parsing, clustering and cleaning left.
+    async fn to_corpus(&self, Options { recipe, base, .. }: &Options) -> Result<[Done; 3], Error> {
+        let Self { session, files, prints, .. } = self;
+        let parsed = documents::run(session, recipe, files, &prints.documents).await?;
+        let clusters = near::run(session, recipe, base, &prints.near).await?;
+        near_index::run(session, recipe, &prints.near).await?;
+        let spans = exact::run(session, recipe, &prints.exact).await?;
+        let cleaned = corpus::run(session, recipe, &prints.corpus, [&clusters, &spans]).await?;
+        Ok([parsed, clusters, cleaned])
+    }
+}
+
 async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Result<Manifest, Error> {
     let Options { recipe, .. } = options;
-    let folder = RunFolder { root: options.out.clone() };
-    let _lock = lock(&folder)?;
-    let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
-    let prints = Fingerprints::new(recipe, &files, &options.base);
-    retire_manifest(&folder, &prints)?;
-    tokens::check_tokenizer(recipe, &options.base)?;
-    let mut stages = Vec::new();
-    let parsed = documents::run(&session, recipe, &files, &prints.documents).await?;
-    stages.extend(parsed.stages.clone());
-    let clusters = near::run(&session, recipe, &options.base, &prints.near).await?;
-    near_index::run(&session, recipe, &prints.near).await?;
-    let spans = exact::run(&session, recipe, &prints.exact).await?;
-    let cleaned = corpus::run(&session, recipe, &prints.corpus, [&clusters, &spans]).await?;
-    stages.extend(cleaned.stages.clone());
-    let tokenized = tokens::run(&session, recipe, &options.base, &prints.tokens).await?;
-    stages.extend(tokenized.stages.clone());
+    let prepared = Prepared::new(options, runtime).await?;
+    let [parsed, clusters, cleaned] = prepared.to_corpus(options).await?;
+    let Prepared { session, files, tokenizer, prints, _lock } = prepared;
+    let folder = session.folder.clone();
+    let tokenized = tokens::run(&session, recipe, tokenizer, &prints.stream).await?;
+    let stages = [&parsed, &cleaned, &tokenized].into_iter().flat_map(|done| done.stages.clone()).collect();
     let s_curve: Vec<CurvePoint> = serde_json::from_value(clusters.facts["s_curve"].clone()).unwrap_or_default();
     let manifest = Manifest {
         format: manifest::FORMAT.to_string(),
@@ -89,14 +129,7 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
 
 /// Takes the manifest and report of another recipe away before anything of it is replaced.
 fn retire_manifest(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
-    let boundaries = [
-        (documents::BOUNDARY, &prints.documents),
-        (near::BOUNDARY, &prints.near),
-        (exact::BOUNDARY, &prints.exact),
-        (corpus::BOUNDARY, &prints.corpus),
-        (tokens::BOUNDARY, &prints.tokens),
-    ];
-    if boundaries.iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
+    if prints.boundaries().iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
         return Ok(());
     }
     ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))
@@ -129,40 +162,54 @@ pub(crate) async fn prepare(
 }
 
 /// What each boundary's output depends on. A recipe that changes a later stage leaves the earlier ones done.
-struct Fingerprints {
+pub(crate) struct Fingerprints {
     documents: String,
     near: String,
     exact: String,
     corpus: String,
+    /// The token stream, however it is packed.
+    stream: String,
     tokens: String,
 }
 
 impl Fingerprints {
-    fn new(recipe: &Recipe, files: &[FileEntry], base: &Path) -> Self {
+    pub(crate) fn new(Options { recipe, base, .. }: &Options, files: &[FileEntry], tokenizer: Option<&tokens::Loaded>) -> Self {
         let version = env!("CARGO_PKG_VERSION");
         let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes, &file.version)).collect();
         let filters = |last: crate::recipe::FilterPlace| -> Vec<_> {
             recipe.filter.iter().filter(|filter| filter.after as u8 <= last as u8).collect()
         };
         use crate::recipe::FilterPlace::{ExactDuplicates, LengthFilter, NearDuplicates};
-        // The tokenizer's content, not its name; one that cannot be read is refused when its stage comes.
-        let tokenizer = recipe.tokenizer.path.as_ref().and_then(|path| fs::read(base.join(path)).ok()).map(|bytes| xxh3_64(&bytes));
+        // The tokenizer's content, not only its name.
+        let tokenizer = tokenizer.map(|loaded| format!("{:032x}", loaded.tokenizer.identity().xxh3));
         let documents = hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
         let near = hash(&(&documents, &recipe.near_duplicates, near_index::fingerprint(recipe, base)));
         let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
-        let tokens = hash(&(&corpus, &recipe.tokenizer, tokenizer, &recipe.pack));
-        Self { documents, near, exact, corpus, tokens }
+        let stream = hash(&(&corpus, &recipe.tokenizer, tokenizer));
+        let tokens = tokens::fingerprint(&stream, recipe);
+        Self { documents, near, exact, corpus, stream, tokens }
+    }
+
+    /// Each boundary with its fingerprint, in the order of the run.
+    pub(crate) fn boundaries(&self) -> [(&'static str, &str); 5] {
+        [
+            (documents::BOUNDARY, &self.documents),
+            (near::BOUNDARY, &self.near),
+            (exact::BOUNDARY, &self.exact),
+            (corpus::BOUNDARY, &self.corpus),
+            (tokens::BOUNDARY, &self.tokens),
+        ]
     }
 }
 
-fn hash(parts: &impl serde::Serialize) -> String {
+pub(crate) fn hash(parts: &impl serde::Serialize) -> String {
     let json = serde_json::to_vec(parts).unwrap_or_default();
     format!("{:032x}", xxh3_128(&json))
 }
 
 /// Makes the folder and takes it for this process; the lock goes with the process, however it ends.
-fn lock(folder: &RunFolder) -> Result<File, Error> {
+pub(crate) fn lock(folder: &RunFolder) -> Result<File, Error> {
     let work = folder.path("work");
     if is_foreign(&folder.root) {
         return Err(Error::User(format!(

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::operator_exec::OperatorExec;
 use crate::spec::OperatorSpec;
+use crate::tables::Table;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -68,42 +69,38 @@ impl Session {
         Ok(Self { sql, context, folder })
     }
 
-    /// Makes a table in the run's folder known to SQL as `name`.
+    /// The same session with one partition: a table comes in the order it was written in.
+    pub fn in_order(&self) -> Self {
+        let config = self.sql.copied_config().with_target_partitions(1);
+        Self { sql: SessionContext::new_with_config_rt(config, self.sql.runtime_env()), ..self.clone() }
+    }
+
+    /// Makes a table in the run's folder known to SQL.
     ///
     /// # Errors
-    /// When there is no such table.
-    pub async fn register(&self, name: &str, table: &str) -> Result<(), Error> {
+    /// When there is no such table, or it was written by another version of the program.
+    pub async fn register(&self, table: &Table) -> Result<(), Error> {
         let frame = self.read(table).await?;
-        self.sql.deregister_table(name)?;
-        self.sql.register_table(name, frame.into_view())?;
+        self.sql.deregister_table(table.name)?;
+        self.sql.register_table(table.name, frame.into_view())?;
         Ok(())
     }
 
     /// A table in the run's folder.
     ///
     /// # Errors
-    /// When there is no such table.
-    pub async fn read(&self, table: &str) -> Result<DataFrame, Error> {
+    /// When there is no such table, or it was written by another version of the program.
+    pub async fn read(&self, table: &Table) -> Result<DataFrame, Error> {
+        table.check(&self.folder)?;
         Ok(self.sql.read_parquet(self.url(table)?, ParquetReadOptions::default()).await?)
-    }
-
-    /// Columns of a table in the order it was written in: one partition, parts by name.
-    ///
-    /// # Errors
-    /// When there is no such table.
-    pub async fn in_order(&self, table: &str, columns: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
-        let config = self.sql.copied_config().with_target_partitions(1);
-        let single = Self { sql: SessionContext::new_with_config_rt(config, self.sql.runtime_env()), ..self.clone() };
-        single.register("whole", table).await?;
-        single.plan(&format!("SELECT {columns} FROM whole")).await
     }
 
     /// A table's folder as a URL, so that no character of the path means anything else.
     ///
     /// # Errors
     /// When the path has no absolute form.
-    pub fn url(&self, table: &str) -> Result<String, Error> {
-        let path = self.folder.path(table);
+    fn url(&self, table: &Table) -> Result<String, Error> {
+        let path = self.folder.path(table.folder);
         let absolute = std::path::absolute(&path).map_err(|error| Error::io(&path, error))?;
         let url = Url::from_directory_path(absolute).map_err(|()| Error::User(format!("{}: no such path can be", path.display())))?;
         Ok(url.into())

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::parse::Parse;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt64Type};
-use osler_corpus::exact_duplicates::{Cut, ExactDuplicatesConfig, FindExactDuplicates, SpanTable};
+use osler_corpus::exact_duplicates::{Cut, ExactDuplicatesConfig, FindExactDuplicates, Resources, SpanTable};
 use osler_corpus::length_filter::{FilterStage, LengthFilter, LengthFilterConfig};
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
 use osler_corpus::near_duplicates::candidates::{Candidates, candidate_schema};
@@ -20,6 +20,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// One operator with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub enum OperatorSpec {
     LengthFilter { config: LengthFilterConfig },
     Sketch { config: NearDuplicatesConfig, copies: PathBuf },
     Candidates,
-    FindExactDuplicates { config: ExactDuplicatesConfig, source_names: Vec<String> },
+    FindExactDuplicates { config: ExactDuplicatesConfig, source_names: Vec<String>, threads: usize, memory_bytes: u64, scratch: PathBuf },
     Cut { config: ExactDuplicatesConfig, spans: PathBuf },
     AfterCut { config: LengthFilterConfig, spans: PathBuf },
     Tokenize { config: TokenizerConfig, file: PathBuf, threads: usize },
@@ -85,15 +86,27 @@ impl OperatorSpec {
                 Box::new(Sketch::new(config)?.without(copies))
             }
             Self::Candidates => Box::new(Candidates::new()),
-            Self::FindExactDuplicates { config, source_names } => Box::new(FindExactDuplicates::new(config.clone(), source_names.clone())?),
+            Self::FindExactDuplicates { config, source_names, threads, memory_bytes, scratch } => {
+                let cancelled = context.cancelled.clone();
+                let resources = Resources {
+                    threads: *threads,
+                    memory_bytes: *memory_bytes,
+                    scratch: Some(scratch.clone()),
+                    should_stop: Arc::new(move || cancelled.load(Ordering::Relaxed)),
+                };
+                Box::new(FindExactDuplicates::new(config.clone(), source_names.clone())?.with_resources(resources))
+            }
             Self::Cut { config, spans } => {
                 let batches = read_table(spans).map_err(|source| io(spans, source))?;
                 Box::new(Cut::with_schema(config, SpanTable::new(&batches)?, input.clone()))
             }
             Self::Tokenize { config, file, threads } => {
-                let bytes = std::fs::read(file).map_err(|source| io(file, source))?;
-                let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(config), config)?;
-                Box::new(Tokenize::new(Arc::new(tokenizer)).with_threads(*threads))
+                let load = || {
+                    let bytes = std::fs::read(file).map_err(|source| io(file, source))?;
+                    Tokenizer::load(&bytes, &tokenizer_name(config), config).map(Arc::new)
+                };
+                let tokenizer = context.tokenizer(file).map_or_else(load, Ok)?;
+                Box::new(Tokenize::new(tokenizer).with_threads(*threads))
             }
         })
     }

@@ -2,23 +2,28 @@
 //!
 //! Leaves `tokens/`: shards, their sidecars and the `tokenizer.json` that made them.
 
-use crate::boundary::{Done, write_atomically};
-use crate::corpus;
+use crate::boundary::{Done, RunFolder, remove, write_atomically};
 use crate::counts::Counter;
 use crate::error::Error;
 use crate::measure::Measure;
 use crate::recipe::Recipe;
+use crate::run::{hash, lock};
 use crate::session::Session;
 use crate::spec::{OperatorSpec, tokenizer_name};
+use crate::tables::CORPUS;
 use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::{UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::ExecutionPlan;
 use osler_corpus::operator::Error as OperatorError;
-use osler_corpus::shard_writer::{DEFAULT_SHARD_BYTES, ShardWriter, Summary};
 use osler_corpus::tokenize::Tokenizer;
 use osler_corpus::train_tokenizer::TokenizerTrainer;
+use osler_schemas::expect;
 use osler_schemas::manifest::StageRow;
+use osler_tokens::stream::{StreamPacker, StreamedChunk};
+use osler_tokens::writer::DEFAULT_SHARD_BYTES;
+use osler_tokens::{MixConfig, PackConfig, ShardWriter, Summary};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,26 +46,155 @@ pub async fn plan(session: &Session, recipe: &Recipe, tokenizer: PathBuf) -> Res
 
 /// Columns of the corpus in the order it was written in: one partition, parts by name.
 async fn in_order(session: &Session, columns: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let config = session.sql.copied_config().with_target_partitions(1);
-    let single =
-        Session { sql: datafusion::prelude::SessionContext::new_with_config_rt(config, session.sql.runtime_env()), ..session.clone() };
-    single.register("corpus", corpus::CORPUS).await?;
+    let single = session.in_order();
+    single.register(&CORPUS).await?;
     single.plan(&format!("SELECT {columns} FROM corpus")).await
 }
 
-/// Runs the stage, or finds it done.
+/// A tokenizer with the bytes of its file.
+pub struct Loaded {
+    pub tokenizer: Arc<Tokenizer>,
+    bytes: Vec<u8>,
+}
+
+impl Loaded {
+    fn new(bytes: Vec<u8>, recipe: &Recipe) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(&recipe.tokenizer), &recipe.tokenizer).map_err(fault)?;
+        Ok(Self { tokenizer: Arc::new(tokenizer), bytes })
+    }
+}
+
+/// The tokenizer that the recipe names; `None` where one is to be trained.
 ///
 /// # Errors
-/// A tokenizer that cannot be read or does not fit, the disk, the budget.
-pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &str) -> Result<Done, Error> {
+/// When the file cannot be read, or is no tokenizer that fits the settings.
+pub fn load(recipe: &Recipe, base: &Path) -> Result<Option<Loaded>, Error> {
+    let Some(path) = &recipe.tokenizer.path else { return Ok(None) };
+    let path = base.join(path);
+    let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    Loaded::new(bytes, recipe).map(Some)
+}
+
+/// What the stage's output depends on: the token stream, and how it is packed and mixed.
+pub fn fingerprint(stream: &str, recipe: &Recipe) -> String {
+    hash(&(stream, &recipe.pack, &recipe.mix))
+}
+
+/// Runs the stage, or finds it done. Where only packing or mix have changed, the tokens stay and sidecars are written again.
+///
+/// # Errors
+/// A mix that cannot be had, the disk, the budget.
+pub async fn run(session: &Session, recipe: &Recipe, tokenizer: Option<Loaded>, stream: &str) -> Result<Done, Error> {
     let (progress, folder) = (session.context.progress.clone(), &session.folder);
-    if let Some(done) = folder.finished(BOUNDARY, fingerprint) {
+    let fingerprint = fingerprint(stream, recipe);
+    if let Some(done) = folder.finished(BOUNDARY, &fingerprint) {
         progress.start("tokenize and pack", 0);
         progress.finish("tokenize and pack", true);
         return Ok(done);
     }
-    folder.begin(BOUNDARY, &[TOKENS])?;
-    session.register("corpus", corpus::CORPUS).await?;
+    // A set of one shard packed again has the very bytes of one that is tokenised again.
+    if let Some(done) = folder.done(BOUNDARY).filter(|done| done.facts["stream"] == stream && done.facts["shards"] == 1) {
+        progress.start("pack again", 0);
+        let (done, _) = pack_again(folder, &recipe.pack, &recipe.mix, Some(done), recipe)?;
+        progress.finish("pack again", false);
+        return done.ok_or_else(|| Error::Internal("packing again lost its marker".into()));
+    }
+    folder.begin(BOUNDARY, &[])?;
+    remove(&folder.partial(TOKENS))?;
+    session.register(&CORPUS).await?;
+    let (mut stages, total) = counted(session).await?;
+    if total == 0 {
+        let hint = "the ledger names the stage and reason of each; see `osler report`, or the counts in work/done";
+        return Err(Error::User(format!("no document is left to tokenize: every record was dropped before; {hint}")));
+    }
+    let partial = folder.partial(TOKENS);
+    let file = partial.join(TOKENIZER);
+    let measure = Measure::start();
+    let tokenizer = match tokenizer {
+        Some(loaded) => loaded,
+        None => Loaded::new(train(session, recipe, total).await?, recipe)?,
+    };
+    write_atomically(&file, &tokenizer.bytes)?;
+    progress.start("tokenize and pack", total);
+    session.context.keep_tokenizer(&file, tokenizer.tokenizer.clone());
+    let identity = tokenizer.tokenizer.identity().clone();
+    let writer = ShardWriter::create(&partial, identity, recipe.pack.clone(), DEFAULT_SHARD_BYTES)?;
+    let mut writer = writer.with_mix(recipe.mix.clone())?;
+    let plan = plan(session, recipe, file).await?;
+    session.for_each(plan, |batch| Ok(writer.push_batch(&batch)?)).await?;
+    let summary = writer.finish()?;
+    let (files, output_hash) = folder.publish_folder(TOKENS)?;
+    let (seconds, peak_memory_bytes) = (measure.seconds(), measure.peak_memory_bytes());
+    stages[0] = StageRow { seconds, peak_memory_bytes, ..stages[0].clone() };
+    stages[1] = StageRow { output_hash, facts: facts(recipe, &recipe.pack, &summary), ..stages[1].clone() };
+    let facts = serde_json::json!({"stream": stream, "shards": summary.shards.len()});
+    let done = Done { fingerprint, files, stages, facts, ..Done::default() };
+    folder.finish(BOUNDARY, &done)?;
+    progress.finish("tokenize and pack", false);
+    Ok(done)
+}
+
+/// What was streamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streamed {
+    pub num_chunks: u64,
+    /// Tokens at the end that fill no chunk.
+    pub num_tail_tokens: u64,
+    /// The tokenizer that made them, in the run's folder.
+    pub tokenizer: PathBuf,
+}
+
+/// Tokenises the corpus and gives its chunks to `consumer`.
+///
+/// # Errors
+/// A packing that cannot be streamed, a tokenizer that cannot be trained, the budget.
+pub async fn stream(
+    session: &Session,
+    recipe: &Recipe,
+    tokenizer: Option<Loaded>,
+    consumer: impl FnMut(StreamedChunk<'_>) -> ControlFlow<()>,
+) -> Result<Streamed, Error> {
+    if !recipe.mix.is_empty() {
+        return Err(Error::User("a mix cannot be streamed: its budgets need the whole corpus; write shards, or leave [mix] out".into()));
+    }
+    let tokenizer = match tokenizer {
+        Some(loaded) => loaded,
+        None => {
+            session.register(&CORPUS).await?;
+            Loaded::new(train(session, recipe, counted(session).await?.1).await?, recipe)?
+        }
+    };
+    let file = session.folder.path("work").join(TOKENIZER);
+    write_atomically(&file, &tokenizer.bytes)?;
+    session.context.keep_tokenizer(&file, tokenizer.tokenizer.clone());
+    let mut packer = StreamPacker::new(tokenizer.tokenizer.identity(), &recipe.pack, consumer)?;
+    let plan = plan(session, recipe, file.clone()).await?;
+    let mut enough = false;
+    let outcome = session
+        .for_each(plan, |batch| {
+            let wrong = |error: osler_schemas::SchemaError| Error::Internal(error.to_string());
+            let (ids, sources) = (expect::utf8(&batch, "doc_id").map_err(wrong)?, expect::utf8(&batch, "source").map_err(wrong)?);
+            let lists = expect::list(&batch, "input_ids").map_err(wrong)?;
+            for row in 0..batch.num_rows() {
+                let tokens = lists.value(row);
+                if packer.push(ids.value(row), sources.value(row), tokens.as_primitive::<UInt32Type>().values())?.is_break() {
+                    enough = true;
+                    return Err(Error::Cancelled);
+                }
+            }
+            Ok(())
+        })
+        .await;
+    match outcome {
+        Err(Error::Cancelled) if enough => {}
+        outcome => outcome?,
+    }
+    let (num_tail_tokens, num_chunks) = packer.finish();
+    Ok(Streamed { num_chunks, num_tail_tokens, tokenizer: file })
+}
+
+/// Rows of the two stages with what goes in, and the bytes of text.
+async fn counted(session: &Session) -> Result<(Vec<StageRow>, u64), Error> {
     let sums = session
         .query(
             "SELECT source, CAST(count(*) AS BIGINT UNSIGNED), CAST(sum(num_bytes) AS BIGINT UNSIGNED)
@@ -76,54 +210,69 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
             total += bytes.value(row);
         }
     }
-    if total == 0 {
-        let hint = "the ledger names the stage and reason of each; see `osler report`, or the counts in work/done";
-        return Err(Error::User(format!("no document is left to tokenize: every record was dropped before; {hint}")));
-    }
-    let partial = folder.path(&format!("{TOKENS}.partial"));
-    let file = partial.join(TOKENIZER);
-    let measure = Measure::start();
-    write_atomically(&file, &tokenizer_bytes(session, recipe, base, total).await?)?;
-    progress.start("tokenize and pack", total);
-    let summary = write_shards(session, recipe, &partial, file).await?;
-    let (files, output_hash) = folder.publish(TOKENS)?;
-    let mut stages = counter.rows();
-    let (seconds, peak_memory_bytes) = (measure.seconds(), measure.peak_memory_bytes());
-    stages[0] = StageRow { seconds, peak_memory_bytes, ..stages[0].clone() };
-    stages[1] = StageRow { output_hash, facts: facts(recipe, &summary), ..stages[1].clone() };
-    let done = Done { fingerprint: fingerprint.to_string(), files, stages, ..Done::default() };
-    folder.finish(BOUNDARY, &done)?;
-    progress.finish("tokenize and pack", false);
-    Ok(done)
+    Ok((counter.rows(), total))
 }
 
-/// Refuses a tokenizer that cannot be loaded before any other work is done.
+/// Packs a run's shards again. With the stage's marker, gives the marker that stands for the new packing; several shards, whose tokens a
+/// fresh run would cut elsewhere, lose theirs.
+fn pack_again(
+    folder: &RunFolder,
+    pack: &PackConfig,
+    mix: &MixConfig,
+    done: Option<Done>,
+    recipe: &Recipe,
+) -> Result<(Option<Done>, Summary), Error> {
+    folder.begin(BOUNDARY, &[])?;
+    remove(&folder.partial(TOKENS))?;
+    let summary = match osler_tokens::repack(&folder.path(TOKENS), pack, mix) {
+        Ok(summary) => summary,
+        Err(error) => {
+            // The set is as it was, and so is what stands for it.
+            done.map_or(Ok(()), |done| folder.finish(BOUNDARY, &done))?;
+            return Err(error.into());
+        }
+    };
+    let Some(mut done) = done.filter(|_| summary.shards.len() == 1) else { return Ok((None, summary)) };
+    let (files, output_hash) = folder.files(TOKENS)?;
+    let facts = facts(recipe, pack, &summary);
+    if let Some(row) = done.stages.last_mut() {
+        *row = StageRow { output_hash, facts, ..row.clone() };
+    }
+    done.files = files;
+    done.fingerprint = fingerprint(done.facts["stream"].as_str().unwrap_or_default(), recipe);
+    folder.finish(BOUNDARY, &done)?;
+    Ok((Some(done), summary))
+}
+
+/// Packs the shards of a finished run again, and writes what has changed of its manifest.
 ///
 /// # Errors
-/// When the file cannot be read, or is no tokenizer that fits the settings.
-pub fn check_tokenizer(recipe: &Recipe, base: &Path) -> Result<(), Error> {
-    let Some(path) = &recipe.tokenizer.path else { return Ok(()) };
-    let path = base.join(path);
-    let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-    Tokenizer::load(&bytes, &tokenizer_name(&recipe.tokenizer), &recipe.tokenizer).map(drop).map_err(fault)
+/// When there is no finished run, or its shards cannot be packed so; they are then as they were.
+pub fn repack(out: &Path, pack: &PackConfig, mix: &MixConfig) -> Result<Summary, Error> {
+    let folder = RunFolder { root: out.to_path_buf() };
+    let mut manifest = crate::manifest(out)?;
+    let _lock = lock(&folder)?;
+    let mut recipe = crate::proof::recipe_of(&manifest)?;
+    (recipe.pack, recipe.mix) = (pack.clone(), mix.clone());
+    let done = folder.done(BOUNDARY);
+    let (_, summary) = pack_again(&folder, pack, mix, done, &recipe)?;
+    let (_, output_hash) = folder.files(TOKENS)?;
+    if let Some(row) = manifest.stages.iter_mut().find(|row| row.name == "pack") {
+        *row = StageRow { output_hash, facts: facts(&recipe, pack, &summary), ..row.clone() };
+    }
+    manifest.recipe_hash = recipe.hash();
+    manifest.recipe = serde_json::to_value(&recipe).map_err(|error| Error::Internal(error.to_string()))?;
+    let json = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::Internal(error.to_string()))?;
+    write_atomically(&folder.path("run.json"), &json)?;
+    Ok(summary)
 }
 
-async fn write_shards(session: &Session, recipe: &Recipe, partial: &Path, file: PathBuf) -> Result<Summary, Error> {
-    let bytes = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
-    let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(&recipe.tokenizer), &recipe.tokenizer).map_err(fault)?;
-    let mut writer = ShardWriter::create(partial, tokenizer.identity().clone(), recipe.pack.clone(), DEFAULT_SHARD_BYTES).map_err(fault)?;
-    drop(tokenizer);
-    let plan = plan(session, recipe, file).await?;
-    session.for_each(plan, |batch| writer.push_batch(&batch).map_err(fault)).await?;
-    writer.finish().map_err(fault)
-}
-
-fn facts(recipe: &Recipe, summary: &Summary) -> serde_json::Value {
+fn facts(recipe: &Recipe, pack: &PackConfig, summary: &Summary) -> serde_json::Value {
     serde_json::json!({
         "tokens": summary.num_tokens, "chunks": summary.num_chunks, "padding": summary.num_padding,
         "tail_tokens": summary.num_tail_tokens, "documents": summary.num_documents, "shards": summary.shards.len(),
-        "source_tokens": summary.source_tokens, "context_length": recipe.pack.context_length,
-        "tokenizer": tokenizer_name(&recipe.tokenizer),
+        "source_tokens": summary.source_tokens, "context_length": pack.context_length, "packing": pack.to_string(),
+        "tokenizer": tokenizer_name(&recipe.tokenizer), "mix": summary.parts, "warnings": summary.warnings,
     })
 }
 
@@ -131,37 +280,36 @@ fn fault(error: OperatorError) -> Error {
     Error::from(DataFusionError::External(Box::new(error)))
 }
 
-/// The tokenizer file the recipe names, or one trained on the corpus.
-async fn tokenizer_bytes(session: &Session, recipe: &Recipe, base: &Path, total_bytes: u64) -> Result<Vec<u8>, Error> {
-    if let Some(path) = &recipe.tokenizer.path {
-        let path = base.join(path);
-        return std::fs::read(&path).map_err(|error| Error::io(&path, error));
-    }
-    let progress = &session.context.progress;
-    progress.start("train tokenizer", total_bytes);
+/// Trains a tokenizer on the corpus, and gives the bytes of its file.
+async fn train(session: &Session, recipe: &Recipe, total_bytes: u64) -> Result<Vec<u8>, Error> {
+    let context = session.context.clone();
+    context.progress.start("train tokenizer", total_bytes);
     let mut trainer = TokenizerTrainer::new(recipe.tokenizer.train.clone().unwrap_or_default()).map_err(fault)?;
     let texts = in_order(session, "text").await?;
     session
         .for_each(texts, |batch| {
             for text in batch.column(0).as_string::<i32>().iter().flatten() {
                 trainer.push(text);
-                progress.advance(text.len() as u64);
+                context.progress.advance(text.len() as u64);
             }
             Ok(())
         })
         .await?;
-    let bytes = trainer.train().map_err(fault)?;
-    progress.finish("train tokenizer", false);
+    let bytes = trainer.train(&|| context.check_cancelled().is_err()).map_err(fault)?;
+    context.progress.finish("train tokenizer", false);
     Ok(bytes)
 }
 
-/// One chunk of a run's shards, decoded, with its pieces and their sources visible.
+/// The text of token ids, by the tokenizer beside the shards in `folder`.
 ///
 /// # Errors
-/// When there are no shards or no such chunk.
-pub fn decode(folder: &Path, recipe: &Recipe, ids: &[u32]) -> Result<String, Error> {
+/// When the tokenizer cannot be read or cannot decode the ids.
+pub fn decode(folder: &Path, ids: &[u32]) -> Result<String, Error> {
     let file = folder.join(TOKENS).join(TOKENIZER);
     let bytes = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
-    let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(&recipe.tokenizer), &recipe.tokenizer).map_err(fault)?;
+    // A run that names an end-of-document token of its own is decoded by its recipe.
+    let config = crate::manifest(folder).and_then(|manifest| crate::proof::recipe_of(&manifest));
+    let config = config.map(|recipe| recipe.tokenizer).unwrap_or_default();
+    let tokenizer = Tokenizer::load(&bytes, &tokenizer_name(&config), &config).map_err(fault)?;
     tokenizer.decode(ids).map_err(fault)
 }

@@ -102,7 +102,7 @@ pub struct Removal {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Lengths {
-    /// After parsing and the length filter, where the run's `work/` still has it.
+    /// After parsing, before the length filter, each length rounded down by less than a sixteenth.
     pub before: Option<Histogram>,
     pub after: Histogram,
 }
@@ -160,7 +160,6 @@ impl Report {
     pub fn of(out_dir: &Path, manifest: &Manifest, token_summary: Option<&serde_json::Value>) -> Result<Self, Error> {
         let corpus = Table::open(out_dir, "corpus")?;
         let ledger = Table::open(out_dir, "ledger")?;
-        let documents = if out_dir.join("work/documents").is_dir() { Some(Table::open(out_dir, "work/documents")?) } else { None };
         let stages: Vec<Stage> = manifest.stages.iter().map(stage).collect();
         let tokens = token_summary.and_then(tokens);
         let languages = corpus.shares("language")?;
@@ -184,10 +183,7 @@ impl Report {
             },
             sources: sources(manifest, &corpus.shares("source")?, tokens.as_ref()),
             removals: manifest.stages.iter().flat_map(removals).collect(),
-            lengths: Lengths {
-                before: documents.map(|documents| documents.histogram(col("num_words"))).transpose()?,
-                after: corpus.histogram(col("num_words"))?,
-            },
+            lengths: Lengths { before: lengths_before(manifest), after: corpus.histogram(col("num_words"))? },
             clusters: ledger.clusters()?,
             s_curve: manifest.s_curve.clone(),
             s_curve_short: short_curve(manifest),
@@ -200,6 +196,12 @@ impl Report {
             stages,
         })
     }
+}
+
+/// Lengths of the documents that parsing gave, as the stage noted them.
+fn lengths_before(manifest: &Manifest) -> Option<Histogram> {
+    let noted = manifest.stages.iter().find_map(|stage| stage.facts.get("documents_by_words"))?;
+    Some(Histogram::of(serde_json::from_value(noted.clone()).ok()?))
 }
 
 fn stage(row: &StageRow) -> Stage {

@@ -189,9 +189,9 @@ fn lengths(report: &Report) -> Chapter {
         let after_counts = counts(after);
         let labels: Vec<String> = edges.iter().take(after_counts.len()).map(|edge| number(*edge)).collect();
         let note = if before.is_some() {
-            "Documents by length. Pale: those that passed parsing and the length filter. Full: those in the corpus, with passages cut."
+            "Documents by length. Pale: those that parsing gave. Full: those in the corpus, with repeated passages cut."
         } else {
-            "Documents in the corpus by length. The lengths before deduplication went with the run's work folder."
+            "Documents in the corpus by length."
         };
         let rows = edges.windows(2).enumerate().map(|(at, edge)| {
             let range = if edge[1] == edge[0] + 1 { number(edge[0]) } else { format!("{} to {}", number(edge[0]), number(edge[1] - 1)) };
@@ -203,8 +203,7 @@ fn lengths(report: &Report) -> Chapter {
         let mut head = vec!["words".to_string()];
         head.extend(before.map(|_| "before".to_string()));
         head.push("after".to_string());
-        let legend =
-            before.map_or_else(Vec::new, |_| vec![("pale".into(), "before deduplication".into()), ("c0".into(), "in the corpus".into())]);
+        let legend = before.map_or_else(Vec::new, |_| vec![("pale".into(), "as parsed".into()), ("c0".into(), "in the corpus".into())]);
         figures.push(Figure {
             title: "Words per document".into(),
             note: note.into(),

@@ -1,11 +1,2 @@
 #![no_main]
-//! `cnxml::parse` on any bytes: no panic, no loop, no memory without bound.
-
-use libfuzzer_sys::fuzz_target;
-use osler_datasets::{Document, cnxml};
-use std::ops::ControlFlow;
-
-fuzz_target!(|bytes: &[u8]| {
-    let mut emit = |_: Result<&Document, osler_datasets::Reject>| ControlFlow::Continue(());
-    let _ = cnxml::parse(bytes, &cnxml::Settings::default(), &mut Document::default(), &mut emit);
-});
+osler_fuzz::parses!(cnxml);

@@ -1,13 +1,2 @@
 #![no_main]
-//! `json::read` on any stream: no panic, no loop, no memory without bound.
-
-use libfuzzer_sys::fuzz_target;
-use osler_datasets::{Document, Limits, json};
-use std::ops::ControlFlow;
-
-fuzz_target!(|bytes: &[u8]| {
-    let mut input = bytes;
-    let limits = Limits { record_bytes_max: 1 << 16, depth_max: 64 };
-    let mut emit = |_: Result<&Document, osler_datasets::Reject>| ControlFlow::Continue(());
-    let _ = json::read(&mut input, &json::Settings::default(), &limits, &mut Document::default(), &mut emit);
-});
+osler_fuzz::reads!(json);

@@ -1,7 +1,13 @@
 //! The two rules that decide which windows are removed, and the cover that turns removed windows into spans with a kept copy each.
 
-use super::text::TextArena;
-use super::windows::WindowClasses;
+use super::resources::{Resources, io, scratch_file};
+use super::text::{TextArena, out_of_memory};
+use super::windows::{ClassRun, WindowClasses};
+use crate::operator::Error;
+use memmap2::MmapMut;
+
+/// Documents after which the scan asks whether to go on.
+const CHECK_DOCUMENTS: usize = 4096;
 
 /// A removed byte range `[start, end)` of [`TextArena::bytes`], whole characters of one document. `copy` is where the same bytes are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,33 +28,55 @@ pub struct Removals {
 
 /// Removes a window exactly if an equal window lies wholly in kept bytes and ends before it; see the module above for why one scan from
 /// left to right decides it.
-pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Removals {
-    const NOT_YET: usize = usize::MAX;
-    // Per class, where its first wholly kept window begins.
-    let mut kept_window = vec![NOT_YET; classes.num_classes()];
+///
+/// Only windows that occur more than once matter, so the scan goes from one to the next. At each of them, `noted` first catches up with
+/// the windows that end before it. One of those is wholly kept exactly if it begins at or behind `removed_until`: every removed window so
+/// far begins before it ends, or it would have been noted already.
+///
+/// # Errors
+/// [`Error::Data`] when memory for the kept windows cannot be had, [`Error::Io`] when the scratch folder cannot be used, and
+/// [`Error::Closed`] when the run should stop.
+pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize, resources: &Resources) -> Result<Removals, Error> {
+    let mut kept = KeptWindows::new(classes.num_classes(), arena.bytes().len(), resources)?;
+    let (mut runs, mut noted) = (classes.runs().peekable(), Noted { runs: classes.runs(), run: None });
+    let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
+    let mut covered_bytes = Vec::with_capacity(arena.len());
+    for index in 0..arena.len() {
+        if index % CHECK_DOCUMENTS == 0 {
+            resources.go_on()?;
+        }
+        let range = arena.range(index);
+        let (mut removed_until, mut num_removed) = (range.start, 0);
+        while let Some(run) = runs.next_if(|run| run.first < range.end) {
+            for (position, class) in (run.first..).zip(run.class..run.class + run.len) {
+                noted.catch_up(position, removed_until, length, &mut kept);
+                if let Some(copy) = kept.get(class) {
+                    num_removed += position + length - position.max(removed_until);
+                    removed_until = position + length;
+                    cover.add(position, removed_until, Some(copy));
+                }
+            }
+        }
+        noted.catch_up(range.end, removed_until, length, &mut kept);
+        cover.end_document();
+        covered_bytes.push(num_removed);
+    }
+    Ok(Removals { removals: cover.removals, covered_bytes })
+}
+
+/// Removes every window that occurs elsewhere, its first occurrence too.
+pub fn keep_none(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Removals {
+    let mut runs = classes.runs().peekable();
     let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
     let mut covered_bytes = Vec::with_capacity(arena.len());
     for index in 0..arena.len() {
         let range = arena.range(index);
-        let (mut removed_until, mut num_removed, mut num_kept) = (range.start, 0, 0);
-        for position in range {
-            if let Some(class) = classes.class(position)
-                && kept_window[class] != NOT_YET
-            {
+        let (mut removed_until, mut num_removed) = (range.start, 0);
+        while let Some(run) = runs.next_if(|run| run.first < range.end) {
+            for position in run.first..run.first + run.len {
+                num_removed += position + length - position.max(removed_until);
                 removed_until = position + length;
-                cover.add(position, removed_until, Some(kept_window[class]));
-            }
-            if position < removed_until {
-                num_removed += 1;
-                num_kept = 0;
-                continue;
-            }
-            num_kept += 1;
-            if num_kept >= length
-                && let Some(class) = classes.class(position + 1 - length)
-                && kept_window[class] == NOT_YET
-            {
-                kept_window[class] = position + 1 - length;
+                cover.add(position, removed_until, None);
             }
         }
         cover.end_document();
@@ -57,24 +85,84 @@ pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize
     Removals { removals: cover.removals, covered_bytes }
 }
 
-/// Removes every window that occurs elsewhere, its first occurrence too.
-pub fn keep_none(arena: &TextArena, classes: &impl WindowClasses, length: usize) -> Removals {
-    let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
-    let mut covered_bytes = Vec::with_capacity(arena.len());
-    for index in 0..arena.len() {
-        let range = arena.range(index);
-        let (mut removed_until, mut num_removed) = (range.start, 0);
-        for position in range {
-            if classes.class(position).is_some() {
-                removed_until = position + length;
-                cover.add(position, removed_until, None);
+/// The windows that the scan has passed whole, and what they are noted for.
+struct Noted<I> {
+    runs: I,
+    /// What is left of the current run.
+    run: Option<ClassRun>,
+}
+
+impl<I: Iterator<Item = ClassRun>> Noted<I> {
+    /// Notes the windows that end at or before `end` and have no byte before `removed_until` as kept, where they are the first of their class.
+    fn catch_up(&mut self, end: usize, removed_until: usize, length: usize, kept: &mut KeptWindows) {
+        loop {
+            let Some(run) = self.run.as_mut().filter(|run| run.len > 0) else {
+                self.run = self.runs.next();
+                if self.run.is_none() {
+                    return;
+                }
+                continue;
+            };
+            if run.first + length > end {
+                return;
             }
-            num_removed += usize::from(position < removed_until);
+            if run.first >= removed_until {
+                kept.note(run.class, run.first);
+            }
+            (run.first, run.len, run.class) = (run.first + 1, run.len - 1, run.class + 1);
         }
-        cover.end_document();
-        covered_bytes.push(num_removed);
     }
-    Removals { removals: cover.removals, covered_bytes }
+}
+
+/// Per class, where its first wholly kept window begins, plus one; 0 while there is none. Positions take 4 bytes where they fit, and many of
+/// them lie in a file.
+enum KeptWindows {
+    Narrow(Vec<u32>),
+    Wide(Vec<u64>),
+    Mapped(MmapMut),
+}
+
+impl KeptWindows {
+    fn new(num_classes: usize, num_bytes: usize, resources: &Resources) -> Result<Self, Error> {
+        fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>, Error> {
+            let mut values = Vec::new();
+            values.try_reserve_exact(len).map_err(|_| out_of_memory(len as u64 * size_of::<T>() as u64))?;
+            values.resize(len, T::default());
+            Ok(values)
+        }
+        let narrow = num_bytes < u32::MAX as usize;
+        let needed = num_classes as u64 * if narrow { 4 } else { 8 };
+        match &resources.scratch {
+            Some(folder) if needed > resources.index_bytes() && num_classes > 0 => {
+                let file = scratch_file(folder)?;
+                file.set_len(num_classes as u64 * 8).map_err(|source| io(folder, source))?;
+                // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
+                unsafe { MmapMut::map_mut(&file) }.map(Self::Mapped).map_err(|source| io(folder, source))
+            }
+            _ if narrow => zeros(num_classes).map(Self::Narrow),
+            _ => zeros(num_classes).map(Self::Wide),
+        }
+    }
+
+    fn get(&self, class: usize) -> Option<usize> {
+        let next = match self {
+            Self::Narrow(positions) => positions[class] as usize,
+            Self::Wide(positions) => positions[class] as usize,
+            Self::Mapped(bytes) => u64::from_le_bytes(bytes.as_chunks().0[class]) as usize,
+        };
+        next.checked_sub(1)
+    }
+
+    fn note(&mut self, class: usize, position: usize) {
+        match self {
+            Self::Narrow(positions) if positions[class] == 0 => positions[class] = position as u32 + 1,
+            Self::Wide(positions) if positions[class] == 0 => positions[class] = position as u64 + 1,
+            Self::Mapped(bytes) if bytes.as_chunks::<8>().0[class] == [0; 8] => {
+                bytes.as_chunks_mut().0[class] = (position as u64 + 1).to_le_bytes();
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Covers removed windows, which come in order, by few spans with one copy each.

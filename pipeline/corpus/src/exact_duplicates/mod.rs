@@ -15,7 +15,8 @@
 //! determined, and known when the scan has passed `b`. Two facts then suffice per position `p`: whether the window at `p` equals one that
 //! is known to be wholly kept (it then ends at or before `p`, since all its bytes have been passed), and whether the last `L` bytes of this
 //! document up to `p` are all kept (the window that they form is from now on a kept one). One slot per class of equal windows holds the
-//! first kept one; equal windows come from the suffix array ([`windows`]). The scan takes constant time per byte on any text.
+//! first kept one; equal windows come from one of two
+//! engines ([`sparse`], [`suffix_array`]). The scan takes constant time per byte on any text.
 //!
 //! # Nothing is lost
 //! Every removed window is equal to one of which every byte is kept, in one document and so without a gap: it stands verbatim in the
@@ -30,12 +31,16 @@
 
 pub mod cut;
 pub mod keep_first;
+pub mod resources;
+pub mod sparse;
+pub mod suffix_array;
 pub mod text;
 pub mod verify;
 pub mod windows;
 
 pub use cut::{Cut, OffsetMap, SpanTable, cut};
-pub use text::TextArena;
+pub use resources::Resources;
+pub use text::{ArenaWriter, TextArena};
 pub use verify::verify;
 
 use crate::operator::{Error, Operator, Sink, give};
@@ -45,9 +50,11 @@ use keep_first::Removals;
 use osler_schemas::expect;
 use osler_schemas::span::{self, Span};
 use serde::{Deserialize, Serialize};
+use sparse::SparseClasses;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use windows::{SuffixArrayClasses, WindowClasses};
+use suffix_array::SuffixArrayClasses;
+use windows::WindowClasses;
 
 /// Name of the stage in counts and the ledger.
 pub const STAGE: &str = "exact-duplicates";
@@ -95,7 +102,9 @@ pub enum Boundary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// The full suffix array of all text, in memory.
+    /// Anchors in a few positions out of a hundred, and what lies around them.
+    SparseSuffixArray,
+    /// The full suffix array of all text, in memory: the reference.
     SuffixArray,
 }
 
@@ -108,7 +117,7 @@ impl Default for ExactDuplicatesConfig {
             boundary: Boundary::Character,
             join: "\n".to_string(),
             removed_share_max: 0.9,
-            engine: Engine::SuffixArray,
+            engine: Engine::SparseSuffixArray,
         }
     }
 }
@@ -128,20 +137,15 @@ impl ExactDuplicatesConfig {
         }
         Ok(())
     }
-
-    /// Bytes of memory a run over `num_bytes` of text takes at its peak.
-    pub fn memory_bytes(&self, num_bytes: u64) -> u64 {
-        let text = num_bytes.saturating_add(num_bytes / 8);
-        text.saturating_add(windows::memory_bytes(num_bytes))
-    }
 }
 
 /// Collects documents, and finds their repeats at the end.
 #[derive(Debug)]
 pub struct ExactDuplicates {
     config: ExactDuplicatesConfig,
+    resources: Resources,
     source_names: Vec<String>,
-    arena: TextArena,
+    arena: ArenaWriter,
     last_ordinal: Option<u64>,
 }
 
@@ -150,7 +154,18 @@ impl ExactDuplicates {
     /// As for [`ExactDuplicatesConfig::validate`].
     pub fn new(config: ExactDuplicatesConfig) -> Result<Self, Error> {
         config.validate()?;
-        Ok(Self { config, source_names: Vec::new(), arena: TextArena::default(), last_ordinal: None })
+        let resources = Resources::default();
+        let arena = ArenaWriter::new(&resources);
+        Ok(Self { config, resources, source_names: Vec::new(), arena, last_ordinal: None })
+    }
+
+    /// Sets what the stage may use, before the first document.
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        // The full suffix array has no use for text that is not in memory.
+        let scratch = resources.scratch.filter(|_| self.config.engine == Engine::SparseSuffixArray);
+        self.resources = Resources { scratch, ..resources };
+        self.arena = ArenaWriter::new(&self.resources);
+        self
     }
 
     /// Gives sources, by their index, the names that errors call them by.
@@ -171,17 +186,24 @@ impl ExactDuplicates {
         self.arena.push(ordinal, source_index, text)
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the end will take for the documents so far: they have to be within the budget before it begins.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.memory_bytes()
+        let num_bytes = self.arena.num_bytes() as u64;
+        let peak = match self.config.engine {
+            Engine::SuffixArray => suffix_array::memory_bytes(num_bytes).saturating_add(num_bytes / 8 + num_bytes),
+            Engine::SparseSuffixArray => sparse::memory_bytes(num_bytes).min(self.resources.index_bytes()),
+        };
+        self.arena.memory_bytes().saturating_add(usize::try_from(peak).unwrap_or(usize::MAX))
     }
 
     /// Runs every pass.
     ///
     /// # Errors
-    /// [`Error::Data`] when a source would lose too much, or memory runs out.
+    /// [`Error::Data`] when a source would lose too much, or memory runs out; [`Error::Io`] when the scratch folder cannot be used;
+    /// [`Error::Closed`] when the run should stop.
     pub fn finish(self) -> Result<Outcome, Error> {
-        let Self { config, source_names, mut arena, .. } = self;
+        let Self { config, resources, source_names, arena, .. } = self;
+        let mut arena = arena.finish()?;
         let mut outcome = Outcome::default();
         for index in 0..arena.len() {
             let source = outcome.sources.entry(arena.source_index(index)).or_default();
@@ -192,10 +214,10 @@ impl ExactDuplicates {
         }
         let passes = if config.enabled { config.passes.as_slice() } else { &[] };
         for (pass, &length) in passes.iter().enumerate() {
-            let (spans, covered_bytes) = run_pass(&arena, &config, length)?;
+            let (spans, covered_bytes) = run_pass(&arena, &config, length, &resources)?;
             verify(&arena, &spans)?;
             outcome.count(pass, &arena, &spans, &covered_bytes);
-            arena = cut_all(arena, &spans, &config.join)?;
+            arena = cut_all(arena, &spans, &config.join, &resources)?;
             outcome.guard(&arena, config.removed_share_max, &source_names)?;
             outcome.passes.push(spans);
         }
@@ -298,11 +320,18 @@ fn span_batch(pass: u32, spans: &[RemovedSpan]) -> Result<RecordBatch, Error> {
 }
 
 /// One pass: its spans, and the bytes that removed windows cover, by document.
-fn run_pass(arena: &TextArena, config: &ExactDuplicatesConfig, length: usize) -> Result<(Vec<RemovedSpan>, Vec<usize>), Error> {
-    let Engine::SuffixArray = config.engine;
-    let Removals { mut removals, covered_bytes } = match SuffixArrayClasses::find(arena, length)? {
-        SuffixArrayClasses::Narrow(classes) => removals(arena, &classes, config.keep, length),
-        SuffixArrayClasses::Wide(classes) => removals(arena, &classes, config.keep, length),
+fn run_pass(
+    arena: &TextArena,
+    config: &ExactDuplicatesConfig,
+    length: usize,
+    resources: &Resources,
+) -> Result<(Vec<RemovedSpan>, Vec<usize>), Error> {
+    let Removals { mut removals, covered_bytes } = match config.engine {
+        Engine::SparseSuffixArray => removals(arena, &SparseClasses::find(arena, length, resources)?, config.keep, length, resources)?,
+        Engine::SuffixArray => match SuffixArrayClasses::find(arena, length)? {
+            SuffixArrayClasses::Narrow(classes) => removals(arena, &classes, config.keep, length, resources)?,
+            SuffixArrayClasses::Wide(classes) => removals(arena, &classes, config.keep, length, resources)?,
+        },
     };
     if config.boundary == Boundary::Word {
         keep_first::give_back_partial_words(arena, &mut removals);
@@ -319,19 +348,19 @@ fn run_pass(arena: &TextArena, config: &ExactDuplicatesConfig, length: usize) ->
     Ok((spans.collect(), covered_bytes))
 }
 
-fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length: usize) -> Removals {
+fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length: usize, resources: &Resources) -> Result<Removals, Error> {
     match keep {
-        Keep::First => keep_first::keep_first(arena, classes, length),
-        Keep::None => keep_first::keep_none(arena, classes, length),
+        Keep::First => keep_first::keep_first(arena, classes, length, resources),
+        Keep::None => Ok(keep_first::keep_none(arena, classes, length)),
     }
 }
 
 /// The documents without `spans`.
-fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str) -> Result<TextArena, Error> {
+fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<TextArena, Error> {
     if spans.is_empty() {
         return Ok(arena);
     }
-    let mut left = TextArena::default();
+    let mut left = ArenaWriter::new(resources);
     let mut spans = spans.iter().peekable();
     let mut own = Vec::new();
     for index in 0..arena.len() {
@@ -346,7 +375,7 @@ fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str) -> Result<TextAr
             left.push(arena.ordinal(index), arena.source_index(index), &cut(text, &own, join))?;
         }
     }
-    Ok(left)
+    left.finish()
 }
 
 /// The operator: batches with `ordinal`, `source_index` and `text` in, sorted by ordinal; rows of [`span::schema`] out, at the end.
@@ -363,6 +392,12 @@ impl FindExactDuplicates {
     /// As for [`ExactDuplicatesConfig::validate`].
     pub fn new(config: ExactDuplicatesConfig, source_names: Vec<String>) -> Result<Self, Error> {
         Ok(Self { state: Some(ExactDuplicates::new(config)?.with_source_names(source_names)), sources: BTreeMap::new() })
+    }
+
+    /// Sets what the stage may use, before the first batch.
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.state = self.state.map(|state| state.with_resources(resources));
+        self
     }
 
     /// Bytes by source index, once finished.
@@ -399,11 +434,8 @@ impl Operator for FindExactDuplicates {
         Ok(())
     }
 
-    /// What the end will take for the text so far: it has to be within the budget before it begins.
     fn memory_bytes(&self) -> usize {
-        let Some(state) = &self.state else { return 0 };
-        let peak = state.config.memory_bytes(state.arena.bytes().len() as u64);
-        state.memory_bytes().max(usize::try_from(peak).unwrap_or(usize::MAX))
+        self.state.as_ref().map_or(0, ExactDuplicates::memory_bytes)
     }
 }
 

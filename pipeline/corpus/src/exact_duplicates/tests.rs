@@ -100,6 +100,8 @@ fn oracle_flags(text: &str, starts: &[usize], length: usize, boundary: Boundary)
 fn check(texts: &[String], length: usize, keep: Keep, boundary: Boundary) -> Result<(), TestCaseError> {
     let config = ExactDuplicatesConfig { keep, boundary, ..config(&[length]) };
     let outcome = run(&config, texts);
+    let full = run(&ExactDuplicatesConfig { engine: Engine::SuffixArray, ..config }, texts);
+    prop_assert_eq!((&outcome.passes, &outcome.sources), (&full.passes, &full.sources));
     prop_assert_eq!(flags(texts, &outcome.passes[0]), oracle(texts, length, keep, boundary));
     prop_assert!(outcome.passes[0].iter().all(|span| span.partner.is_some() == (keep == Keep::First)));
     let covered: u64 = outcome.sources.values().map(|source| source.covered_bytes[0]).sum();
@@ -112,6 +114,8 @@ fn check(texts: &[String], length: usize, keep: Keep, boundary: Boundary) -> Res
     prop_assert_eq!(covered, wanted as u64);
     Ok(())
 }
+
+const ENGINES: [Engine; 2] = [Engine::SparseSuffixArray, Engine::SuffixArray];
 
 /// Every removed window stands in a text that is left; texts are ASCII, the cut is by character.
 fn check_nothing_lost(texts: &[String], length: usize) -> Result<(), TestCaseError> {
@@ -244,6 +248,15 @@ fn a_megabyte_of_one_period_keeps_little_more_than_a_window() {
     let outcome = run(&config(&[400]), &[&periods]);
     // 400 leaves a rest of 1 by 3, so two more bytes are kept until a kept window of the right phase ends.
     assert_eq!(left(&outcome), [&periods[..402]]);
+    for engine in ENGINES {
+        // Runs of one root at several lengths and phases, and a period too long to be one.
+        let texts = ["abc".repeat(200), "cab".repeat(150), format!("x{}y", "bca".repeat(170)), "a".repeat(450), noise(4, 70).repeat(40)];
+        let outcome = run(&ExactDuplicatesConfig { engine, ..config(&[400]) }, &texts);
+        let lens: Vec<usize> = left(&outcome).iter().map(|text| text.len()).collect();
+        // No window of the first document ends before an equal one begins. Of the third "x", a line break and "y" are left; of the last,
+        // 400 bytes and 20 more until a kept window of the right phase ends.
+        assert_eq!(lens, [600, 0, 3, 450, 420], "{engine:?}");
+    }
     let long = noise(5, MEGABYTE);
     let twice = run(&config(&[400, 100]), &[format!("{long}X{long}")]);
     assert_eq!(left(&twice), [format!("{long}X")]);
@@ -305,6 +318,7 @@ fn wrong_settings_and_orders_are_refused() {
     assert!(serde_json::from_str::<ExactDuplicatesConfig>(r#"{"pases": [1]}"#).is_err());
     let parsed: ExactDuplicatesConfig = serde_json::from_str(r#"{"keep": "none", "boundary": "word", "engine": "suffix-array"}"#).unwrap();
     assert_eq!((parsed.keep, parsed.boundary, parsed.passes), (Keep::None, Boundary::Word, vec![400, 100]));
+    assert_eq!((parsed.engine, ExactDuplicatesConfig::default().engine), (Engine::SuffixArray, Engine::SparseSuffixArray));
     let off = ExactDuplicatesConfig { enabled: false, ..config(&[1]) };
     assert_eq!(left(&run(&off, &["aaaa"])), ["aaaa"]);
 }
@@ -367,8 +381,8 @@ fn real_text_equals_a_map_of_windows() {
         eprintln!("SKIPPED: no text below {}: the map of windows was not compared on real data", folder.display());
         return;
     }
-    for length in [100, 400] {
-        let outcome = run(&config(&[length]), &texts);
+    for (length, engine) in [100, 400].into_iter().flat_map(|length| ENGINES.map(|engine| (length, engine))) {
+        let outcome = run(&ExactDuplicatesConfig { engine, ..config(&[length]) }, &texts);
         let mut kept_windows: HashMap<&[u8], ()> = HashMap::new();
         for (text, got) in texts.iter().zip(flags(&texts, &outcome.passes[0])) {
             let (mut starts, mut removed_until, mut num_kept) = (Vec::new(), 0, 0);
@@ -400,6 +414,40 @@ fn real_text_equals_a_map_of_windows() {
                 })
                 .collect();
             assert!(got == wanted, "length {length}");
+        }
+    }
+}
+
+/// Both passes and both rules on real text: engines, threads, text in a file and index in a file make no difference.
+#[test]
+fn engines_agree_on_real_text() {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
+    let texts = real_texts(&folder, 12 << 20);
+    if texts.is_empty() {
+        eprintln!("SKIPPED: no text below {}: the engines were not compared on real data", folder.display());
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let some = |threads, memory_bytes| Resources { threads, memory_bytes, scratch: Some(scratch.path().into()), ..Resources::default() };
+    for keep in [Keep::First, Keep::None] {
+        let outcomes = [
+            (Engine::SuffixArray, Resources::default()),
+            (Engine::SparseSuffixArray, Resources::default()),
+            (Engine::SparseSuffixArray, some(3, 0)),
+            (Engine::SparseSuffixArray, some(2, 20 << 20)),
+        ]
+        .map(|(engine, resources)| {
+            let config = ExactDuplicatesConfig { keep, engine, ..config(&[400, 100]) };
+            let mut stage = ExactDuplicates::new(config).unwrap().with_resources(resources);
+            for (ordinal, text) in texts.iter().enumerate() {
+                stage.push_document(ordinal as u64, 0, text).unwrap();
+            }
+            stage.finish().unwrap()
+        });
+        assert!(outcomes[0].passes.iter().all(|spans| spans.len() > 100));
+        for other in &outcomes[1..] {
+            assert!(outcomes[0].passes == other.passes && outcomes[0].sources == other.sources, "{keep:?}");
+            assert!(outcomes[0].texts().eq(other.texts()), "{keep:?}");
         }
     }
 }

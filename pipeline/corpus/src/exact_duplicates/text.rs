@@ -1,14 +1,32 @@
-//! All documents of a run in one text, so that one suffix array sees every repeat.
+//! All documents of a run in one text, so that one index sees every repeat: in memory, or in a file that is mapped.
 
 use super::STAGE;
+use super::resources::{Resources, io, scratch_file};
 use crate::operator::Error;
+use memmap2::Mmap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// Documents end to end without separators. Nothing outside reads it as one string: a window or span always lies in one document.
 #[derive(Debug, Default)]
 pub struct TextArena {
-    text: String,
+    text: Text,
     documents: Vec<Document>,
+}
+
+#[derive(Debug)]
+enum Text {
+    Memory(String),
+    /// A file of our own without a name, which nobody else can open. It holds whole strings only.
+    Mapped(Mmap),
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::Memory(String::new())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -18,20 +36,93 @@ struct Document {
     end: usize,
 }
 
+/// Takes documents into a [`TextArena`]: into memory, and into a file once there are more than fit.
+#[derive(Debug, Default)]
+pub struct ArenaWriter {
+    arena: TextArena,
+    /// Bytes of text in memory at most.
+    memory_bytes: usize,
+    scratch: Option<PathBuf>,
+    file: Option<BufWriter<File>>,
+    num_bytes: usize,
+}
+
+impl ArenaWriter {
+    /// A writer that keeps to what `resources` allow for text.
+    pub fn new(resources: &Resources) -> Self {
+        Self { memory_bytes: resources.text_bytes(), scratch: resources.scratch.clone(), ..Self::default() }
+    }
+
+    /// Adds a document behind the last one.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when memory for it cannot be had, [`Error::Io`] when the file cannot be written.
+    pub fn push(&mut self, ordinal: u64, source_index: u32, text: &str) -> Result<(), Error> {
+        self.num_bytes += text.len();
+        let Some(folder) = self.scratch.as_ref().filter(|_| self.num_bytes > self.memory_bytes) else {
+            return self.arena.push(ordinal, source_index, text);
+        };
+        let failed = |source| io(folder, source);
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let mut file = BufWriter::with_capacity(1 << 20, scratch_file(folder)?);
+                file.write_all(self.arena.bytes()).map_err(failed)?;
+                self.arena.text = Text::default();
+                none.insert(file)
+            }
+        };
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        self.arena.document(Document { ordinal, source_index, end: self.num_bytes })
+    }
+
+    /// The documents.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written or mapped.
+    pub fn finish(mut self) -> Result<TextArena, Error> {
+        if let (Some(file), Some(folder)) = (self.file, &self.scratch) {
+            let failed = |source| io(folder, source);
+            let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+            // SAFETY: the file is ours, was removed from its folder when it was made, and is not written any more: nothing changes the mapping.
+            self.arena.text = Text::Mapped(unsafe { Mmap::map(&file) }.map_err(failed)?);
+        }
+        Ok(self.arena)
+    }
+
+    /// Bytes of text taken.
+    pub fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
+    /// Bytes of memory held.
+    pub fn memory_bytes(&self) -> usize {
+        self.arena.memory_bytes()
+    }
+}
+
 impl TextArena {
     /// Adds a document behind the last one.
     ///
     /// # Errors
-    /// [`Error::Data`] when memory for it cannot be had.
+    /// [`Error::Data`] when memory for it cannot be had, or the text is in a file.
     pub fn push(&mut self, ordinal: u64, source_index: u32, text: &str) -> Result<(), Error> {
-        if self.text.capacity() - self.text.len() < text.len() {
+        let Text::Memory(all) = &mut self.text else {
+            return Err(Error::Data { operator: STAGE, problem: "a text that is mapped takes no more documents".to_string() });
+        };
+        if all.capacity() - all.len() < text.len() {
             // An eighth more at a time: doubling would hold up to twice the corpus.
-            let additional = text.len().max(self.text.len() / 8).max(1 << 16);
-            self.text.try_reserve_exact(additional).map_err(|_| out_of_memory(self.text.len() as u64 + additional as u64))?;
+            let additional = text.len().max(all.len() / 8).max(1 << 16);
+            all.try_reserve_exact(additional).map_err(|_| out_of_memory(all.len() as u64 + additional as u64))?;
         }
+        all.push_str(text);
+        let end = all.len();
+        self.document(Document { ordinal, source_index, end })
+    }
+
+    fn document(&mut self, document: Document) -> Result<(), Error> {
         self.documents.try_reserve(1).map_err(|_| out_of_memory(self.memory_bytes() as u64))?;
-        self.text.push_str(text);
-        self.documents.push(Document { ordinal, source_index, end: self.text.len() });
+        self.documents.push(document);
         Ok(())
     }
 
@@ -47,7 +138,10 @@ impl TextArena {
 
     /// The bytes of all documents.
     pub fn bytes(&self) -> &[u8] {
-        self.text.as_bytes()
+        match &self.text {
+            Text::Memory(text) => text.as_bytes(),
+            Text::Mapped(text) => text,
+        }
     }
 
     /// Where document `index` lies in [`TextArena::bytes`].
@@ -58,7 +152,11 @@ impl TextArena {
 
     /// The text of document `index`.
     pub fn text(&self, index: usize) -> &str {
-        &self.text[self.range(index)]
+        match &self.text {
+            Text::Memory(text) => &text[self.range(index)],
+            // SAFETY: a document's range holds the bytes of the string that was pushed for it; see `Text::Mapped`.
+            Text::Mapped(text) => unsafe { std::str::from_utf8_unchecked(&text[self.range(index)]) },
+        }
     }
 
     /// The ordinal that document `index` came with.
@@ -83,12 +181,14 @@ impl TextArena {
 
     /// Whether a character begins, or the text ends, at `position`.
     pub(super) fn is_char_boundary(&self, position: usize) -> bool {
-        self.text.is_char_boundary(position)
+        // Bytes that go on with a character are 0b10xxxxxx.
+        self.bytes().get(position).is_none_or(|byte| byte & 0xC0 != 0x80)
     }
 
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
-        self.text.capacity() + self.documents.capacity() * size_of::<Document>()
+        let text = if let Text::Memory(text) = &self.text { text.capacity() } else { 0 };
+        text + self.documents.capacity() * size_of::<Document>()
     }
 }
 
@@ -106,10 +206,25 @@ mod tests {
 
     #[test]
     fn documents_keep_their_places() {
-        let mut arena = TextArena::default();
-        for (ordinal, text) in [(3, ""), (5, "ab"), (6, ""), (9, "é")] {
-            arena.push(ordinal, 1, text).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        // Room for nine, six and three bytes: the text stays, moves into the file half-way, and is there from the first document on.
+        for memory_bytes in [u64::MAX, 9, 6, 3, 0] {
+            let resources = Resources { memory_bytes, scratch: Some(scratch.path().to_path_buf()), ..Resources::default() };
+            let mut writer = ArenaWriter::new(&resources);
+            for (ordinal, text) in [(3, ""), (5, "ab"), (6, ""), (9, "é")] {
+                writer.push(ordinal, 1, text).unwrap();
+            }
+            assert_eq!(writer.num_bytes(), 4);
+            check(&writer.finish().unwrap());
         }
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        let nowhere = Resources { memory_bytes: 0, scratch: Some(scratch.path().join("none")), ..Resources::default() };
+        assert!(matches!(ArenaWriter::new(&nowhere).push(1, 0, "a"), Err(Error::Io { .. })));
+    }
+
+    fn check(arena: &TextArena) {
+        assert_eq!(arena.bytes(), "abé".as_bytes());
+        assert_eq!((0..5).map(|position| arena.is_char_boundary(position)).collect::<Vec<_>>(), [true, true, true, false, true]);
         assert_eq!((0..4).map(|index| arena.text(index)).collect::<Vec<_>>(), ["", "ab", "", "é"]);
         assert_eq!((0..6).map(|position| arena.document_at(position)).collect::<Vec<_>>(), [1, 1, 3, 3, 4, 4]);
         assert_eq!([3, 4, 9].map(|ordinal| arena.index_of(ordinal)), [Some(0), None, Some(3)]);

@@ -278,3 +278,25 @@ fn threads_change_nothing() {
         assert_eq!(rows(threads), one, "{threads} threads");
     }
 }
+
+/// Word by word gives what the whole text gives, on texts made of everything that could stand at a word's border.
+#[test]
+fn remembered_words_change_no_id() {
+    let (Some(tokenizer), Some(plain)) = (load("mistral_7b_v1"), plain("mistral_7b_v1")) else { return };
+    assert!(tokenizer.words.is_some());
+    assert!(load("qwen2").is_some_and(|tokenizer| tokenizer.words.is_none()));
+    let parts =
+        [" ", "▁", "a", "the", "Übelkeit", "\n", "\t", "<s>", "日本", "\u{301}", "🜀", "\0", "\u{a0}", "mg/dL", "12,5", "_", "▁▁", "  "];
+    let mut state = 7u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..20_000 {
+        let text: String = (0..next(9)).map(|_| parts[next(parts.len())]).collect();
+        assert_eq!(ids_of(&tokenizer, &text), plain_ids_of(&plain, &text), "{text:?}");
+    }
+    for golden in Golden::all().unwrap_or_default() {
+        assert_eq!(ids_of(&tokenizer, &golden.text), plain_ids_of(&plain, &golden.text));
+    }
+}

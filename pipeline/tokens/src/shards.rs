@@ -4,6 +4,8 @@
 //! checksums, that the shards belong together and are what the caller expects, and that every piece lies in its file.
 //! [`ShardSet::verify`] also hashes the token files.
 
+use crate::mix::MixConfig;
+use crate::sidecar::Row;
 use arrow::array::{Array, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, SchemaRef, UInt32Type, UInt64Type};
@@ -12,11 +14,12 @@ use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::root_as_footer;
 use memmap2::Mmap;
+use osler_schemas::SchemaError;
 use osler_schemas::shard::{self, ChecksumError, Dtype, Header, HeaderError};
-use osler_schemas::{SchemaError, expect};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
@@ -38,12 +41,16 @@ pub struct Expectations {
     /// XXH3-128 of the `tokenizer.json`.
     pub tokenizer_xxh3: Option<u128>,
     pub context_length: Option<u32>,
+    /// Whether every token is read and compared with the sidecars' hashes, as [`ShardSet::verify`] does.
+    pub verify_contents: bool,
 }
 
 /// One chunk, borrowed from the mapped files.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk<'a> {
     shard: &'a Shard,
+    /// Position of the chunk in its shard.
+    index: usize,
     /// Cumulative lengths of the pieces, from 0 to the tokens in use.
     pub cu_seqlens: &'a [u32],
     /// First token of every piece in the shard's file.
@@ -105,6 +112,19 @@ impl ShardSet {
     /// # Errors
     /// [`ShardError`] says which file is wrong, in what, and what to do.
     pub fn open(directory: &Path, expected: &Expectations) -> Result<Self, ShardError> {
+        let set = Self::open_any_packing(directory)?;
+        for shard in &set.shards {
+            shard.check_expected(expected)?;
+            shard.check_same_set(set.header())?;
+        }
+        if expected.verify_contents {
+            set.verify()?;
+        }
+        Ok(set)
+    }
+
+    /// Opens a set of which a repacking may have been interrupted: shards may differ in what a sidecar alone decides.
+    pub(crate) fn open_any_packing(directory: &Path) -> Result<Self, ShardError> {
         let numbers = shard_numbers(directory)?;
         let mut shards: Vec<Shard> = Vec::with_capacity(numbers.len());
         for (wanted, number) in (0..).zip(numbers) {
@@ -112,12 +132,7 @@ impl ShardSet {
             if number != wanted {
                 return Err(ShardError::Incomplete { path, problem: "this shard is missing".into() });
             }
-            let shard = Shard::open(directory, number)?;
-            shard.check_expected(expected)?;
-            if let Some(first) = shards.first() {
-                shard.check_same_set(&first.header)?;
-            }
-            shards.push(shard);
+            shards.push(Shard::open(directory, number)?);
         }
         let Some(last) = shards.last() else { return Err(ShardError::Empty { directory: directory.to_path_buf() }) };
         if !last.header.last {
@@ -149,6 +164,27 @@ impl ShardSet {
         let number = self.chunk_ends.partition_point(|&end| end <= index);
         let before = if number == 0 { 0 } else { self.chunk_ends[number - 1] };
         self.shards.get(number)?.chunk((index - before) as usize)
+    }
+
+    /// The shards, in order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Names of all sources of the set; every shard's own list is the beginning of it.
+    pub fn source_names(&self) -> &StringArray {
+        &self.shards[self.shards.len() - 1].sources
+    }
+
+    /// The part of a mix that each chunk belongs to, in order.
+    pub(crate) fn chunk_parts(&self, mix: &MixConfig) -> impl Iterator<Item = Option<usize>> {
+        self.shards.iter().flat_map(move |shard| {
+            let parts: Vec<Option<usize>> = shard.sources.iter().map(|name| mix.part_of(name.unwrap_or_default())).collect();
+            (0..shard.num_chunks()).map(move |index| {
+                let first = shard.chunk(index)?.sources.first().copied()?;
+                parts.get(first as usize).copied().flatten()
+            })
+        })
     }
 
     /// Totals, from the sidecars alone.
@@ -195,7 +231,7 @@ impl<'a> Chunk<'a> {
     /// The tokens of piece `index`, straight from the file.
     pub fn piece(&self, index: usize) -> Option<Tokens<'a>> {
         let len = self.cu_seqlens.get(index + 1)? - self.cu_seqlens.get(index)?;
-        self.shard.tokens.get(*self.starts.get(index)?, u64::from(len))
+        self.shard.tokens().slice(*self.starts.get(index)?, u64::from(len))
     }
 
     /// All tokens in use as one slice where they lie together in the file, as they do under `concat`.
@@ -203,7 +239,7 @@ impl<'a> Chunk<'a> {
         let together = self.starts.windows(2).zip(self.cu_seqlens.windows(2));
         let first = *self.starts.first()?;
         let whole = together.into_iter().all(|(starts, ends)| starts[1] - starts[0] == u64::from(ends[1] - ends[0]));
-        if whole { self.shard.tokens.get(first, self.num_tokens() as u64) } else { None }
+        if whole { self.shard.tokens().slice(first, self.num_tokens() as u64) } else { None }
     }
 
     /// Copies the chunk into `out`, one context length of ids, padding included. Longer `out` is left as it is behind; a shorter one takes
@@ -226,13 +262,92 @@ impl<'a> Chunk<'a> {
         rest[..padding].fill(self.shard.header.tokenizer.pad_id);
     }
 
+    /// Bytes of a copy of the chunk, padding included.
+    pub fn num_bytes(&self) -> usize {
+        (u64::from(self.shard.header.context_length) * self.shard.header.dtype.num_bytes()) as usize
+    }
+
+    /// Copies the chunk as it is stored, little-endian and of the shard's type, into `out`, one context length, padding included. Longer
+    /// `out` is left as it is behind; a shorter one takes what fits.
+    pub fn copy_bytes_into(&self, out: &mut [u8]) {
+        let mut rest = out;
+        let whole = self.contiguous();
+        let parts = if whole.is_some() { 1 } else { self.num_pieces() };
+        for index in 0..parts {
+            let Some(tokens) = whole.or_else(|| self.piece(index)) else { continue };
+            let bytes = tokens.bytes();
+            let len = bytes.len().min(rest.len());
+            let (head, tail) = rest.split_at_mut(len);
+            head.copy_from_slice(&bytes[..len]);
+            rest = tail;
+        }
+        let pad = self.shard.header.tokenizer.pad_id.to_le_bytes();
+        let width = self.shard.header.dtype.num_bytes() as usize;
+        for id in rest.chunks_exact_mut(width).take(self.num_padding as usize) {
+            id.copy_from_slice(&pad[..width]);
+        }
+    }
+
+    /// Ranges of the chunk's positions whose tokens count in the loss, sorted and disjoint; padding never does.
+    pub fn loss(&self) -> Vec<Range<u32>> {
+        let Some((starts, lens)) = &self.shard.loss else {
+            let end = self.num_tokens() as u32;
+            return if end > 0 { vec![0..end] } else { Vec::new() };
+        };
+        let (starts, lens) = (starts.values(), lens.values());
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for (&start, ends) in self.starts.iter().zip(self.cu_seqlens.windows(2)) {
+            let end = start + u64::from(ends[1] - ends[0]);
+            let first = starts.partition_point(|&span| span <= start).saturating_sub(1);
+            for (&span, &len) in starts[first..].iter().zip(&lens[first..]).take_while(|(span, _)| **span < end) {
+                let (from, to) = (span.max(start), (span + len).min(end));
+                if from < to {
+                    let range = ends[0] + (from - start) as u32..ends[0] + (to - start) as u32;
+                    match ranges.last_mut() {
+                        Some(last) if last.end == range.start => last.end = range.end,
+                        _ => ranges.push(range),
+                    }
+                }
+            }
+        }
+        ranges
+    }
+
+    /// Documents of the pieces: ids in the corpus.
+    pub fn doc_id(&self, piece: usize) -> Option<&'a str> {
+        let offsets = self.shard.chunks.pieces.value_offsets();
+        let row = *offsets.get(self.index)? as usize + piece;
+        let document = *self.shard.chunks.piece_document.values().get(row)?;
+        let ids = &self.shard.documents.doc_id;
+        (document < ids.len() as u64).then(|| ids.value(document as usize))
+    }
+
     /// Names that [`Chunk::sources`] are positions in.
     pub fn source_names(&self) -> &'a StringArray {
         &self.shard.sources
     }
 }
 
-impl Tokens<'_> {
+impl<'a> Tokens<'a> {
+    /// The ids as they lie in the file: little-endian, two or four bytes each.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            // SAFETY: any initialised integer is as many initialised bytes, and bytes need no alignment; the length is the slice's own.
+            Self::U16(ids) => unsafe { std::slice::from_raw_parts(ids.as_ptr().cast(), size_of_val(ids)) },
+            // SAFETY: as above.
+            Self::U32(ids) => unsafe { std::slice::from_raw_parts(ids.as_ptr().cast(), size_of_val(ids)) },
+        }
+    }
+
+    /// The ids `[start, start + len)`; `None` where they are not there.
+    pub fn slice(self, start: u64, len: u64) -> Option<Self> {
+        let range = usize::try_from(start).ok()?..usize::try_from(start.checked_add(len)?).ok()?;
+        Some(match self {
+            Self::U16(ids) => Self::U16(ids.get(range)?),
+            Self::U32(ids) => Self::U32(ids.get(range)?),
+        })
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         match self {
@@ -247,8 +362,8 @@ impl Tokens<'_> {
     }
 
     /// The ids.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let (short, long): (&[u16], &[u32]) = match self {
+    pub fn iter(&self) -> impl Iterator<Item = u32> + 'a {
+        let (short, long): (&'a [u16], &'a [u32]) = match *self {
             Self::U16(ids) => (ids, &[]),
             Self::U32(ids) => (&[], ids),
         };
@@ -269,7 +384,7 @@ fn shard_numbers(directory: &Path) -> Result<Vec<u32>, ShardError> {
 
 /// One mapped shard.
 #[derive(Debug)]
-struct Shard {
+pub struct Shard {
     bin_path: PathBuf,
     sidecar_path: PathBuf,
     header: Header,
@@ -277,10 +392,25 @@ struct Shard {
     sources: StringArray,
     documents: Documents,
     chunks: Chunks,
+    /// Starts and lengths of the spans that count in the loss; none: all tokens.
+    loss: Option<(PrimitiveArray<UInt64Type>, PrimitiveArray<UInt64Type>)>,
+}
+
+/// One document of a shard, or the part of it that lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentView<'a> {
+    pub doc_id: &'a str,
+    pub source: &'a str,
+    /// Position in the document of its first token here.
+    pub offset: u64,
+    /// Position in the file of that token.
+    pub start: u64,
+    pub len: u64,
 }
 
 #[derive(Debug)]
 struct Documents {
+    doc_id: StringArray,
     source: PrimitiveArray<UInt32Type>,
     offset: PrimitiveArray<UInt64Type>,
     start: PrimitiveArray<UInt64Type>,
@@ -292,6 +422,7 @@ struct Chunks {
     cu_seqlens: ListArray,
     cu_seqlen_values: PrimitiveArray<UInt32Type>,
     pieces: ListArray,
+    piece_document: PrimitiveArray<UInt64Type>,
     piece_start: PrimitiveArray<UInt64Type>,
     piece_len: PrimitiveArray<UInt32Type>,
     piece_source: PrimitiveArray<UInt32Type>,
@@ -305,12 +436,11 @@ enum MappedTokens {
 }
 
 impl MappedTokens {
-    fn get(&self, start: u64, len: u64) -> Option<Tokens<'_>> {
-        let range = usize::try_from(start).ok()?..usize::try_from(start.checked_add(len)?).ok()?;
-        Some(match self {
-            Self::U16(ids) => Tokens::U16(ids.get(range)?),
-            Self::U32(ids) => Tokens::U32(ids.get(range)?),
-        })
+    fn all(&self) -> Tokens<'_> {
+        match self {
+            Self::U16(ids) => Tokens::U16(ids),
+            Self::U32(ids) => Tokens::U32(ids),
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -329,6 +459,60 @@ impl MappedTokens {
 }
 
 impl Shard {
+    /// What its sidecar says of it.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Path of its token file.
+    pub fn bin_path(&self) -> &Path {
+        &self.bin_path
+    }
+
+    /// Names of the sources.
+    pub fn source_names(&self) -> &StringArray {
+        &self.sources
+    }
+
+    /// All its tokens.
+    pub fn tokens(&self) -> Tokens<'_> {
+        self.tokens.all()
+    }
+
+    /// Its documents, in file order; they lie back to back and cover the file.
+    pub fn documents(&self) -> impl Iterator<Item = DocumentView<'_>> {
+        let documents = &self.documents;
+        (0..documents.len.len()).map(|row| DocumentView {
+            doc_id: documents.doc_id.value(row),
+            source: self.sources.value(documents.source.value(row) as usize),
+            offset: documents.offset.value(row),
+            start: documents.start.value(row),
+            len: documents.len.value(row),
+        })
+    }
+
+    /// Its documents as a sidecar's writer takes them.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        self.documents().zip(self.documents.source.values()).map(|(document, &source)| Row {
+            doc_id: document.doc_id.into(),
+            source,
+            offset: document.offset,
+            start: document.start,
+            len: document.len,
+        })
+    }
+
+    /// Spans of the file that count in the loss, sorted and disjoint; `None`: all tokens.
+    pub fn loss(&self) -> Option<impl Iterator<Item = Range<u64>> + '_> {
+        let (starts, lens) = self.loss.as_ref()?;
+        Some(starts.values().iter().zip(lens.values()).map(|(&start, &len)| start..start + len))
+    }
+
+    /// Its chunks, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> {
+        (0..self.num_chunks()).filter_map(|index| self.chunk(index))
+    }
+
     fn open(directory: &Path, number: u32) -> Result<Self, ShardError> {
         let sidecar_path = directory.join(shard::sidecar_name(number));
         let bin_path = directory.join(shard::bin_name(number));
@@ -350,17 +534,18 @@ impl Shard {
         let damaged = |problem: &str| ShardError::Damaged { path: sidecar_path.clone(), problem: problem.to_string() };
         let columns = Columns(&batch);
         let sources = columns.list("sources").and_then(|list| list.as_string_opt::<i32>().cloned());
-        let (sources, documents, chunks) = sources
+        let (((sources, documents), chunks), loss) = sources
             .zip(columns.documents())
             .zip(columns.chunks())
-            .map(|((sources, documents), chunks)| (sources, documents, chunks))
+            .zip(columns.loss())
             .ok_or_else(|| damaged("a column is not what the schema says"))?;
-        let shard = Self { bin_path, header, tokens, sources, documents, chunks, sidecar_path: sidecar_path.clone() };
+        let shard = Self { bin_path, header, tokens, sources, documents, chunks, loss, sidecar_path: sidecar_path.clone() };
         shard.check(number).map_err(|problem| damaged(&problem))?;
         Ok(shard)
     }
 
-    fn num_chunks(&self) -> usize {
+    /// Number of its chunks.
+    pub fn num_chunks(&self) -> usize {
         self.chunks.padding.len()
     }
 
@@ -373,6 +558,7 @@ impl Shard {
             starts: self.chunks.piece_start.values().get(pieces.clone())?,
             sources: self.chunks.piece_source.values().get(pieces)?,
             num_padding: *self.chunks.padding.values().get(index)?,
+            index,
         })
     }
 
@@ -394,6 +580,13 @@ impl Shard {
         }
         if end != self.header.num_tokens {
             return Err(format!("its documents end at token {end} of {}", self.header.num_tokens));
+        }
+        let mut counted = 0;
+        for (span, range) in self.loss().into_iter().flatten().enumerate() {
+            if range.start < counted || range.is_empty() || range.end > self.header.num_tokens {
+                return Err(format!("loss span {span} does not follow the one before, or is not in the file"));
+            }
+            counted = range.end;
         }
         for index in 0..self.num_chunks() {
             self.check_chunk(index).ok_or_else(|| format!("chunk {index} does not fit its pieces"))?;
@@ -430,7 +623,8 @@ impl Shard {
     fn check_same_set(&self, first: &Header) -> Result<(), ShardError> {
         let key = |header: &Header| {
             let tokenizer = &header.tokenizer;
-            format!("{} {} {} {tokenizer:?}", header.dtype, header.context_length, header.packing)
+            let mix = header.mix.as_deref().unwrap_or("no mix");
+            format!("{} {} {} {} {mix} {tokenizer:?}", header.dtype, header.context_length, header.packing, header.seed)
         };
         if key(&self.header) == key(first) { Ok(()) } else { Err(self.mismatch("settings", key(first), key(&self.header))) }
     }
@@ -467,7 +661,19 @@ impl Columns<'_> {
         let list = self.list("documents")?;
         let rows = list.as_struct_opt()?;
         let (source, offset) = (primitive(rows, "source")?, primitive(rows, "offset")?);
-        Some(Documents { source, offset, start: primitive(rows, "start")?, len: primitive(rows, "len")? })
+        let doc_id = rows.column_by_name("doc_id")?.as_string_opt::<i32>()?.clone();
+        Some(Documents { doc_id, source, offset, start: primitive(rows, "start")?, len: primitive(rows, "len")? })
+    }
+
+    /// Outer `None`: not what the schema says; inner: every token counts.
+    fn loss(&self) -> Option<Option<(PrimitiveArray<UInt64Type>, PrimitiveArray<UInt64Type>)>> {
+        let list: &ListArray = self.0.column_by_name("loss")?.as_list_opt()?;
+        if list.len() == 1 && list.is_null(0) {
+            return Some(None);
+        }
+        let list = self.list("loss")?;
+        let rows = list.as_struct_opt()?;
+        Some(Some((primitive(rows, "start")?, primitive(rows, "len")?)))
     }
 
     fn chunks(&self) -> Option<Chunks> {
@@ -478,6 +684,7 @@ impl Columns<'_> {
         let fields = pieces.values().as_struct_opt()?;
         Some(Chunks {
             cu_seqlen_values: cu_seqlens.values().as_primitive_opt()?.clone(),
+            piece_document: primitive(fields, "document")?,
             piece_start: primitive(fields, "start")?,
             piece_len: primitive(fields, "len")?,
             piece_source: primitive(fields, "source")?,
@@ -531,7 +738,7 @@ fn read_sidecar(file: &Buffer) -> Result<RecordBatch, SidecarError> {
     let footer_start = trailer.checked_sub(footer_len).ok_or_else(|| broken("footer longer than the file"))?;
     let footer = root_as_footer(&file[footer_start..trailer]).map_err(|error| broken(&format!("footer: {error}")))?;
     let schema: SchemaRef = Arc::new(fb_to_schema(footer.schema().ok_or_else(|| broken("no schema"))?));
-    expect::schema(&schema, &shard::schema()).map_err(SidecarError::Schema)?;
+    shard::expect(&schema).map_err(SidecarError::Schema)?;
     let blocks = footer.recordBatches().filter(|blocks| blocks.len() == 1).ok_or_else(|| broken("wanted one batch"))?;
     let block = blocks.get(0);
     let start = usize::try_from(block.offset()).map_err(|_| broken("batch offset"))?;

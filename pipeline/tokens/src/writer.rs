@@ -4,26 +4,22 @@
 //! where the tail is carried, the last tokens that do not fill a chunk open the next shard instead. A chunk never spans two shards. Bytes
 //! depend on the documents and the settings alone. A file gets its final name when it is complete and on disk, tokens before sidecar.
 
-use crate::operator::Error;
-use crate::pack::{self, PackConfig, Plan};
-use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array, UInt64Array};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, FieldRef, UInt32Type};
-use arrow::error::ArrowError;
-use arrow::ipc::MetadataVersion;
-use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
-use osler_schemas::sequence::{document_tokens_schema, piece_fields};
+use crate::error::Error;
+use crate::mix::{MixConfig, PartUse, warnings};
+use crate::pack::{PackConfig, Plan, Tail};
+use crate::sidecar::{self, Row};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
+use osler_schemas::expect;
+use osler_schemas::sequence::document_tokens_schema;
 use osler_schemas::shard::{self, Dtype, Header, TokenizerIdentity};
-use osler_schemas::{SchemaError, expect};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-const OPERATOR: &str = "tokens";
 const FLUSH_BYTES: usize = 1 << 20;
 
 /// Size of a shard unless the user wants another.
@@ -37,6 +33,7 @@ pub struct ShardWriter {
     tokenizer: TokenizerIdentity,
     dtype: Dtype,
     pack: PackConfig,
+    mix: MixConfig,
     shard_bytes: u64,
     sources: Vec<String>,
     source_index: HashMap<String, u32>,
@@ -56,7 +53,7 @@ pub struct Document<'a> {
 }
 
 /// What a set holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Summary {
     pub shards: Vec<WrittenShard>,
     pub num_documents: u64,
@@ -67,6 +64,12 @@ pub struct Summary {
     pub num_tail_tokens: u64,
     /// Tokens by source.
     pub source_tokens: BTreeMap<String, u64>,
+    /// Chunks of every part of the mix.
+    pub part_chunks: Vec<u64>,
+    /// The parts of the mix as they will be given.
+    pub parts: Vec<PartUse>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
 }
 
 /// One shard's files.
@@ -93,22 +96,13 @@ struct Current {
     num_tokens: u64,
 }
 
-#[derive(Clone)]
-struct Row {
-    doc_id: Box<str>,
-    source: u32,
-    offset: u64,
-    start: u64,
-    len: u64,
-}
-
 impl ShardWriter {
     /// Opens a set in `directory`, which is made if it is not there; shards of an earlier set in it are removed.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that cannot work, [`Error::Io`] when the folder cannot be made or cleared.
+    /// [`Error::Setting`] for a setting that cannot work, [`Error::Io`] when the folder cannot be made or cleared.
     pub fn create(directory: &Path, tokenizer: TokenizerIdentity, pack: PackConfig, shard_bytes: u64) -> Result<Self, Error> {
-        let config = |setting, problem: String| Error::Config { operator: OPERATOR, setting, problem };
+        let config = |setting, problem: String| Error::Setting { setting, problem };
         pack.check().map_err(|error| config("pack", error.to_string()))?;
         let dtype = tokenizer.dtype();
         let chunk_bytes = u64::from(pack.context_length) * dtype.num_bytes();
@@ -116,13 +110,14 @@ impl ShardWriter {
             let problem = format!("must be between one chunk ({chunk_bytes} bytes) and {MAX_SHARD_BYTES}, got {shard_bytes}");
             return Err(config("shard_bytes", problem));
         }
-        fs::create_dir_all(directory).map_err(|error| io_error(directory, error))?;
-        clear(directory).map_err(|error| io_error(directory, error))?;
+        fs::create_dir_all(directory).map_err(|error| Error::io(directory, error))?;
+        clear(directory).map_err(|error| Error::io(directory, error))?;
         Ok(Self {
             directory: directory.to_path_buf(),
             tokenizer,
             dtype,
             pack,
+            mix: MixConfig::default(),
             shard_bytes,
             sources: Vec::new(),
             source_index: HashMap::new(),
@@ -131,16 +126,33 @@ impl ShardWriter {
         })
     }
 
+    /// Packs each part of a mix by itself, and leaves what no part names out of the chunks. Tails cannot be carried then.
+    ///
+    /// # Errors
+    /// [`Error::Mix`] for a mix that cannot be.
+    pub fn with_mix(mut self, mix: MixConfig) -> Result<Self, Error> {
+        mix.check()?;
+        if !mix.is_empty() && self.pack.carries() {
+            self.pack.tail = Tail::Drop;
+        }
+        self.mix = mix;
+        Ok(self)
+    }
+
+    /// The tokenizer that made the ids.
+    pub fn tokenizer(&self) -> &TokenizerIdentity {
+        &self.tokenizer
+    }
+
     /// Appends the documents of a batch of [`document_tokens_schema`].
     ///
     /// # Errors
     /// As for [`Self::push`], and [`Error::Schema`] for a batch of another shape.
     pub fn push_batch(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        let schema_error = |source: SchemaError| Error::Schema { operator: OPERATOR, source };
-        expect::schema(batch.schema_ref(), &document_tokens_schema()).map_err(schema_error)?;
-        let doc_ids = expect::utf8(batch, "doc_id").map_err(schema_error)?;
-        let sources = expect::utf8(batch, "source").map_err(schema_error)?;
-        let lists = expect::list(batch, "input_ids").map_err(schema_error)?;
+        expect::schema(batch.schema_ref(), &document_tokens_schema())?;
+        let doc_ids = expect::utf8(batch, "doc_id")?;
+        let sources = expect::utf8(batch, "source")?;
+        let lists = expect::list(batch, "input_ids")?;
         let ids = lists.values().as_primitive::<UInt32Type>().values();
         for row in 0..batch.num_rows() {
             let range = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
@@ -191,10 +203,12 @@ impl ShardWriter {
     /// Writes what is left and gives the totals. A set of no documents is one empty shard.
     ///
     /// # Errors
-    /// As for [`Self::push`].
+    /// As for [`Self::push`], and [`Error::Mix`] where a part is short of its budget.
     pub fn finish(mut self) -> Result<Summary, Error> {
         self.close_shard(true)?;
-        Ok(std::mem::take(&mut self.summary))
+        let mut summary = std::mem::take(&mut self.summary);
+        summary.resolve(&self.mix, self.pack.context_length)?;
+        Ok(summary)
     }
 
     fn source(&mut self, name: &str) -> u32 {
@@ -242,7 +256,7 @@ impl ShardWriter {
             file.write_all(bytes)?;
             Ok(file)
         };
-        current.file = Some(write().map_err(|error| io_error(&path, error))?);
+        current.file = Some(write().map_err(|error| Error::io(&path, error))?);
         current.hasher.update(bytes);
         current.written_bytes += num_bytes as u64;
         current.buffer.drain(..num_bytes);
@@ -261,8 +275,7 @@ impl ShardWriter {
         let held_back = if last { 0 } else { self.held_back_bytes() };
         self.flush(self.current.buffer.len() - held_back)?;
         let next = self.current.split_off(self.current.written_bytes / self.dtype.num_bytes());
-        let lengths: Vec<u64> = self.current.rows.iter().map(|row| row.len).collect();
-        let plan = pack::plan(&lengths, &self.pack).map_err(|error| data(error.to_string()))?;
+        let plan = sidecar::plan(&self.current.rows, &self.sources, &self.pack, &self.mix)?;
         let number = self.number();
         let header = Header {
             dtype: self.dtype,
@@ -274,28 +287,25 @@ impl ShardWriter {
             context_length: self.pack.context_length,
             packing: self.pack.to_string(),
             seed: self.pack.seed,
+            mix: self.mix.to_json(),
             tokenizer: self.tokenizer.clone(),
         };
-        let sidecar =
-            sidecar_bytes(&header, &self.sources, &self.current, &plan).map_err(|source| Error::Arrow { operator: OPERATOR, source })?;
+        let sidecar = sidecar::bytes(&header, &self.sources, &self.current.rows, Some(&self.current.loss), &plan)?;
         let bin_path = self.commit(&shard::bin_name(number), self.current.file.as_ref())?;
         let sidecar_name = shard::sidecar_name(number);
         let temporary = self.temporary(&sidecar_name);
         let written = File::create(&temporary).and_then(|mut file| file.write_all(&sidecar).map(|()| file));
-        let file = written.map_err(|error| io_error(&temporary, error))?;
+        let file = written.map_err(|error| Error::io(&temporary, error))?;
         let sidecar_path = self.commit(&sidecar_name, Some(&file))?;
-        self.summary.num_tokens += header.num_tokens;
-        self.summary.num_chunks += plan.len() as u64;
-        self.summary.num_padding += plan.num_padding;
-        self.summary.num_tail_tokens += plan.num_tail_tokens;
-        self.summary.shards.push(WrittenShard {
+        let shard = WrittenShard {
             bin: bin_path,
             sidecar: sidecar_path,
             num_tokens: header.num_tokens,
             num_chunks: plan.len() as u64,
             bin_xxh3: header.bin_xxh3,
             sidecar_xxh3: xxhash_rust::xxh3::xxh3_128(&sidecar),
-        });
+        };
+        self.summary.add(shard, &plan, |document| part_of_row(&self.current.rows, &self.sources, &self.mix, document));
         self.current = next;
         Ok(())
     }
@@ -311,8 +321,32 @@ impl ShardWriter {
             // The rename itself rests on disk only with its folder.
             File::open(&self.directory)?.sync_all()
         };
-        commit().map_err(|error| io_error(&path, error))?;
+        commit().map_err(|error| Error::io(&path, error))?;
         Ok(path)
+    }
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, shard: WrittenShard, plan: &Plan, part_of: impl Fn(u64) -> Option<usize>) {
+        self.num_tokens += shard.num_tokens;
+        self.num_chunks += plan.len() as u64;
+        self.num_padding += plan.num_padding;
+        self.num_tail_tokens += plan.num_tail_tokens;
+        self.shards.push(shard);
+        for chunk in plan.chunks() {
+            let Some(part) = chunk.first().and_then(|piece| part_of(piece.document)) else { continue };
+            if self.part_chunks.len() <= part {
+                self.part_chunks.resize(part + 1, 0);
+            }
+            self.part_chunks[part] += 1;
+        }
+    }
+
+    /// Checks that the mix can be had, and notes how.
+    pub(crate) fn resolve(&mut self, mix: &MixConfig, context_length: u32) -> Result<(), Error> {
+        self.parts = mix.resolve(&self.part_chunks, context_length)?;
+        self.warnings = warnings(mix, &self.parts);
+        Ok(())
     }
 }
 
@@ -372,111 +406,20 @@ fn clear(directory: &Path) -> io::Result<()> {
     found.iter().try_for_each(|(_, name)| fs::remove_file(directory.join(name)))
 }
 
-fn sidecar_bytes(header: &Header, sources: &[String], current: &Current, plan: &Plan) -> Result<Vec<u8>, ArrowError> {
-    let rows = &current.rows;
-    let documents = StructArray::try_new(
-        shard::document_fields(),
-        vec![
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.doc_id))),
-            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.source))),
-            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.offset))),
-            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.start))),
-            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.len))),
-        ],
-        None,
-    )?;
-    let everything = match current.loss.as_slice() {
-        [] => header.num_tokens == 0,
-        [range] => *range == (0..header.num_tokens),
-        _ => false,
-    };
-    let loss = StructArray::try_new(
-        shard::loss_fields(),
-        vec![
-            Arc::new(UInt64Array::from_iter_values(current.loss.iter().filter(|_| !everything).map(|range| range.start))),
-            Arc::new(UInt64Array::from_iter_values(current.loss.iter().filter(|_| !everything).map(|range| range.end - range.start))),
-        ],
-        None,
-    )?;
-    let schema = header.schema();
-    let columns: Vec<ArrayRef> = vec![
-        one_list(schema.field(0).data_type(), Arc::new(StringArray::from_iter_values(sources)), false)?,
-        one_list(schema.field(1).data_type(), Arc::new(documents), false)?,
-        one_list(schema.field(2).data_type(), Arc::new(chunk_array(current, plan)?), false)?,
-        one_list(schema.field(3).data_type(), Arc::new(loss), everything)?,
-    ];
-    let batch = RecordBatch::try_new(schema.clone(), columns)?;
-    let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?;
-    let mut writer = FileWriter::try_new_with_options(Vec::new(), &schema, options)?;
-    writer.write(&batch)?;
-    writer.write_metadata(shard::CHECKSUM_KEY, shard::CHECKSUM_BLANK);
-    let mut file = writer.into_inner()?;
-    shard::seal(&mut file).map_err(|error| ArrowError::IpcError(error.to_string()))?;
-    Ok(file)
-}
-
-fn chunk_array(current: &Current, plan: &Plan) -> Result<StructArray, ArrowError> {
-    let row = |document: u64| &current.rows[document as usize];
-    let pieces = StructArray::try_new(
-        piece_fields(),
-        vec![
-            Arc::new(UInt64Array::from_iter_values(plan.pieces.iter().map(|piece| piece.document))),
-            Arc::new(UInt64Array::from_iter_values(plan.pieces.iter().map(|piece| row(piece.document).offset + piece.offset))),
-            Arc::new(UInt64Array::from_iter_values(plan.pieces.iter().map(|piece| piece.start))),
-            Arc::new(UInt32Array::from_iter_values(plan.pieces.iter().map(|piece| piece.len))),
-            Arc::new(UInt32Array::from_iter_values(plan.pieces.iter().map(|piece| row(piece.document).source))),
-        ],
-        None,
-    )?;
-    let mut cu_seqlens = Vec::with_capacity(plan.pieces.len() + plan.len());
-    let mut padding = Vec::with_capacity(plan.len());
-    for chunk in plan.chunks() {
-        let mut used = 0;
-        cu_seqlens.push(0);
-        for piece in chunk {
-            used += piece.len;
-            cu_seqlens.push(used);
-        }
-        padding.push(plan.context_length - used);
-    }
-    let fields = shard::chunk_fields();
-    let sizes = || plan.chunks().map(<[pack::Piece]>::len);
-    let lengths =
-        list(fields[0].data_type(), OffsetBuffer::from_lengths(sizes().map(|size| size + 1)), Arc::new(UInt32Array::from(cu_seqlens)))?;
-    let pieces = list(fields[1].data_type(), OffsetBuffer::from_lengths(sizes()), Arc::new(pieces))?;
-    StructArray::try_new(fields, vec![lengths, pieces, Arc::new(UInt32Array::from(padding))], None)
-}
-
-/// A list column of one row, which is `values`, or null.
-fn one_list(data_type: &DataType, values: ArrayRef, null: bool) -> Result<ArrayRef, ArrowError> {
-    let offsets = OffsetBuffer::from_lengths([values.len()]);
-    let nulls = null.then(|| arrow::buffer::NullBuffer::new_null(1));
-    Ok(Arc::new(ListArray::try_new(item_field(data_type)?, offsets, values, nulls)?))
-}
-
-fn list(data_type: &DataType, offsets: OffsetBuffer<i32>, values: ArrayRef) -> Result<ArrayRef, ArrowError> {
-    Ok(Arc::new(ListArray::try_new(item_field(data_type)?, offsets, values, None)?))
-}
-
-fn item_field(data_type: &DataType) -> Result<FieldRef, ArrowError> {
-    match data_type {
-        DataType::List(item) => Ok(item.clone()),
-        other => Err(ArrowError::SchemaError(format!("wanted a list, got {other}"))),
-    }
-}
-
-fn io_error(path: &Path, source: io::Error) -> Error {
-    Error::Io { operator: OPERATOR, path: path.display().to_string(), source }
+/// The part of the mix that a row belongs to.
+pub(crate) fn part_of_row(rows: &[Row], sources: &[String], mix: &MixConfig, row: u64) -> Option<usize> {
+    let row = rows.get(usize::try_from(row).ok()?)?;
+    mix.part_of(sources.get(row.source as usize)?)
 }
 
 fn data(problem: String) -> Error {
-    Error::Data { operator: OPERATOR, problem }
+    Error::Data(problem)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::{Method, Tail};
+    use crate::pack::Method;
     use arrow::array::Array;
     use arrow::datatypes::UInt64Type;
     use arrow::ipc::reader::FileReader;
@@ -515,7 +458,7 @@ mod tests {
     fn read(summary: &Summary) -> Vec<(Vec<u8>, Header, RecordBatch)> {
         let open = |shard: &WrittenShard| {
             let mut reader = FileReader::try_new(Cursor::new(fs::read(&shard.sidecar).unwrap()), None).unwrap();
-            expect::schema(&reader.schema(), &shard::schema()).unwrap();
+            shard::expect(&reader.schema()).unwrap();
             let header = Header::from_metadata(reader.schema().metadata()).unwrap();
             let batch = reader.next().unwrap().unwrap();
             assert!(reader.next().is_none() && batch.num_rows() == 1);
@@ -571,7 +514,7 @@ mod tests {
         }
         let mut writer = ShardWriter::create(directory.path(), identity(65_536), PackConfig::default(), 1 << 20).unwrap();
         let error = writer.push(Document { doc_id: "d", source: "s", ids: &[1, 65_536], loss: None }).unwrap_err().to_string();
-        assert_eq!(error, "tokens: document d, token 1: id 65536 is not in the vocabulary of 65536");
+        assert_eq!(error, "document d, token 1: id 65536 is not in the vocabulary of 65536");
     }
 
     #[test]

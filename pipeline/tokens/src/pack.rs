@@ -109,7 +109,7 @@ pub struct Plan {
     pub pieces: Vec<Piece>,
     /// Chunk `i` has the pieces `[ends[i - 1], ends[i])`.
     pub ends: Vec<usize>,
-    /// Tokens at the end of the stream that no chunk covers.
+    /// Tokens of the stream that no chunk covers.
     pub num_tail_tokens: u64,
     pub num_padding: u64,
     pub context_length: u32,
@@ -141,33 +141,78 @@ impl Plan {
 
 /// Plans the chunks of one stream of documents of these lengths, which lie back to back.
 ///
-/// `concat` takes O(documents + chunks), `best-fit` O(n log n) in the documents. Every token is in at most one piece; only the last
+/// `concat` takes O(documents + chunks), `best-fit` O(n log n) in the documents. Every token is in at most one piece; only
 /// `num_tail_tokens` are in none. Chunks are in the order of their first token in the stream.
 ///
 /// # Errors
 /// [`PackError`] when a setting cannot work or the lengths overflow.
 pub fn plan(lengths: &[u64], config: &PackConfig) -> Result<Plan, PackError> {
-    config.check()?;
-    let total = lengths.iter().try_fold(0u64, |sum, &length| sum.checked_add(length)).filter(|&sum| sum < 1 << 63);
-    let total = total.ok_or(PackError::TooManyTokens)?;
-    Ok(match config.method {
-        Method::Concat => concat(lengths, total, config),
-        Method::BestFit => best_fit(lengths, config.context_length),
-    })
+    plan_parts(lengths, |_| Some(0), config)
 }
 
-fn concat(lengths: &[u64], total: u64, config: &PackConfig) -> Plan {
-    let context = u64::from(config.context_length);
-    let covered = if config.tail == Tail::Pad { total } else { total - total % context };
-    let mut plan = Plan { context_length: config.context_length, num_tail_tokens: total - covered, ..Plan::default() };
-    plan.pieces.reserve(lengths.len() + (covered / context) as usize);
-    let (mut start, mut used) = (0u64, 0u64);
+/// As [`plan`], with every chunk of one part alone: `part_of` tells the part of a document by its position. A document of no part is in
+/// no chunk.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn plan_parts(lengths: &[u64], part_of: impl Fn(usize) -> Option<usize>, config: &PackConfig) -> Result<Plan, PackError> {
+    config.check()?;
+    let mut parts: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
+    let mut total = 0u64;
     for (document, &length) in lengths.iter().enumerate() {
+        if let Some(part) = part_of(document) {
+            parts.entry(part).or_default().push(Item { document: document as u64, start: total, length });
+        }
+        total = total.checked_add(length).filter(|&sum| sum < 1 << 63).ok_or(PackError::TooManyTokens)?;
+    }
+    let plans = parts.values().map(|items| match config.method {
+        Method::Concat => concat(items, config),
+        Method::BestFit => best_fit(items, config.context_length),
+    });
+    let mut plan = merge(plans.collect(), config.context_length);
+    let used: u64 = plan.pieces.iter().map(|piece| u64::from(piece.len)).sum();
+    plan.num_tail_tokens = total - used;
+    plan.num_padding = plan.len() as u64 * u64::from(config.context_length) - used;
+    Ok(plan)
+}
+
+/// One document of a part.
+#[derive(Clone, Copy)]
+struct Item {
+    document: u64,
+    /// Its first token in the stream.
+    start: u64,
+    length: u64,
+}
+
+/// Chunks of several plans in the order of their first token.
+fn merge(mut plans: Vec<Plan>, context_length: u32) -> Plan {
+    if plans.len() == 1 {
+        return plans.remove(0);
+    }
+    let mut chunks: Vec<&[Piece]> = plans.iter().flat_map(Plan::chunks).collect();
+    chunks.sort_unstable_by_key(|chunk| chunk.first().map(|piece| piece.start));
+    let mut merged = Plan { context_length, ..Plan::default() };
+    for chunk in chunks {
+        merged.pieces.extend_from_slice(chunk);
+        merged.ends.push(merged.pieces.len());
+    }
+    merged
+}
+
+fn concat(items: &[Item], config: &PackConfig) -> Plan {
+    let context = u64::from(config.context_length);
+    let total: u64 = items.iter().map(|item| item.length).sum();
+    let covered = if config.tail == Tail::Pad { total } else { total - total % context };
+    let mut plan = Plan { context_length: config.context_length, ..Plan::default() };
+    plan.pieces.reserve(items.len() + (covered / context) as usize);
+    let (mut done, mut used) = (0u64, 0u64);
+    for item in items {
         let mut offset = 0;
-        while offset < length && start < covered {
-            let len = (length - offset).min(context - used);
-            plan.pieces.push(Piece { document: document as u64, offset, start, len: len as u32 });
-            (offset, start, used) = (offset + len, start + len, used + len);
+        while offset < item.length && done < covered {
+            let len = (item.length - offset).min(context - used);
+            plan.pieces.push(Piece { document: item.document, offset, start: item.start + offset, len: len as u32 });
+            (offset, done, used) = (offset + len, done + len, used + len);
             if used == context {
                 plan.ends.push(plan.pieces.len());
                 used = 0;
@@ -176,31 +221,27 @@ fn concat(lengths: &[u64], total: u64, config: &PackConfig) -> Plan {
     }
     if used > 0 {
         plan.ends.push(plan.pieces.len());
-        plan.num_padding = context - used;
     }
     plan
 }
 
-fn best_fit(lengths: &[u64], context_length: u32) -> Plan {
+fn best_fit(items: &[Item], context_length: u32) -> Plan {
     let context = u64::from(context_length);
     let mut chunks: Vec<Vec<Piece>> = Vec::new();
-    let mut rests: Vec<Piece> = Vec::with_capacity(lengths.len());
-    let mut start = 0u64;
-    for (document, &length) in lengths.iter().enumerate() {
+    let mut rests: Vec<Piece> = Vec::with_capacity(items.len());
+    for &Item { document, start, length } in items {
         let whole = length - length % context;
         for offset in (0..whole).step_by(context_length as usize) {
-            chunks.push(vec![Piece { document: document as u64, offset, start: start + offset, len: context_length }]);
+            chunks.push(vec![Piece { document, offset, start: start + offset, len: context_length }]);
         }
         if whole < length {
             let len = (length - whole) as u32;
-            rests.push(Piece { document: document as u64, offset: whole, start: start + whole, len });
+            rests.push(Piece { document, offset: whole, start: start + whole, len });
         }
-        start += length;
     }
     rests.sort_by_key(|piece| std::cmp::Reverse(piece.len));
     // Chunks by the room left in them. A piece takes the fullest chunk that has room, the youngest of several.
     let mut open: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    let mut num_padding = 0;
     for piece in rests {
         let found = open.range_mut(piece.len..).next().map(|(&room, at)| (room, at.pop(), at.is_empty()));
         let (chunk, room) = match found {
@@ -220,15 +261,12 @@ fn best_fit(lengths: &[u64], context_length: u32) -> Plan {
             open.entry(room).or_default().push(chunk);
         }
     }
-    for (room, at) in open {
-        num_padding += u64::from(room) * at.len() as u64;
-    }
     // In stream order within and between chunks: a loader then reads nearly forwards, and long documents do not all come first.
     for chunk in &mut chunks {
         chunk.sort_unstable_by_key(|piece| piece.start);
     }
     chunks.sort_unstable_by_key(|chunk| chunk.first().map(|piece| piece.start));
-    let mut plan = Plan { context_length, num_padding, ..Plan::default() };
+    let mut plan = Plan { context_length, ..Plan::default() };
     for chunk in chunks {
         plan.pieces.extend(chunk);
         plan.ends.push(plan.pieces.len());
@@ -298,6 +336,24 @@ mod tests {
             }
         }
         fewest
+    }
+
+    #[test]
+    fn chunks_hold_one_part_each() {
+        let part_of = |document: usize| [Some(0), Some(1), None, Some(0)][document];
+        for (tail, chunks, rest) in [
+            (Tail::Drop, vec![(vec![0], vec![3]), (vec![0, 3], vec![1, 2]), (vec![1], vec![3])], 7),
+            (Tail::Pad, vec![(vec![0], vec![3]), (vec![0, 3], vec![1, 2]), (vec![1], vec![3]), (vec![1], vec![2])], 5),
+        ] {
+            let plan = plan_parts(&[4, 5, 5, 2], part_of, &config(3, Method::Concat, tail)).unwrap();
+            let got: Vec<(Vec<u64>, Vec<u32>)> =
+                plan.chunks().map(|chunk| chunk.iter().map(|piece| (piece.document, piece.len)).unzip()).collect();
+            assert_eq!(got, chunks, "{tail:?}");
+            assert_eq!(plan.num_tail_tokens, rest, "{tail:?}");
+        }
+        let plan = plan_parts(&[4, 5, 5, 2], part_of, &config(6, Method::BestFit, Tail::Pad)).unwrap();
+        assert_eq!(lengths_of(&plan), vec![vec![4, 2], vec![5]]);
+        assert_eq!((plan.num_tail_tokens, plan.num_padding), (5, 1));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 use super::*;
-use osler_corpus::pack::{Method, PackConfig, Tail};
-use osler_corpus::shard_writer::{Document, ShardWriter};
+use crate::pack::{Method, PackConfig, Tail};
+use crate::writer::{Document, ShardWriter};
 use osler_schemas::shard::TokenizerIdentity;
 use tempfile::TempDir;
 
@@ -136,9 +136,76 @@ fn altered_bytes_of_a_sidecar_are_found() {
 fn expectations_are_checked() {
     let directory = write(1000, Method::Concat, Tail::Carry);
     let open = |tokenizer_xxh3, context_length| {
-        ShardSet::open(directory.path(), &Expectations { tokenizer_xxh3, context_length }).map(|_| ()).map_err(|error| error.to_string())
+        ShardSet::open(directory.path(), &Expectations { tokenizer_xxh3, context_length, ..Expectations::default() })
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     assert_eq!(open(Some(77), Some(16)), Ok(()));
     assert!(open(Some(78), None).unwrap_err().contains("hash of tokenizer.json: wanted 0000000000000000000000000000004e, got"));
     assert!(open(None, Some(32)).unwrap_err().contains("context length: wanted 32, got 16"));
+}
+
+/// Shards that a program of the first version wrote.
+#[test]
+fn first_version_is_still_read() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/token-shard-1");
+    let set = ShardSet::open(&directory, &Expectations { verify_contents: true, ..Expectations::default() }).unwrap();
+    let summary = set.summary();
+    assert_eq!((summary.num_documents, summary.num_tokens, summary.num_chunks, summary.num_tail_tokens), (5, 670, 10, 30));
+    let (header, chunk) = (set.header(), set.chunk(9).unwrap());
+    assert_eq!((header.packing.as_str(), header.seed, &header.mix, header.tokenizer.eos_id), ("concat/carry", 7, &None, 0));
+    assert_eq!((chunk.num_tokens(), chunk.loss()), (64, vec![0..64]));
+    // Packed again, the same tokens are a set of this version.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["part-00000.bin", "part-00000.meta.arrow"] {
+        fs::copy(directory.join(name), copy.path().join(name)).unwrap();
+    }
+    let pack = PackConfig { context_length: 32, ..PackConfig::default() };
+    crate::repack(copy.path(), &pack, &MixConfig::default()).unwrap();
+    assert_eq!(ShardSet::open(copy.path(), &Expectations::default()).unwrap().num_chunks(), 20);
+    assert_eq!(fs::read(directory.join("part-00000.bin")).unwrap(), fs::read(copy.path().join("part-00000.bin")).unwrap());
+}
+
+#[test]
+fn a_version_to_come_is_refused() {
+    let directory = write(1000, Method::Concat, Tail::Pad);
+    let path = directory.path().join("part-00000.meta.arrow");
+    let mut bytes = fs::read(&path).unwrap();
+    let version = b"token-shard/2";
+    let places: Vec<usize> = (0..bytes.len() - version.len()).filter(|&at| bytes[at..].starts_with(version)).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| bytes[at + version.len() - 1] = b'3');
+    shard::seal(&mut bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let error = open(&directory).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, ShardError::Schema { source, .. } if source.to_string().contains("token-shard/3")), "{error:?}");
+}
+
+#[test]
+fn loss_follows_the_pieces() {
+    for (method, tail) in [(Method::Concat, Tail::Carry), (Method::BestFit, Tail::Pad)] {
+        let directory = tempfile::tempdir().unwrap();
+        let tokenizer = TokenizerIdentity { name: "test".into(), xxh3: 7, vocab_size: 60_000, eos_id: 0, bos_id: None, pad_id: 9 };
+        let pack = PackConfig { context_length: 16, method, tail, seed: 3 };
+        let mut writer = ShardWriter::create(directory.path(), tokenizer, pack, 400).unwrap();
+        // An id is even where its token counts.
+        for number in 0..NUM_DOCUMENTS as u64 {
+            let ids: Vec<u32> =
+                (0..(number * 7) % 23).map(|at| (number * 200 + at * 2 + u64::from((at * number) % 3 != 0)) as u32).collect();
+            let loss: Vec<Range<u64>> = (0..ids.len() as u64).filter(|&at| ids[at as usize] % 2 == 0).map(|at| at..at + 1).collect();
+            writer.push(Document { doc_id: &number.to_string(), source: "s", ids: &ids, loss: Some(&loss) }).unwrap();
+        }
+        writer.finish().unwrap();
+        let set = open(&directory).unwrap();
+        for index in 0..set.num_chunks() {
+            let chunk = set.chunk(index).unwrap();
+            let ids: Vec<u32> = (0..chunk.num_pieces()).flat_map(|piece| chunk.piece(piece).unwrap().iter().collect::<Vec<_>>()).collect();
+            let wanted: Vec<u32> = (0..ids.len() as u32).filter(|&at| ids[at as usize] % 2 == 0).collect();
+            assert_eq!(chunk.loss().into_iter().flatten().collect::<Vec<_>>(), wanted);
+            for piece in 0..chunk.num_pieces() {
+                let first = chunk.piece(piece).unwrap().iter().next().unwrap();
+                assert_eq!(chunk.doc_id(piece).unwrap(), (first / 200).to_string());
+            }
+        }
+    }
 }

@@ -1,0 +1,407 @@
+//! The operation boundary: what a model asks of a device. Some thirty coarse operations, each forward with its backward, on buffers that
+//! live on the device. `docs/trainer.md` has the table with shapes, what is saved for the backward pass and where values are rounded.
+//!
+//! Three kinds of buffer, so that precision is a property of the kind and not of each call:
+//! - **stored**: weights, activations and their gradients. bf16 on a device in bf16 mode. *Every store into one rounds; nothing else does.*
+//! - **exact**: statistics, gradients of weights, optimiser state. f32 everywhere.
+//! - **index**: tokens, positions, routes. u32.
+//!
+//! There is no batch axis and no padding: a batch is `rows` tokens of packed documents, and attention is told by `lo` which rows each may
+//! see. All matrices are row-major. A backward operation *adds* to gradients of weights; gradients of activations are overwritten unless
+//! the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
+
+use crate::KernelError;
+
+/// The target of a row that counts nothing in the loss.
+pub const IGNORED: u32 = u32::MAX;
+
+/// Result of an operation.
+pub type Done = Result<(), KernelError>;
+
+/// A matrix product `output[rows, outputs] = input[rows, inputs] · weight[outputs, inputs]ᵀ`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// Heads that are rotated by position: tensors of `[rows, heads, head_dim]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryShape {
+    pub rows: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// Grouped-query attention: queries `[rows, query_heads, head_dim]`, keys and values `[rows, key_heads, head_dim]`; query head `h` reads
+/// key head `h / (query_heads / key_heads)`. Scores are divided by `sqrt(head_dim)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub rows: usize,
+    pub query_heads: usize,
+    pub key_heads: usize,
+    pub head_dim: usize,
+}
+
+/// What attention reads: rows of queries, keys and values, and the first row that each row may see.
+///
+/// Row `i` sees rows `lo[i] ..= i`. `lo` never falls and `lo[i] <= i`; with a document that begins at row `s` and a window of `W` keys,
+/// itself included, `lo[i] = max(s, i - W + 1)`.
+#[derive(Debug)]
+pub struct AttentionInput<'a, O: Operations + ?Sized> {
+    pub query: &'a O::Stored,
+    pub key: &'a O::Stored,
+    pub value: &'a O::Stored,
+    pub lo: &'a O::Index,
+}
+
+/// Routing of `rows` tokens to `top_k` of `experts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteShape {
+    pub rows: usize,
+    pub experts: usize,
+    pub top_k: usize,
+}
+
+/// Rows that are sent to experts and gathered again: `rows` tokens of `hidden`, each in `top_k` slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DispatchShape {
+    pub rows: usize,
+    pub top_k: usize,
+    pub hidden: usize,
+}
+
+/// The settings of one AdamW step (Loshchilov and Hutter 2019, decoupled decay).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// Number of this step, from 1, for the correction of bias.
+    pub step: u64,
+    /// Factor on every gradient: the clipping factor, or 1.
+    pub gradient_scale: f64,
+}
+
+/// What AdamW keeps of one tensor. `master` holds the weights in f32 where the stored ones are coarser.
+#[derive(Debug)]
+pub struct AdamState<E> {
+    pub first: E,
+    pub second: E,
+    pub master: Option<E>,
+}
+
+/// Memory and operations of one device.
+///
+/// # Errors
+/// Every operation gives [`KernelError::Shape`] when buffers do not fit together and [`KernelError::Value`] when an index is out of range.
+pub trait Operations: Sync {
+    /// Weights, activations and their gradients.
+    type Stored: Send + Sync + std::fmt::Debug;
+    /// Statistics, gradients of weights, optimiser state.
+    type Exact: Send + Sync + std::fmt::Debug;
+    /// Tokens, positions, routes.
+    type Index: Send + Sync + std::fmt::Debug;
+
+    /// Whether weights need an f32 master copy, because the stored ones are coarser.
+    fn needs_master(&self) -> bool;
+    /// `len` zeros.
+    fn new_stored(&self, len: usize) -> Result<Self::Stored, KernelError>;
+    /// `len` zeros.
+    fn new_exact(&self, len: usize) -> Result<Self::Exact, KernelError>;
+    /// `len` zeros.
+    fn new_index(&self, len: usize) -> Result<Self::Index, KernelError>;
+    /// Copies `values` to `buffer[at..]`, rounded as every store is.
+    fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done;
+    /// Copies `values` to `buffer[at..]`.
+    fn write_exact(&self, buffer: &mut Self::Exact, at: usize, values: &[f32]) -> Done;
+    /// Replaces the whole buffer.
+    fn write_index(&self, buffer: &mut Self::Index, values: &[u32]) -> Done;
+    /// Copies `buffer[at..]` to all of `values`.
+    fn read_stored(&self, buffer: &Self::Stored, at: usize, values: &mut [f32]) -> Done;
+    /// Copies `buffer[at..]` to all of `values`.
+    fn read_exact(&self, buffer: &Self::Exact, at: usize, values: &mut [f32]) -> Done;
+    /// Copies the whole buffer.
+    fn read_index(&self, buffer: &Self::Index) -> Result<Vec<u32>, KernelError>;
+    /// Sets every value to zero.
+    fn zero_stored(&self, buffer: &mut Self::Stored) -> Done;
+    /// Sets every value to zero.
+    fn zero_exact(&self, buffer: &mut Self::Exact) -> Done;
+
+    /// `output[i] = table[tokens[i]]`; `table` `[vocabulary, hidden]`, `output` `[rows, hidden]`.
+    fn embedding_forward(&self, hidden: usize, tokens: &Self::Index, table: &Self::Stored, output: &mut Self::Stored) -> Done;
+    /// `table_grad[tokens[i]] += output_grad[i]`, in order of rows.
+    fn embedding_backward(&self, hidden: usize, tokens: &Self::Index, output_grad: &Self::Stored, table_grad: &mut Self::Exact) -> Done;
+
+    /// `output = weight · input · scale` by row with `scale = 1 / sqrt(mean(input²) + epsilon)` (Zhang and Sennrich 2019); saves `scale`
+    /// `[rows]`.
+    fn rmsnorm_forward(
+        &self,
+        epsilon: f64,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
+    ) -> Done;
+    /// `sum = input + addend`, stored, and the norm of the stored sum: the residual connection and the norm after it.
+    #[allow(clippy::too_many_arguments)]
+    fn add_rmsnorm_forward(
+        &self,
+        epsilon: f64,
+        input: &Self::Stored,
+        addend: &Self::Stored,
+        weight: &Self::Stored,
+        sum: &mut Self::Stored,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
+    ) -> Done;
+    /// *Adds* to `input_grad`, which holds the gradient that reaches the residual stream by the other way, and to `weight_grad`.
+    /// `input` is what was normalised: the sum, where there was one.
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_backward(
+        &self,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        scale: &Self::Exact,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
+        weight_grad: &mut Self::Exact,
+    ) -> Done;
+
+    /// `output = input · weightᵀ + bias`.
+    fn linear_forward(
+        &self,
+        shape: LinearShape,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        bias: Option<&Self::Stored>,
+        output: &mut Self::Stored,
+    ) -> Done;
+    /// `input_grad = output_grad · weight`, added to what is there if `add`.
+    fn linear_backward_input(
+        &self,
+        shape: LinearShape,
+        output_grad: &Self::Stored,
+        weight: &Self::Stored,
+        add: bool,
+        input_grad: &mut Self::Stored,
+    ) -> Done;
+    /// `weight_grad += output_gradᵀ · input`, `bias_grad += sum over rows of output_grad`.
+    fn linear_backward_weight(
+        &self,
+        shape: LinearShape,
+        output_grad: &Self::Stored,
+        input: &Self::Stored,
+        weight_grad: &mut Self::Exact,
+        bias_grad: Option<&mut Self::Exact>,
+    ) -> Done;
+
+    /// One linear map per expert: rows `segments[e] .. segments[e + 1]` of `input` go through matrix `e` of `weight`
+    /// `[experts, outputs, inputs]`. `segments` `[experts + 1]` begins with 0 and ends with `rows`.
+    fn grouped_linear_forward(
+        &self,
+        shape: LinearShape,
+        segments: &Self::Index,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        output: &mut Self::Stored,
+    ) -> Done;
+    /// As [`linear_backward_input`](Self::linear_backward_input), by segment.
+    fn grouped_linear_backward_input(
+        &self,
+        shape: LinearShape,
+        segments: &Self::Index,
+        output_grad: &Self::Stored,
+        weight: &Self::Stored,
+        add: bool,
+        input_grad: &mut Self::Stored,
+    ) -> Done;
+    /// As [`linear_backward_weight`](Self::linear_backward_weight), by segment; an expert without rows gets nothing.
+    fn grouped_linear_backward_weight(
+        &self,
+        shape: LinearShape,
+        segments: &Self::Index,
+        output_grad: &Self::Stored,
+        input: &Self::Stored,
+        weight_grad: &mut Self::Exact,
+    ) -> Done;
+
+    /// Optional norm of each head (`norm` = weight `[head_dim]` and epsilon; saves `scale` `[rows, heads]`), then rotary positions (Su et
+    /// al. 2021) in the half-split layout: `(a, b)` at `(j, j + head_dim / 2)` becomes `(a·cos − b·sin, b·cos + a·sin)`.
+    /// `table` `[positions, head_dim]` holds the cosines, then the sines, of one position's `head_dim / 2` angles.
+    #[allow(clippy::too_many_arguments)]
+    fn rotary_forward(
+        &self,
+        shape: RotaryShape,
+        table: &Self::Exact,
+        positions: &Self::Index,
+        input: &Self::Stored,
+        norm: Option<(&Self::Stored, f64)>,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
+    ) -> Done;
+    /// Turns `grad` from the gradient of the output into that of the input, in place; with `norm` (`input`, weight, `scale`, gradient of
+    /// weight)
+    /// also through the norm. The rotated gradient is not rounded before it goes through the norm.
+    fn rotary_backward(
+        &self,
+        shape: RotaryShape,
+        table: &Self::Exact,
+        positions: &Self::Index,
+        norm: Option<(&Self::Stored, &Self::Stored, &Self::Exact, &mut Self::Exact)>,
+        grad: &mut Self::Stored,
+    ) -> Done;
+
+    /// `output[i] = Σ_j softmax_j(query[i] · key[j] / sqrt(head_dim)) · value[j]` over `j` in `lo[i] ..= i`, by head; saves `log_sum_exp`
+    /// `[query_heads, rows]` of the scaled scores. Never holds a rows × rows matrix. Probabilities are rounded before they meet the values;
+    /// their sum is not.
+    fn attention_forward(
+        &self,
+        shape: AttentionShape,
+        input: AttentionInput<'_, Self>,
+        output: &mut Self::Stored,
+        log_sum_exp: &mut Self::Exact,
+    ) -> Done;
+    /// Overwrites the three gradients. Probabilities and gradients of scores are computed again from `log_sum_exp`, and rounded before
+    /// they enter a product.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        input: AttentionInput<'_, Self>,
+        output: &Self::Stored,
+        log_sum_exp: &Self::Exact,
+        output_grad: &Self::Stored,
+        query_grad: &mut Self::Stored,
+        key_grad: &mut Self::Stored,
+        value_grad: &mut Self::Stored,
+    ) -> Done;
+
+    /// `output = silu(gate) · up`, `silu(x) = x / (1 + exp(−x))` (Shazeer 2020).
+    fn swiglu_forward(&self, gate: &Self::Stored, up: &Self::Stored, output: &mut Self::Stored) -> Done;
+    /// Overwrites both gradients.
+    fn swiglu_backward(
+        &self,
+        gate: &Self::Stored,
+        up: &Self::Stored,
+        output_grad: &Self::Stored,
+        gate_grad: &mut Self::Stored,
+        up_grad: &mut Self::Stored,
+    ) -> Done;
+
+    /// Softmax of `logits` `[rows, experts]` into `probabilities`, the `top_k` largest into `chosen` `[rows, top_k]` (largest first; of
+    /// equals
+    /// the lower expert), and their probabilities, divided by their sum, into `weights` `[rows, top_k]`.
+    fn route_forward(
+        &self,
+        shape: RouteShape,
+        logits: &Self::Stored,
+        probabilities: &mut Self::Exact,
+        chosen: &mut Self::Index,
+        weights: &mut Self::Exact,
+    ) -> Done;
+    /// Overwrites `logits_grad` from the gradient of the weights and of the balance loss: `balance_grad` `[experts]` is the gradient of
+    /// every
+    /// row's probabilities.
+    fn route_backward(
+        &self,
+        shape: RouteShape,
+        probabilities: &Self::Exact,
+        chosen: &Self::Index,
+        weights_grad: &Self::Exact,
+        balance_grad: &Self::Exact,
+        logits_grad: &mut Self::Stored,
+    ) -> Done;
+    /// Adds one layer to `statistics` `[2, experts]`: how often each expert was chosen, then the sum of its probabilities.
+    fn balance_add(&self, shape: RouteShape, probabilities: &Self::Exact, chosen: &Self::Index, statistics: &mut Self::Exact) -> Done;
+    /// The auxiliary loss of Switch transformers (Fedus et al. 2022) over all layers together, as Mixtral in `transformers` has it:
+    /// `loss[0] = coefficient · experts · Σ_e (count_e / n) · (probability_e / n)` with `n = layers · rows`, and its gradient by
+    /// probability.
+    fn balance_loss(
+        &self,
+        shape: RouteShape,
+        layers: usize,
+        coefficient: f64,
+        statistics: &Self::Exact,
+        loss: &mut Self::Exact,
+        balance_grad: &mut Self::Exact,
+    ) -> Done;
+
+    /// Stable counting sort of the choices by expert. `slots` `[rows, top_k]` says where each choice went, `sources` `[rows · top_k]` which
+    /// choice (`row · top_k + k`) lies in each slot, `segments` `[experts + 1]` where each expert's slots begin.
+    fn dispatch(
+        &self,
+        shape: RouteShape,
+        chosen: &Self::Index,
+        slots: &mut Self::Index,
+        sources: &mut Self::Index,
+        segments: &mut Self::Index,
+    ) -> Done;
+    /// `output[slot] = input[sources[slot] / top_k]`; `output` `[rows · top_k, hidden]`.
+    fn permute_forward(&self, shape: DispatchShape, sources: &Self::Index, input: &Self::Stored, output: &mut Self::Stored) -> Done;
+    /// `input_grad[row] = Σ_k output_grad[slots[row, k]]`, summed exactly and stored once.
+    fn permute_backward(
+        &self,
+        shape: DispatchShape,
+        slots: &Self::Index,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
+    ) -> Done;
+    /// `output[row] = Σ_k weights[row, k] · input[slots[row, k]]`, summed exactly and stored once.
+    fn combine_forward(
+        &self,
+        shape: DispatchShape,
+        slots: &Self::Index,
+        weights: &Self::Exact,
+        input: &Self::Stored,
+        output: &mut Self::Stored,
+    ) -> Done;
+    /// `input_grad[slot] = weights[row, k] · output_grad[row]` and `weights_grad[row, k] = input[slot] · output_grad[row]`; both
+    /// overwritten.
+    #[allow(clippy::too_many_arguments)]
+    fn combine_backward(
+        &self,
+        shape: DispatchShape,
+        slots: &Self::Index,
+        sources: &Self::Index,
+        weights: &Self::Exact,
+        input: &Self::Stored,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
+        weights_grad: &mut Self::Exact,
+    ) -> Done;
+
+    /// `losses[i] = −log softmax(hidden[i] · weightᵀ)[targets[i]]`, 0 where the target is [`IGNORED`]; `weight` `[vocabulary, hidden]`
+    /// is the
+    /// language-model head. Logits exist for one block of rows at a time, in f32.
+    fn head_loss_forward(
+        &self,
+        shape: LinearShape,
+        hidden: &Self::Stored,
+        weight: &Self::Stored,
+        targets: &Self::Index,
+        losses: &mut Self::Exact,
+    ) -> Done;
+    /// The losses, and the gradient of `loss_scale · Σ losses`, in one pass over the logits. `loss_scale` is 1 over the tokens that
+    /// count in the whole step, known before it. Overwrites `hidden_grad`; the gradient of a logit is rounded before it enters a product.
+    #[allow(clippy::too_many_arguments)]
+    fn head_loss_forward_backward(
+        &self,
+        shape: LinearShape,
+        hidden: &Self::Stored,
+        weight: &Self::Stored,
+        targets: &Self::Index,
+        loss_scale: f64,
+        losses: &mut Self::Exact,
+        hidden_grad: &mut Self::Stored,
+        weight_grad: &mut Self::Exact,
+    ) -> Done;
+
+    /// `Σ values²`, summed in f64.
+    fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError>;
+    /// One step of AdamW on one tensor. Updates the master where there is one, and stores it into `weight`.
+    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done;
+}

@@ -1,0 +1,124 @@
+//! What a source will give, told from a sample of its files: they are read and parsed as the run would, up to a bound.
+
+use crate::error::Error;
+use crate::parse::chain;
+use crate::recipe::Recipe;
+use osler_datasets::license::Verdict;
+use osler_datasets::list::FileEntry;
+use osler_datasets::open::Stores;
+use osler_datasets::read::read_file;
+use osler_datasets::source::SourceConfig;
+use osler_datasets::{Document, Reject};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Files of a source that are looked at, evenly spread over its listing.
+const SAMPLE_FILES: usize = 24;
+/// Text bytes after which the next file is looked at.
+const TEXT_BYTES_PER_FILE: u64 = 2 << 20;
+
+/// A source as expected.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Forecast {
+    pub num_files: usize,
+    /// Bytes of the files as stored.
+    pub num_bytes: u64,
+    /// Files looked at.
+    pub sampled_files: usize,
+    /// Records, those that give no document included.
+    pub records: f64,
+    /// Documents that parsing and the length filter let through.
+    pub documents: f64,
+    /// Text bytes of those.
+    pub text_bytes: f64,
+    /// Seconds that one thread reads and parses.
+    pub seconds: f64,
+}
+
+/// Reads a sample of the source's files.
+///
+/// # Errors
+/// As a run would: a file that cannot be read, or lacks a column the source names.
+pub fn forecast(source: &SourceConfig, files: &[&FileEntry], recipe: &Recipe, stores: &Stores) -> Result<Forecast, Error> {
+    let num_bytes = files.iter().map(|file| file.num_bytes).sum();
+    let mut sample = Sample::default();
+    let start = Instant::now();
+    for file in spread(files) {
+        let mut text_bytes = 0;
+        let mut emit = |record: Result<&Document, Reject>| {
+            text_bytes += sample.record(source, recipe, record);
+            if text_bytes < TEXT_BYTES_PER_FILE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let summary = read_file(source, file, stores, &recipe.limits, &mut emit).map_err(|error| Error::User(chain(&error)))?;
+        // A stream that was broken off has read ahead; a file read whole is its size in the listing.
+        sample.bytes_read += if summary.stopped { summary.num_bytes.min(file.num_bytes) } else { file.num_bytes };
+        sample.files += 1;
+    }
+    let scale = if sample.bytes_read > 0 { num_bytes as f64 / sample.bytes_read as f64 } else { 0.0 };
+    Ok(Forecast {
+        num_files: files.len(),
+        num_bytes,
+        sampled_files: sample.files,
+        records: sample.records as f64 * scale,
+        documents: sample.documents as f64 * scale,
+        text_bytes: sample.text_bytes as f64 * scale,
+        seconds: start.elapsed().as_secs_f64() * scale,
+    })
+}
+
+/// Counts over the files looked at.
+#[derive(Debug, Default)]
+struct Sample {
+    files: usize,
+    bytes_read: u64,
+    records: u64,
+    documents: u64,
+    text_bytes: u64,
+}
+
+impl Sample {
+    /// Counts a record and gives the bytes of its text.
+    fn record(&mut self, source: &SourceConfig, recipe: &Recipe, record: Result<&Document, Reject>) -> u64 {
+        self.records += 1;
+        let Ok(document) = record else { return 0 };
+        let num_bytes = document.text.len() as u64;
+        let num_words = document.text.split_whitespace().count() as u64;
+        let allowed = source.judge_license(document.license.as_deref()).1 == Verdict::Allowed;
+        if allowed && num_bytes > 0 && recipe.length_filter.reason(num_words, num_bytes).is_none() {
+            self.documents += 1;
+            self.text_bytes += num_bytes;
+        }
+        num_bytes
+    }
+}
+
+/// Up to [`SAMPLE_FILES`] of the files, at equal distances.
+fn spread<'a>(files: &'a [&FileEntry]) -> impl Iterator<Item = &'a FileEntry> {
+    let count = files.len().min(SAMPLE_FILES);
+    (0..count).map(move |index| files[(2 * index + 1) * files.len() / (2 * count)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_spread_over_the_listing() {
+        let file = |number: usize| FileEntry {
+            source: "a".into(),
+            source_index: 0,
+            url: String::new(),
+            path: number.to_string(),
+            num_bytes: 1,
+            version: String::new(),
+        };
+        let chosen = |len: usize| -> Vec<usize> {
+            let files: Vec<FileEntry> = (0..len).map(file).collect();
+            spread(&files.iter().collect::<Vec<_>>()).map(|file| file.path.parse().unwrap()).collect()
+        };
+        assert_eq!(chosen(0), [0usize; 0]);
+        assert_eq!(chosen(3), [0, 1, 2]);
+        let many = chosen(1000);
+        assert_eq!((many.len(), many[0], many[SAMPLE_FILES - 1]), (SAMPLE_FILES, 20, 979));
+    }
+}

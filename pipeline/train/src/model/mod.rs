@@ -1,0 +1,361 @@
+//! One decoder with switches: Mistral, Mixtral, Qwen2.5 and Qwen3 with hand-written forward and backward passes over the operations of
+//! a device. Names and files are those of Hugging Face.
+
+mod activations;
+mod batch;
+mod config;
+mod feed_forward;
+mod files;
+#[cfg(test)]
+mod invariances;
+mod parameters;
+#[cfg(test)]
+mod tests;
+
+pub use activations::Workspace;
+pub use batch::Batch;
+pub use config::{Config, Experts, Kind};
+pub use files::{FILE_BYTES, read_state, read_weights, write, write_state};
+pub use parameters::{Parameter, Parameters};
+#[cfg(test)]
+pub(crate) use tests::golden_folder;
+
+use activations::LayerActivations;
+use osler_kernels::operations::{AttentionInput, AttentionShape, LinearShape, RotaryShape};
+use osler_kernels::{KernelError, Operations};
+use parameters::{Layer, Linear};
+use std::path::PathBuf;
+
+/// What can go wrong with a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: line {line} is not JSON", path.display())]
+    Json { path: PathBuf, line: usize },
+    #[error("config.json: `{key}` is missing")]
+    Missing { key: &'static str },
+    #[error("config.json: `{key}` is {value}, which is not supported: it must be {wanted}")]
+    Unsupported { key: String, value: String, wanted: &'static str },
+    #[error("config.json: `{key}` must be {wanted}")]
+    Invalid { key: &'static str, wanted: &'static str },
+    #[error("{}: not a safetensors file: {problem}", path.display())]
+    Tensors { path: PathBuf, problem: String },
+    #[error("{}: {problem}: `{name}`", path.display())]
+    Tensor { path: PathBuf, name: String, problem: String },
+    #[error("batch: wanted {wanted}")]
+    Batch { wanted: &'static str },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// A model on a device: its weights, in the order of [`Parameters`].
+#[derive(Debug)]
+pub struct Model<O: Operations> {
+    pub config: Config,
+    pub parameters: Parameters,
+    pub weights: Vec<O::Stored>,
+    /// Cosines and sines by position, for [`Operations::rotary_forward`].
+    rotary: O::Exact,
+}
+
+/// Gradients of all weights, in the order of [`Parameters`].
+#[derive(Debug)]
+pub struct Gradients<O: Operations>(pub Vec<O::Exact>);
+
+impl<O: Operations> Gradients<O> {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn new(ops: &O, parameters: &Parameters) -> Result<Self, ModelError> {
+        let buffers = parameters.list.iter().map(|parameter| ops.new_exact(parameter.len())).collect::<Result<_, _>>()?;
+        Ok(Self(buffers))
+    }
+
+    /// Sets all to zero.
+    ///
+    /// # Errors
+    /// [`KernelError`] of the device.
+    pub fn clear(&mut self, ops: &O) -> Result<(), ModelError> {
+        Ok(self.0.iter_mut().try_for_each(|buffer| ops.zero_exact(buffer))?)
+    }
+
+    /// Norm of all gradients together.
+    ///
+    /// # Errors
+    /// [`KernelError`] of the device.
+    pub fn norm(&self, ops: &O) -> Result<f64, ModelError> {
+        let mut sum = 0.0;
+        for grad in &self.0 {
+            sum += ops.sum_of_squares(grad)?;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// The gradients at `first` and, if there is one, at `second`.
+    fn pair(&mut self, first: usize, second: Option<usize>) -> (&mut O::Exact, Option<&mut O::Exact>) {
+        match second {
+            // A bias follows its matrix.
+            Some(second) => {
+                let (left, right) = self.0.split_at_mut(second);
+                (&mut left[first], Some(&mut right[0]))
+            }
+            None => (&mut self.0[first], None),
+        }
+    }
+}
+
+/// What a pass says about a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Losses {
+    /// Cross entropy of each row in nats; 0 where nothing is asked.
+    pub rows: Vec<f32>,
+    /// The balance loss of the experts with its coefficient; 0 without experts.
+    pub balance: f64,
+}
+
+impl Losses {
+    /// Sum over rows.
+    pub fn sum(&self) -> f64 {
+        self.rows.iter().map(|&loss| f64::from(loss)).sum()
+    }
+}
+
+impl<O: Operations> Model<O> {
+    /// A model of this shape with random weights: normal matrices, norms of one, biases of zero.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn random(ops: &O, config: Config, seed: u64) -> Result<Self, ModelError> {
+        const BLOCK: usize = 1 << 16;
+        let mut model = Self::zeros(ops, config)?;
+        for (parameter, weight) in model.parameters.list.iter().zip(&mut model.weights) {
+            let mut values = parameter.start_values(&model.config, seed);
+            for at in (0..parameter.len()).step_by(BLOCK) {
+                let block: Vec<f32> = values.by_ref().take(BLOCK).collect();
+                ops.write_stored(weight, at, &block)?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// A model of this shape whose weights are zero.
+    fn zeros(ops: &O, config: Config) -> Result<Self, ModelError> {
+        let parameters = Parameters::new(&config);
+        let weights = parameters.list.iter().map(|parameter| ops.new_stored(parameter.len())).collect::<Result<_, _>>()?;
+        let table = rotary_table(&config);
+        let mut rotary = ops.new_exact(table.len())?;
+        ops.write_exact(&mut rotary, 0, &table)?;
+        Ok(Self { config, parameters, weights, rotary })
+    }
+
+    /// The losses of a batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] when it does not fit the model or the workspace.
+    pub fn forward(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<Losses, ModelError> {
+        self.body(ops, batch, work)?;
+        let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
+        ops.head_loss_forward(shape, &work.normed, head, &work.input.targets, &mut work.losses)?;
+        self.losses(ops, work, 1.0)
+    }
+
+    /// The losses of a batch, and the gradient of `loss_scale · Σ losses + share · balance loss`, added to `grads`, where `share` is the
+    /// batch's part of the step: `loss_scale` times its targets.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_backward(
+        &self,
+        ops: &O,
+        batch: &Batch,
+        loss_scale: f64,
+        work: &mut Workspace<O>,
+        grads: &mut Gradients<O>,
+    ) -> Result<Losses, ModelError> {
+        self.body(ops, batch, work)?;
+        let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
+        let head_grad = &mut grads.0[self.parameters.head];
+        let targets = &work.input.targets;
+        ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, &mut work.losses, &mut work.normed_grad, head_grad)?;
+        let losses = self.losses(ops, work, loss_scale * batch.num_targets() as f64)?;
+        ops.zero_stored(&mut work.grad)?;
+        let norm = self.parameters.norm;
+        let (stream, scale) = (&work.stream, &work.scale);
+        ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, &mut grads.0[norm])?;
+        for (at, layer) in self.parameters.layers.iter().enumerate().rev() {
+            self.feed_forward_backward(ops, layer, at, work, grads)?;
+            self.attention_backward(ops, layer, at, work, grads)?;
+        }
+        let embedding = &mut grads.0[self.parameters.embedding];
+        ops.embedding_backward(self.config.hidden_size, &work.input.tokens, &work.grad, embedding)?;
+        Ok(losses)
+    }
+
+    /// Logits of every row, `[rows, vocab_size]`: for tests and for small batches, since they are whole.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn logits(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<Vec<f32>, ModelError> {
+        self.body(ops, batch, work)?;
+        let shape = self.head_shape(work.rows);
+        let mut logits = ops.new_stored(shape.rows * shape.outputs)?;
+        ops.linear_forward(shape, &work.normed, &self.weights[self.parameters.head], None, &mut logits)?;
+        let mut values = vec![0.0; shape.rows * shape.outputs];
+        ops.read_stored(&logits, 0, &mut values)?;
+        Ok(values)
+    }
+
+    fn head_shape(&self, rows: usize) -> LinearShape {
+        LinearShape { rows, inputs: self.config.hidden_size, outputs: self.config.vocab_size }
+    }
+
+    /// From tokens to the last norm.
+    fn body(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<(), ModelError> {
+        if batch.len() != work.rows {
+            return Err(ModelError::Batch { wanted: "as many rows as the workspace was made for" });
+        }
+        let Config { hidden_size, epsilon, .. } = self.config;
+        work.input.write(ops, batch, &self.config)?;
+        work.clear_balance(ops)?;
+        ops.embedding_forward(hidden_size, &work.input.tokens, &self.weights[self.parameters.embedding], &mut work.stream)?;
+        for (at, layer) in self.parameters.layers.iter().enumerate() {
+            let (before, rest) = work.layers.split_at_mut(at);
+            let saved = &mut rest[0];
+            let norm = &self.weights[layer.attention_norm];
+            match before.last() {
+                None => {
+                    std::mem::swap(&mut saved.stream, &mut work.stream);
+                    ops.rmsnorm_forward(epsilon, &saved.stream, norm, &mut saved.normed, &mut saved.scale)?;
+                }
+                Some(before) => {
+                    let (stream, normed, scale) = (&mut saved.stream, &mut saved.normed, &mut saved.scale);
+                    ops.add_rmsnorm_forward(epsilon, &before.middle, &work.delta, norm, stream, normed, scale)?;
+                }
+            }
+            self.attention(ops, layer, saved, &mut work.delta, &work.input)?;
+            let norm = &self.weights[layer.feed_forward_norm];
+            let (middle, normed, scale) = (&mut saved.middle, &mut saved.middle_normed, &mut saved.middle_scale);
+            ops.add_rmsnorm_forward(epsilon, &saved.stream, &work.delta, norm, middle, normed, scale)?;
+            self.feed_forward(ops, layer, saved, &mut work.delta, work.balance.as_mut())?;
+        }
+        let norm = &self.weights[self.parameters.norm];
+        let (stream, normed, scale) = (&mut work.stream, &mut work.normed, &mut work.scale);
+        match work.layers.last() {
+            Some(last) => ops.add_rmsnorm_forward(epsilon, &last.middle, &work.delta, norm, stream, normed, scale)?,
+            None => ops.rmsnorm_forward(epsilon, stream, norm, normed, scale)?,
+        }
+        Ok(())
+    }
+
+    /// Attention of one layer, from its norm to `output`.
+    fn attention(
+        &self,
+        ops: &O,
+        layer: &Layer,
+        saved: &mut LayerActivations<O>,
+        output: &mut O::Stored,
+        input: &batch::Input<O>,
+    ) -> Result<(), ModelError> {
+        let (weights, rows, epsilon) = (&self.weights, saved.rows, self.config.epsilon);
+        let (queries, keys) = (self.heads(rows, self.config.num_heads), self.heads(rows, self.config.num_key_heads));
+        self.linear(ops, layer.query, &saved.normed, rows, &mut saved.query_raw)?;
+        self.linear(ops, layer.key, &saved.normed, rows, &mut saved.key_raw)?;
+        self.linear(ops, layer.value, &saved.normed, rows, &mut saved.value)?;
+        let norm = |norm: Option<usize>| norm.map(|at| (&weights[at], epsilon));
+        let (table, positions) = (&self.rotary, &input.positions);
+        let (query, key) = (&saved.query_raw, &saved.key_raw);
+        ops.rotary_forward(queries, table, positions, query, norm(layer.query_norm), &mut saved.query, &mut saved.query_scale)?;
+        ops.rotary_forward(keys, table, positions, key, norm(layer.key_norm), &mut saved.key, &mut saved.key_scale)?;
+        let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &input.lo };
+        ops.attention_forward(self.attention_shape(rows), read, &mut saved.context, &mut saved.log_sum_exp)?;
+        let shape = LinearShape { rows, inputs: queries.heads * queries.head_dim, outputs: self.config.hidden_size };
+        Ok(ops.linear_forward(shape, &saved.context, &weights[layer.output], None, output)?)
+    }
+
+    /// Takes `work.grad` from the stream after attention to the stream before its norm.
+    fn attention_backward(
+        &self,
+        ops: &O,
+        layer: &Layer,
+        at: usize,
+        work: &mut Workspace<O>,
+        grads: &mut Gradients<O>,
+    ) -> Result<(), ModelError> {
+        let (saved, scratch, weights) = (&work.layers[at], &mut work.scratch, &self.weights);
+        let rows = saved.rows;
+        let (queries, keys) = (self.heads(rows, self.config.num_heads), self.heads(rows, self.config.num_key_heads));
+        let shape = LinearShape { rows, inputs: queries.heads * queries.head_dim, outputs: self.config.hidden_size };
+        ops.linear_backward_input(shape, &work.grad, &weights[layer.output], false, &mut scratch.context)?;
+        ops.linear_backward_weight(shape, &work.grad, &saved.context, &mut grads.0[layer.output], None)?;
+        let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &work.input.lo };
+        let (query, key, value) = (&mut scratch.query, &mut scratch.key, &mut scratch.value);
+        let attention = self.attention_shape(rows);
+        ops.attention_backward(attention, read, &saved.context, &saved.log_sum_exp, &scratch.context, query, key, value)?;
+        let (table, positions) = (&self.rotary, &work.input.positions);
+        let norm = layer.query_norm.map(|at| (&saved.query_raw, &weights[at], &saved.query_scale, &mut grads.0[at]));
+        ops.rotary_backward(queries, table, positions, norm, query)?;
+        let norm = layer.key_norm.map(|at| (&saved.key_raw, &weights[at], &saved.key_scale, &mut grads.0[at]));
+        ops.rotary_backward(keys, table, positions, norm, key)?;
+        for (at, (linear, grad)) in [(layer.query, &*query), (layer.key, key), (layer.value, value)].into_iter().enumerate() {
+            let shape = self.linear_shape(linear, rows);
+            ops.linear_backward_input(shape, grad, &weights[linear.weight], at > 0, &mut work.normed_grad)?;
+            let (weight_grad, bias_grad) = grads.pair(linear.weight, linear.bias);
+            ops.linear_backward_weight(shape, grad, &saved.normed, weight_grad, bias_grad)?;
+        }
+        let norm = layer.attention_norm;
+        let (normed, grad) = (&work.normed_grad, &mut work.grad);
+        Ok(ops.rmsnorm_backward(&saved.stream, &weights[norm], &saved.scale, normed, grad, &mut grads.0[norm])?)
+    }
+
+    fn linear(&self, ops: &O, linear: Linear, input: &O::Stored, rows: usize, output: &mut O::Stored) -> Result<(), ModelError> {
+        let bias = linear.bias.map(|at| &self.weights[at]);
+        Ok(ops.linear_forward(self.linear_shape(linear, rows), input, &self.weights[linear.weight], bias, output)?)
+    }
+
+    fn linear_shape(&self, linear: Linear, rows: usize) -> LinearShape {
+        let shape = &self.parameters.list[linear.weight].shape;
+        LinearShape { rows, inputs: shape[1], outputs: shape[0] }
+    }
+
+    fn heads(&self, rows: usize, heads: usize) -> RotaryShape {
+        RotaryShape { rows, heads, head_dim: self.config.head_dim }
+    }
+
+    fn attention_shape(&self, rows: usize) -> AttentionShape {
+        let Config { num_heads, num_key_heads, head_dim, .. } = self.config;
+        AttentionShape { rows, query_heads: num_heads, key_heads: num_key_heads, head_dim }
+    }
+
+    /// Reads the losses back; computes the balance loss and its gradient for a batch with this share of the step.
+    fn losses(&self, ops: &O, work: &mut Workspace<O>, share: f64) -> Result<Losses, ModelError> {
+        let mut rows = vec![0.0; work.rows];
+        ops.read_exact(&work.losses, 0, &mut rows)?;
+        let mut balance = 0.0;
+        if let (Some(experts), Some(state)) = (self.config.experts, &mut work.balance) {
+            let (shape, coefficient) = (self.route_shape(experts, work.rows), experts.balance_coefficient);
+            let layers = self.config.num_layers;
+            ops.balance_loss(shape, layers, coefficient * share, &state.statistics, &mut state.loss, &mut state.grad)?;
+            let mut loss = [0.0];
+            ops.read_exact(&state.loss, 0, &mut loss)?;
+            balance = if share > 0.0 { f64::from(loss[0]) / share } else { 0.0 };
+        }
+        Ok(Losses { rows, balance })
+    }
+}
+
+/// Cosines, then sines, of `position · theta^(−2j / head_dim)`, `[max_positions, head_dim]`.
+fn rotary_table(config: &Config) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    let frequency = |pair: usize| config.rope_theta.powf(-((2 * pair) as f64) / config.head_dim as f64);
+    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+    let mut table = Vec::with_capacity(config.max_positions * config.head_dim);
+    for position in 0..config.max_positions {
+        let angles = || frequencies.iter().map(move |frequency| position as f64 * frequency);
+        table.extend(angles().map(|angle| angle.cos() as f32));
+        table.extend(angles().map(|angle| angle.sin() as f32));
+    }
+    table
+}

@@ -1,0 +1,301 @@
+//! The training loop: steps of several passes, and checkpoints from which a run goes on as if it had not stopped.
+
+use crate::model::{self, Batch, Gradients, Model, ModelError, Workspace};
+use crate::optimiser::{Optimiser, Settings};
+use crate::schedule::Schedule;
+use osler_kernels::{KernelError, Operations};
+use safetensors::tensor::Dtype;
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a run's batches come from. What it gives depends on `step` and `pass` alone, so a resumed run sees what a straight one would.
+pub trait Source {
+    /// The batch of one pass. All have the same number of rows.
+    ///
+    /// # Errors
+    /// [`TrainError`] when it cannot be read.
+    fn batch(&self, step: u64, pass: u32) -> Result<Batch, TrainError>;
+}
+
+/// What can stop a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Checkpoint { path: PathBuf, problem: String },
+    #[error("step {step}: no row of its batches asks for a prediction")]
+    NoTargets { step: u64 },
+    #[error("step {step}: the {what} is not a number; the weights before the step are kept. Try a lower learning rate or more warm-up")]
+    NotANumber { step: u64, what: &'static str },
+}
+
+impl From<KernelError> for TrainError {
+    fn from(error: KernelError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+/// What a run needs to know besides its model and its text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    pub schedule: Schedule,
+    pub optimiser: Settings,
+    /// Passes whose gradients are added up in one step.
+    pub accumulation: u32,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// From 1.
+    pub step: u64,
+    /// Mean cross entropy of its targets, in nats.
+    pub loss: f64,
+    /// The balance loss of experts, with its coefficient.
+    pub balance: f64,
+    /// Norm of the gradients before clipping.
+    pub norm: f64,
+    pub learning_rate: f64,
+    pub num_tokens: usize,
+    pub num_targets: usize,
+}
+
+/// A run: a model, its optimiser, and the memory of a step.
+#[derive(Debug)]
+pub struct Trainer<O: Operations> {
+    pub model: Model<O>,
+    optimiser: Optimiser<O>,
+    plan: Plan,
+    grads: Gradients<O>,
+    work: Option<Workspace<O>>,
+}
+
+impl<O: Operations> Trainer<O> {
+    /// A run that begins with these weights and a fresh optimiser.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when there is not enough memory.
+    pub fn new(ops: &O, model: Model<O>, plan: Plan) -> Result<Self, TrainError> {
+        let grads = Gradients::new(ops, &model.parameters)?;
+        Ok(Self { optimiser: Optimiser::new(ops, &model, plan.optimiser)?, grads, work: None, plan, model })
+    }
+
+    /// Steps taken.
+    pub fn num_steps(&self) -> u64 {
+        self.optimiser.step
+    }
+
+    /// Takes the next step. The loss is the mean over all targets of its passes, whatever pass they are in.
+    ///
+    /// # Errors
+    /// [`TrainError::NotANumber`] before the weights are touched, and errors of the source and the device.
+    pub fn step(&mut self, ops: &O, source: &impl Source) -> Result<Step, TrainError> {
+        let at = self.optimiser.step;
+        let batches = (0..self.plan.accumulation).map(|pass| source.batch(at, pass)).collect::<Result<Vec<_>, _>>()?;
+        let num_targets: usize = batches.iter().map(Batch::num_targets).sum();
+        if num_targets == 0 {
+            return Err(TrainError::NoTargets { step: at + 1 });
+        }
+        let scale = 1.0 / num_targets as f64;
+        self.grads.clear(ops)?;
+        let (mut loss, mut balance) = (0.0, 0.0);
+        for batch in &batches {
+            let fits = self.work.as_ref().is_some_and(|work| work.rows() == batch.len());
+            let work = match &mut self.work {
+                Some(work) if fits => work,
+                work => work.insert(Workspace::new(ops, &self.model.config, batch.len())?),
+            };
+            let losses = self.model.forward_backward(ops, batch, scale, work, &mut self.grads)?;
+            loss += losses.sum() * scale;
+            balance += losses.balance * scale * batch.num_targets() as f64;
+        }
+        if !(loss + balance).is_finite() {
+            return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
+        }
+        if !self.grads.norm(ops)?.is_finite() {
+            return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
+        }
+        let learning_rate = self.plan.schedule.rate(at);
+        let norm = self.optimiser.step(ops, learning_rate, &self.grads, &mut self.model)?;
+        let num_tokens = batches.iter().map(Batch::len).sum();
+        Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets })
+    }
+
+    /// Writes all that the run needs to go on into `directory`, which must not be there: first under another name, then renamed, so that
+    /// a checkpoint that has its name is whole. The model in it is one for `transformers` too.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] or [`TrainError::Model`] when it cannot be written.
+    pub fn save(&self, ops: &O, directory: &Path) -> Result<(), TrainError> {
+        let partial = directory.with_extension("partial");
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| TrainError::Io { path, source }
+        };
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(io(&partial))?;
+        }
+        fs::create_dir_all(&partial).map_err(io(&partial))?;
+        model::write(ops, &self.model, Dtype::F32, model::FILE_BYTES, &partial)?;
+        model::write_state(ops, &self.model.parameters, &self.optimiser.states, &partial.join(STATE))?;
+        let state = json!({ "format": FORMAT, "step": self.optimiser.step });
+        fs::write(partial.join(TRAINER), format!("{state:#}\n")).map_err(io(&partial))?;
+        for entry in fs::read_dir(&partial).map_err(io(&partial))? {
+            let path = entry.map_err(io(&partial))?.path();
+            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(io(&path))?;
+        }
+        fs::rename(&partial, directory).map_err(io(directory))?;
+        match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io(parent)),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes on from a checkpoint that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Checkpoint`] when it is not one, and errors of reading.
+    pub fn resume(ops: &O, directory: &Path, plan: Plan) -> Result<Self, TrainError> {
+        let path = directory.join(TRAINER);
+        let text = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        let broken = |problem: &str| TrainError::Checkpoint { path: path.clone(), problem: problem.to_string() };
+        let state: serde_json::Value = serde_json::from_slice(&text).map_err(|_| broken("not JSON"))?;
+        if state["format"] != FORMAT {
+            return Err(broken("not the state of a run that this version can go on with"));
+        }
+        let step = state["step"].as_u64().ok_or_else(|| broken("no `step`"))?;
+        let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan)?;
+        trainer.optimiser.step = step;
+        model::read_state(ops, &trainer.model.parameters, &mut trainer.optimiser.states, &directory.join(STATE))?;
+        Ok(trainer)
+    }
+}
+
+const TRAINER: &str = "trainer.json";
+const STATE: &str = "optimiser.safetensors";
+const FORMAT: &str = "osler-trainer/1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Config;
+    use crate::random::Random;
+    use crate::schedule::Decay;
+    use osler_kernels::Cpu;
+
+    /// Texts in which each token is three times the one before, or any.
+    struct Texts {
+        documents: u32,
+        passes: u32,
+    }
+
+    impl Source for Texts {
+        fn batch(&self, step: u64, pass: u32) -> Result<Batch, TrainError> {
+            let mut batch = Batch::default();
+            for document in 0..self.documents {
+                let number = (step * u64::from(self.passes) + u64::from(pass)) * u64::from(self.documents) + u64::from(document);
+                let mut random = Random::new(number, "text");
+                let mut token = 1;
+                batch.push(&std::array::from_fn::<u32, 24, _>(|_| {
+                    token = if random.uniform() < 0.7 { token * 3 % 40 } else { (random.bits() % 40) as u32 };
+                    token
+                }));
+            }
+            Ok(batch)
+        }
+    }
+
+    fn plan(highest: f64, accumulation: u32) -> Plan {
+        let schedule = Schedule { highest, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 5, warmup_start: 0.1, total_steps: 60 };
+        Plan { schedule, optimiser: Settings::default(), accumulation }
+    }
+
+    fn begin(ops: &Cpu<f32>, kind: &str, plan: Plan) -> Trainer<Cpu<f32>> {
+        let mut source = Config::read(&crate::model::golden_folder(kind).join("config.json")).unwrap().source;
+        source.insert("router_aux_loss_coef".to_string(), json!(0.0));
+        Trainer::new(ops, Model::random(ops, Config::from_json(source).unwrap(), 3).unwrap(), plan).unwrap()
+    }
+
+    #[test]
+    fn the_loss_falls() {
+        let ops = Cpu::new(2).unwrap();
+        for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
+            let mut trainer = begin(&ops, kind, plan(5e-3, 1));
+            let texts = Texts { documents: 16, passes: 1 };
+            let losses: Vec<f64> = (0..60).map(|_| trainer.step(&ops, &texts).unwrap().loss).collect();
+            let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+            assert!(mean(&losses[55..]) < 0.8 * mean(&losses[..5]), "{kind}: {losses:?}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_is_a_straight_run() {
+        for open in [Cpu::<f32>::new, Cpu::bf16] {
+            let (ops, folder) = (open(2).unwrap(), tempfile::tempdir().unwrap());
+            for kind in ["mixtral", "qwen2"] {
+                let texts = Texts { documents: 3, passes: 2 };
+                let mut straight = begin(&ops, kind, plan(1e-2, 2));
+                let checkpoint = folder.path().join(format!("{kind}-step-10"));
+                for _ in 0..10 {
+                    straight.step(&ops, &texts).unwrap();
+                }
+                straight.save(&ops, &checkpoint).unwrap();
+                let mut resumed = Trainer::resume(&ops, &checkpoint, plan(1e-2, 2)).unwrap();
+                assert_eq!(resumed.num_steps(), 10);
+                for _ in 10..20 {
+                    assert_eq!(resumed.step(&ops, &texts).unwrap(), straight.step(&ops, &texts).unwrap());
+                }
+                assert_eq!(resumed.model.weights, straight.model.weights);
+            }
+        }
+    }
+
+    #[test]
+    fn many_passes_are_one_batch() {
+        let ops = Cpu::new(2).unwrap();
+        for kind in ["mistral", "mixtral"] {
+            let (mut once, mut often) = (begin(&ops, kind, plan(1e-3, 1)), begin(&ops, kind, plan(1e-3, 4)));
+            for _ in 0..5 {
+                let whole = once.step(&ops, &Texts { documents: 8, passes: 1 }).unwrap();
+                let parts = often.step(&ops, &Texts { documents: 2, passes: 4 }).unwrap();
+                assert!((whole.loss - parts.loss).abs() < 1e-5 * whole.loss, "{kind}: {whole:?} {parts:?}");
+                assert!((whole.norm - parts.norm).abs() < 1e-4 * whole.norm, "{kind}: {whole:?} {parts:?}");
+                assert_eq!(whole.num_targets, parts.num_targets);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_stops_before_the_weights() {
+        let ops = Cpu::new(1).unwrap();
+        let mut trainer = begin(&ops, "mistral", plan(1e-3, 1));
+        let norm = trainer.model.parameters.norm;
+        trainer.model.weights[norm][0] = f32::NAN;
+        let before = trainer.model.weights[0].clone();
+        let error = trainer.step(&ops, &Texts { documents: 1, passes: 1 }).unwrap_err().to_string();
+        assert!(error.starts_with("step 1: the loss is not a number"), "{error}");
+        assert_eq!((trainer.num_steps(), &trainer.model.weights[0]), (0, &before));
+    }
+
+    #[test]
+    fn broken_checkpoints_are_named() {
+        let (ops, folder) = (Cpu::<f32>::new(1).unwrap(), tempfile::tempdir().unwrap());
+        let checkpoint = folder.path().join("step-0");
+        // What a killed run left under the unfinished name is in nobody's way.
+        fs::create_dir_all(folder.path().join("step-0.partial/rest")).unwrap();
+        begin(&ops, "qwen3", plan(1e-3, 1)).save(&ops, &checkpoint).unwrap();
+        assert!(!folder.path().join("step-0.partial").exists());
+        let resume = || Trainer::resume(&ops, &checkpoint, plan(1e-3, 1)).map(drop).map_err(|error| error.to_string());
+        assert_eq!(resume(), Ok(()));
+        let state = fs::read(checkpoint.join(STATE)).unwrap();
+        fs::write(checkpoint.join(STATE), &state[..state.len() - 1]).unwrap();
+        assert!(resume().unwrap_err().contains("optimiser.safetensors: not a safetensors file"));
+        fs::write(checkpoint.join(TRAINER), "{}").unwrap();
+        assert!(resume().unwrap_err().contains("trainer.json: not the state of a run"));
+    }
+}
