@@ -1,6 +1,7 @@
 # One profile for runs, tests and benchmarks; `make help` lists the targets.
 RECIPE ?= sample
 OUT ?=
+DATA ?= ../shared/data
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.local
 OSLER = $(CARGO) run --quiet --bin osler --
@@ -28,6 +29,9 @@ test: ## runs every test
 bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
+quality: ## holds near-duplicate detection against the exact similarity of all pairs: make quality [DATA=folder]
+	$(CARGO) run --quiet -p osler-corpus --example near_quality -- $(DATA)
+
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run
 
@@ -41,4 +45,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan install test bench fuzz fmt lint clean-out
+.PHONY: help build corpus plan install test bench quality fuzz fmt lint clean-out

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod document;
 pub mod expect;
 pub mod id;
+pub mod index;
 pub mod ledger;
 pub mod manifest;
 pub mod sequence;

@@ -3,6 +3,7 @@
 mod command_line;
 mod exports;
 mod interop;
+mod near;
 mod readme;
 mod real_data;
 mod reference_ids;

@@ -93,6 +93,17 @@ pub enum MinhashCommand {
         #[arg(long, default_value_t = 0.85)]
         threshold: f64,
     },
+    /// Writes the candidate pairs of a finished run to a Parquet file: ids, origins, exact Jaccard similarity.
+    Pairs {
+        /// The run's folder.
+        out: PathBuf,
+        /// Least similarity of the pairs. Below the threshold the file holds what was proposed, which the S-curve says is not all.
+        #[arg(long, default_value_t = 0.0)]
+        min: f64,
+        /// The file; `pairs.parquet` in the run's folder where none is given.
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -242,6 +253,9 @@ pub struct RecipeArguments {
     /// Folder for the output; `out/NAME` by the recipe's name where none is given.
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// Folder of an earlier run with an index: what that run has, exactly or nearly, is dropped. May be repeated.
+    #[arg(long, value_name = "OUT")]
+    pub against: Vec<PathBuf>,
     /// Overrides a key of a named source or filter: `--set source.epmc.language=de`. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -298,6 +312,12 @@ impl RecipeArguments {
     /// When a `--set` has no `=`.
     pub fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut all = self.flags.clone();
+        if !self.against.is_empty() {
+            // Folders on the command line start from where the user stands, not from the recipe.
+            let absolute: Vec<PathBuf> = self.against.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
+            // A JSON array of strings is a TOML array, too.
+            all.push(("against".into(), serde_json::json!(absolute).to_string()));
+        }
         for set in &self.set {
             let (key, value) = set.split_once('=').ok_or_else(|| Failure::user(format!("--set {set}: write KEY=VALUE")))?;
             all.push((key.trim().to_string(), value.trim().to_string()));
@@ -331,7 +351,7 @@ fn flatten(prefix: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
             serde_json::Value::Object(inner) if !inner.is_empty() => flatten(&key, value, keys),
-            serde_json::Value::Array(_) if matches!(name.as_str(), "source" | "filter" | "part") => {}
+            serde_json::Value::Array(_) if matches!(name.as_str(), "source" | "filter" | "against" | "part") => {}
             _ => keys.push(key),
         }
     }

@@ -26,6 +26,7 @@ pub fn run(arguments: &Cli) -> Result<u8, Failure> {
         Command::Report { out, sql: None, .. } => report(out),
         Command::Inspect { out, doc, text } => inspect(out, doc, *text),
         Command::Minhash(MinhashCommand::Curve { preset, bands, rows, threshold }) => curve(preset, bands.zip(*rows), *threshold),
+        Command::Minhash(MinhashCommand::Pairs { out, min, to }) => pairs(out, *min, to.as_deref()),
         Command::Exact(ExactCommand::Verify { out }) => verify_exact(out),
         Command::Tokens(command) => tokens::run(command),
     }
@@ -203,6 +204,13 @@ fn removal_line(removal: &Removal) -> String {
 fn curve(preset: &str, banding: Option<(usize, usize)>, threshold: f64) -> Result<u8, Failure> {
     let text = osler_engine::plan::curve(preset, banding, threshold)?;
     write!(stdout(), "{text}")?;
+    Ok(0)
+}
+
+fn pairs(out: &Path, min: f64, to: Option<&Path>) -> Result<u8, Failure> {
+    let file = to.map_or_else(|| out.join("pairs.parquet"), Path::to_path_buf);
+    let count = osler_engine::export_pairs(out, min, &file)?;
+    writeln!(stdout(), "{} pairs in {}", render::grouped(count), file.display())?;
     Ok(0)
 }
 

@@ -132,7 +132,8 @@ mod tests {
         };
         check("read, parse, filter", parse);
         runtime.block_on(documents::run(&session, &recipe, &files, "f")).unwrap();
-        let candidates = near::candidates_plan(&session, &recipe.near_duplicates, (0..50).collect());
+        near::write_ordinals(&session.folder, &crate::tables::COPIES, &[]).unwrap();
+        let candidates = near::candidates_plan(&session, &recipe.near_duplicates);
         check("sketch, group", runtime.block_on(candidates).unwrap());
         let read = runtime.block_on(session.read(&DOCUMENTS)).unwrap();
         let read = runtime.block_on(read.create_physical_plan()).unwrap();

@@ -10,7 +10,7 @@ use crate::measure::Measure;
 use crate::recipe::{FilterPlace, Recipe};
 use crate::session::Session;
 use crate::spec::OperatorSpec;
-use crate::tables::{CLUSTERS, CORPUS, DOCUMENTS, DROPPED, LEDGER, REMOVED, SPANS};
+use crate::tables::{AGAINST, CLUSTERS, CORPUS, DOCUMENTS, DROPPED, LEDGER, REMOVED, SPANS};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field};
@@ -31,12 +31,14 @@ pub const BOUNDARY: &str = "corpus";
 pub async fn survivors(session: &Session, recipe: &Recipe) -> Result<Arc<dyn ExecutionPlan>, Error> {
     session.register(&DOCUMENTS).await?;
     session.register(&CLUSTERS).await?;
+    session.register(&AGAINST).await?;
     let plan = session
         .plan(
             "WITH removed AS (
                SELECT c.ordinal, c.reason, c.jaccard, p.doc_id AS partner_id, k.doc_id AS keeper_id
                FROM clusters c JOIN documents p ON c.partner = p.ordinal JOIN documents k ON c.keeper = k.ordinal
-               WHERE c.ordinal <> c.keeper)
+               WHERE c.ordinal <> c.keeper
+               UNION ALL SELECT ordinal, reason, jaccard, partner_id, keeper_id FROM against)
              SELECT d.doc_id, d.source, d.origin, d.title,
                CASE WHEN r.ordinal IS NULL THEN d.text ELSE '' END AS text,
                d.language, d.license, d.identifiers, d.published, d.sections, d.metadata, d.num_bytes, d.num_words, d.source_index,

@@ -5,10 +5,10 @@ use crate::error::Error;
 use crate::forecast::{Forecast, forecast};
 use crate::run::{Fingerprints, Options, prepare, runtime};
 use crate::session::{Session, explain};
-use crate::tables::{CLUSTERS, CORPUS, DOCUMENTS, SPANS};
+use crate::tables::{AGAINST, CLUSTERS, CORPUS, DOCUMENTS, SPANS};
 use crate::{Recipe, corpus, documents, exact, near, tokens};
-use osler_corpus::near_duplicates::NearDuplicatesConfig;
 use osler_corpus::near_duplicates::banding::{Banding, Bandings, candidate_probability, num_bands, num_slots};
+use osler_corpus::near_duplicates::{NearDuplicatesConfig, Short};
 use osler_datasets::list::FileEntry;
 use std::fmt::Write;
 
@@ -118,7 +118,7 @@ fn progress(options: &Options, files: &[FileEntry]) -> Result<String, Error> {
     let folder = RunFolder { root: options.out.clone() };
     // A tokenizer that cannot be used is refused by the run.
     let tokenizer = tokens::load(&options.recipe, &options.base).ok().flatten();
-    let prints = Fingerprints::new(&options.recipe, files, tokenizer.as_ref());
+    let prints = Fingerprints::new(options, files, tokenizer.as_ref());
     let done: Vec<&str> =
         prints.boundaries().into_iter().filter(|(name, print)| folder.finished(name, print).is_some()).map(|(name, _)| name).collect();
     Ok(if done.is_empty() { String::new() } else { format!("already done: {}\n\n", done.join(", ")) })
@@ -168,7 +168,7 @@ fn tokens_and_steps(recipe: &Recipe) -> Result<String, Error> {
 
 /// The plan of each stretch between boundaries, as `EXPLAIN` prints it, over empty tables of the right shape.
 async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) -> Result<Vec<(&'static str, String)>, Error> {
-    for table in [DOCUMENTS, CLUSTERS, SPANS, CORPUS] {
+    for table in [DOCUMENTS, CLUSTERS, AGAINST, SPANS, CORPUS] {
         TableWriter::new(&session.folder, &table)?.finish()?;
         session.folder.publish(&table)?;
     }
@@ -177,7 +177,7 @@ async fn stage_plans(session: &Session, recipe: &Recipe, files: &[FileEntry]) ->
         ("1. read, parse, filter → work/documents, work/dropped", explain(documents::plan(session, recipe, files).await?.as_ref())),
         (
             "2. near-duplicates → work/candidates; then verify → work/pairs, cluster → work/clusters",
-            explain(near::candidates_plan(session, &recipe.near_duplicates, Vec::new()).await?.as_ref()),
+            explain(near::candidates_plan(session, &recipe.near_duplicates).await?.as_ref()),
         ),
         ("3. exact-duplicates → work/spans", explain(exact::plan(session, recipe).await?.as_ref())),
         ("4. cut → corpus, ledger", explain(corpus::plan(session, recipe).await?.as_ref())),
@@ -209,6 +209,11 @@ pub fn s_curve(config: &NearDuplicatesConfig) -> Result<String, Error> {
         let _ = writeln!(text, "  Jaccard {jaccard:.2}  {probability:.4}  {bar}");
     }
     let _ = writeln!(text, "recall at the threshold {}: {:.4}", config.threshold, candidate_probability(&bandings, config.threshold));
+    if let Some(Short { banding, max_shingles, .. }) = config.short() {
+        let recall = candidate_probability(&[banding], config.threshold);
+        let Banding { bands, rows } = banding;
+        let _ = writeln!(text, "documents of up to {max_shingles} shingles: {bands} × {rows} hashes, recall at the threshold {recall:.4}");
+    }
     for warning in config.warnings().map_err(|error| Error::User(crate::parse::chain(&error)))? {
         let _ = writeln!(text, "WARNING: {warning}");
     }

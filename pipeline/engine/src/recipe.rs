@@ -29,6 +29,10 @@ pub struct Recipe {
     /// Broken records (malformed, not of their format) after which the run stops. Records that carry no text or no permitted licence do
     /// not count: they are policy, not damage.
     pub max_rejected: u64,
+    /// Whether the run leaves an index, against which later runs can deduplicate new documents without reading these.
+    pub index: bool,
+    /// Folders of earlier runs that left an index: documents that are exact or near-duplicates of theirs are dropped.
+    pub against: Vec<String>,
     /// Bounds on single records.
     pub limits: Limits,
     /// How remote sources are reached.
@@ -56,6 +60,8 @@ impl Default for Recipe {
             threads: 0,
             batch_rows: 1024,
             max_rejected: 10_000,
+            index: false,
+            against: Vec::new(),
             limits: Limits::default(),
             storage: StorageConfig::default(),
             source: Vec::new(),

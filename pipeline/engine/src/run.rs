@@ -5,7 +5,7 @@ use crate::context::{Context, Progress};
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::session::Session;
-use crate::{corpus, documents, exact, near, tokens};
+use crate::{corpus, documents, exact, near, near_index, tokens};
 use osler_datasets::list::{FileEntry, list};
 use osler_datasets::open::{StorageConfig, Stores};
 use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
@@ -61,7 +61,7 @@ pub fn stream(options: &Options, consumer: impl FnMut(StreamedChunk<'_>) -> Cont
     let runtime = runtime(&options.recipe)?;
     runtime.block_on(async {
         let prepared = Prepared::new(options, &runtime).await?;
-        prepared.to_corpus(&options.recipe).await?;
+        prepared.to_corpus(options).await?;
         tokens::stream(&prepared.session, &options.recipe, prepared.tokenizer, consumer).await
     })
 }
@@ -83,16 +83,17 @@ impl Prepared {
         let (session, files) = prepare(options, folder.clone(), runtime.handle()).await?;
         // One that cannot be used is refused before anything of an earlier run is touched.
         let tokenizer = tokens::load(recipe, &options.base)?;
-        let prints = Fingerprints::new(recipe, &files, tokenizer.as_ref());
+        let prints = Fingerprints::new(options, &files, tokenizer.as_ref());
         retire_manifest(&folder, &prints)?;
         Ok(Self { session, files, tokenizer, prints, _lock: lock })
     }
 
     /// The stages up to the corpus: what parsing, clustering and cleaning left.
-    async fn to_corpus(&self, recipe: &Recipe) -> Result<[Done; 3], Error> {
+    async fn to_corpus(&self, Options { recipe, base, .. }: &Options) -> Result<[Done; 3], Error> {
         let Self { session, files, prints, .. } = self;
         let parsed = documents::run(session, recipe, files, &prints.documents).await?;
-        let clusters = near::run(session, recipe, &prints.near).await?;
+        let clusters = near::run(session, recipe, base, &prints.near).await?;
+        near_index::run(session, recipe, &prints.near).await?;
         let spans = exact::run(session, recipe, &prints.exact).await?;
         let cleaned = corpus::run(session, recipe, &prints.corpus, [&clusters, &spans]).await?;
         Ok([parsed, clusters, cleaned])
@@ -102,7 +103,7 @@ impl Prepared {
 async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Result<Manifest, Error> {
     let Options { recipe, .. } = options;
     let prepared = Prepared::new(options, runtime).await?;
-    let [parsed, clusters, cleaned] = prepared.to_corpus(recipe).await?;
+    let [parsed, clusters, cleaned] = prepared.to_corpus(options).await?;
     let Prepared { session, files, tokenizer, prints, _lock } = prepared;
     let folder = session.folder.clone();
     let tokenized = tokens::run(&session, recipe, tokenizer, &prints.stream).await?;
@@ -172,7 +173,7 @@ pub(crate) struct Fingerprints {
 }
 
 impl Fingerprints {
-    pub(crate) fn new(recipe: &Recipe, files: &[FileEntry], tokenizer: Option<&tokens::Loaded>) -> Self {
+    pub(crate) fn new(Options { recipe, base, .. }: &Options, files: &[FileEntry], tokenizer: Option<&tokens::Loaded>) -> Self {
         let version = env!("CARGO_PKG_VERSION");
         let listing: Vec<_> = files.iter().map(|file| (&file.source, &file.path, file.num_bytes, &file.version)).collect();
         let filters = |last: crate::recipe::FilterPlace| -> Vec<_> {
@@ -182,7 +183,7 @@ impl Fingerprints {
         // The tokenizer's content, not only its name.
         let tokenizer = tokenizer.map(|loaded| format!("{:032x}", loaded.tokenizer.identity().xxh3));
         let documents = hash(&(version, &recipe.source, &recipe.limits, &recipe.length_filter, filters(LengthFilter), listing));
-        let near = hash(&(&documents, &recipe.near_duplicates));
+        let near = hash(&(&documents, &recipe.near_duplicates, near_index::fingerprint(recipe, base)));
         let exact = hash(&(&near, &recipe.exact_duplicates, filters(NearDuplicates)));
         let corpus = hash(&(&exact, filters(ExactDuplicates)));
         let stream = hash(&(&corpus, &recipe.tokenizer, tokenizer));

@@ -64,7 +64,9 @@ impl Session {
         options.optimizer.prefer_hash_join = false;
         // What each partition's external sort sets aside for its merge must fit beside the rows, also with small budgets or many threads.
         options.execution.sort_spill_reservation_bytes = (memory_bytes / (16 * threads.max(4))).clamp(64 << 10, 10 << 20);
-        Ok(Self { sql: SessionContext::new_with_config_rt(config, runtime), context, folder })
+        let sql = SessionContext::new_with_config_rt(config, runtime);
+        crate::functions::all().into_iter().for_each(|function| sql.register_udf(function));
+        Ok(Self { sql, context, folder })
     }
 
     /// The same session with one partition: a table comes in the order it was written in.
@@ -132,6 +134,35 @@ impl Session {
             each(batch?)?;
         }
         // An operator that was told to stop ends its stream early.
+        self.context.check_cancelled()?;
+        Ok(())
+    }
+
+    /// Runs a plan, gives each batch to `work` on threads of its own, and what comes of it to `each`. Batches may come in any order.
+    ///
+    /// # Errors
+    /// What the plan, `work` or `each` runs into, or a request to stop.
+    pub async fn map_each<T: Send + 'static>(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        work: impl Fn(RecordBatch) -> Result<T, Error> + Clone + Send + 'static,
+        mut each: impl FnMut(T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let threads = self.sql.copied_config().target_partitions();
+        let batches = execute_stream(plan, self.sql.task_ctx())?;
+        let mut done = batches
+            .map(|batch| {
+                let work = work.clone();
+                async move {
+                    let batch = batch?;
+                    tokio::task::spawn_blocking(move || work(batch)).await.map_err(|error| Error::Internal(error.to_string()))?
+                }
+            })
+            .buffer_unordered(threads);
+        while let Some(outcome) = done.next().await {
+            self.context.check_cancelled()?;
+            each(outcome?)?;
+        }
         self.context.check_cancelled()?;
         Ok(())
     }

@@ -28,7 +28,7 @@ use std::sync::atomic::Ordering;
 pub enum OperatorSpec {
     Parse { sources: Vec<SourceConfig>, limits: Limits, batch_rows: usize },
     LengthFilter { config: LengthFilterConfig },
-    Sketch { config: NearDuplicatesConfig },
+    Sketch { config: NearDuplicatesConfig, copies: PathBuf },
     Candidates,
     FindExactDuplicates { config: ExactDuplicatesConfig, source_names: Vec<String>, threads: usize, memory_bytes: u64, scratch: PathBuf },
     Cut { config: ExactDuplicatesConfig, spans: PathBuf },
@@ -79,7 +79,12 @@ impl OperatorSpec {
                 let stage = FilterStage::AfterCut { holders: holders.flat_map(|column| column.iter().flatten()).collect() };
                 Box::new(LengthFilter::new(config.clone(), stage, input.clone()))
             }
-            Self::Sketch { config } => Box::new(Sketch::new(config)?),
+            Self::Sketch { config, copies } => {
+                let batches = read_table(copies).map_err(|source| io(copies, source))?;
+                let ordinals = batches.iter().filter_map(|batch| batch.column_by_name("ordinal")?.as_primitive_opt::<UInt64Type>());
+                let copies = ordinals.flat_map(|column| column.values().iter().copied()).collect();
+                Box::new(Sketch::new(config)?.without(copies))
+            }
             Self::Candidates => Box::new(Candidates::new()),
             Self::FindExactDuplicates { config, source_names, threads, memory_bytes, scratch } => {
                 let cancelled = context.cancelled.clone();
@@ -133,7 +138,7 @@ impl fmt::Display for OperatorSpec {
             }
             Self::LengthFilter { config } => write!(f, "LengthFilter, min_words={}, min_bytes={}", config.min_words, config.min_bytes),
             Self::AfterCut { config, .. } => write!(f, "LengthFilter after cut, min_words={}", config.min_words),
-            Self::Sketch { config } => write!(f, "Sketch, {}-grams of {:?}s, family={:?}", config.n, config.unit, config.family),
+            Self::Sketch { config, .. } => write!(f, "Sketch, {}-grams of {:?}s, family={:?}", config.n, config.unit, config.family),
             Self::Candidates => write!(f, "Candidates"),
             Self::FindExactDuplicates { config, .. } => {
                 write!(f, "FindExactDuplicates, passes={:?}, keep={:?}, engine={:?}", config.passes, config.keep, config.engine)

@@ -4,7 +4,7 @@ use crate::boundary::RunFolder;
 use crate::error::Error;
 use arrow::datatypes::SchemaRef;
 use osler_corpus::near_duplicates::candidates::candidate_schema;
-use osler_schemas::{cluster, document, expect, ledger, sketch, span};
+use osler_schemas::{cluster, document, expect, index, ledger, sketch, span};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use std::fs::File;
 
@@ -23,6 +23,14 @@ pub struct Table {
 pub const DOCUMENTS: Table = Table { name: "documents", folder: "work/documents", schema: document::ordered_schema };
 /// Ledger rows of what parsing and the length filter dropped.
 pub const DROPPED: Table = Table { name: "dropped", folder: "work/dropped", schema: ledger::schema };
+/// Documents that are not sketched, since an exact copy or an index stands for them.
+pub const COPIES: Table = Table { name: "copies", folder: "work/copies", schema: sketch::ordinal_schema };
+/// New documents that an index has already.
+pub const AGAINST: Table = Table { name: "against", folder: "work/against", schema: index::against_schema };
+/// Band keys of an index.
+pub const INDEXED_BANDS: Table = Table { name: "indexed_bands", folder: "index/bands", schema: index::band_schema };
+/// Documents of an index.
+pub const INDEXED: Table = Table { name: "indexed", folder: "index/documents", schema: index::document_schema };
 /// Candidate pairs.
 pub const CANDIDATES: Table = Table { name: "candidates", folder: "work/candidates", schema: candidate_schema };
 /// Candidate pairs with their Jaccard similarity.

@@ -29,7 +29,10 @@ pub struct Report {
     pub removals: Vec<Removal>,
     pub lengths: Lengths,
     pub clusters: Clusters,
+    /// For pairs proposed by their full signatures.
     pub s_curve: Vec<CurvePoint>,
+    /// For pairs of short documents, which have a signature of their own; empty where they have not.
+    pub s_curve_short: Vec<CurvePoint>,
     /// Similarity from which near-duplicates are merged, where the recipe states it.
     pub threshold: Option<f64>,
     /// Lengths in bytes of the spans cut by exact deduplication.
@@ -183,6 +186,7 @@ impl Report {
             lengths: Lengths { before: lengths_before(manifest), after: corpus.histogram(col("num_words"))? },
             clusters: ledger.clusters()?,
             s_curve: manifest.s_curve.clone(),
+            s_curve_short: short_curve(manifest),
             threshold: setting("near_duplicates", "threshold").and_then(serde_json::Value::as_f64),
             span_bytes: ledger.histogram(col("span_end") - col("span_start"))?,
             languages,
@@ -429,6 +433,12 @@ fn next_edge(edge: u64) -> u64 {
         _ if edge.is_power_of_two() => edge.saturating_add(edge / 2),
         _ => edge.saturating_add(edge / 3),
     }
+}
+
+/// The curve of short documents, from the facts of its stage.
+fn short_curve(manifest: &Manifest) -> Vec<CurvePoint> {
+    let stage = manifest.stages.iter().find(|stage| stage.name == "near-duplicates");
+    stage.and_then(|stage| serde_json::from_value(stage.facts.get("s_curve_short")?.clone()).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::chart::{self, Column, NUM_COLOURS};
 use crate::format::{bytes, memory, number, percent, seconds, short, title};
 use crate::numbers::{Histogram, Report, Share, Source};
 use minijinja::{AutoEscape, Environment, Value, context};
-use osler_schemas::manifest::Manifest;
+use osler_schemas::manifest::{CurvePoint, Manifest};
 use serde::Serialize;
 
 /// A chart with its legend and the table under it.
@@ -264,9 +264,8 @@ fn near_duplicates(report: &Report) -> Chapter {
             open: false,
         });
     }
-    if !report.s_curve.is_empty() {
-        figures.push(s_curve(report));
-    }
+    let curves = [("The S-curve, and the pairs found on it", &report.s_curve), ("The same for short documents", &report.s_curve_short)];
+    figures.extend(curves.iter().filter(|(_, points)| !points.is_empty()).map(|(title, points)| s_curve(title, points, report.threshold)));
     let lead = if clusters.num_clusters > 0 {
         format!("{} documents were near or exact copies of {} others.", number(clusters.num_removed), number(clusters.num_clusters))
     } else {
@@ -290,9 +289,9 @@ fn size_groups(clusters: &crate::numbers::Clusters) -> Vec<(String, u64, u64)> {
     ranges.into_iter().map(group).filter(|(_, clusters, _)| *clusters > 0).collect()
 }
 
-fn s_curve(report: &Report) -> Figure {
-    let points: Vec<(f64, f64, u64)> = report.s_curve.iter().map(|point| (point.jaccard, point.predicted, point.num_pairs)).collect();
-    let at = report.threshold.and_then(|threshold| points.iter().find(|point| point.0 + 1e-9 >= threshold));
+fn s_curve(title: &str, points: &[CurvePoint], threshold: Option<f64>) -> Figure {
+    let points: Vec<(f64, f64, u64)> = points.iter().map(|point| (point.jaccard, point.predicted, point.num_pairs)).collect();
+    let at = threshold.and_then(|threshold| points.iter().find(|point| point.0 + 1e-9 >= threshold));
     let recall = at.map_or_else(String::new, |point| format!(" At the threshold it finds {:.1}% of pairs.", 100.0 * point.1));
     let row = |(similarity, probability, pairs): &(f64, f64, u64)| {
         // Pairs there must have been, if the prediction holds: where most are missed the estimate says little.
@@ -303,12 +302,12 @@ fn s_curve(report: &Report) -> Figure {
     legend.push(("c2".into(), "pairs found at or above the threshold".into()));
     legend.push(("pale".into(), "candidates below it, which stay apart".into()));
     Figure {
-        title: "The S-curve, and the pairs found on it".into(),
+        title: title.into(),
         note: format!(
             "Line and left scale: the chance that hashing proposes a pair of this similarity.{recall} Columns and right scale: pairs that it \
              proposed, by their exact similarity; the scale is of square roots, so that single pairs are seen."
         ),
-        svg: chart::s_curve("S-curve of near-duplicate detection", &points, report.threshold),
+        svg: chart::s_curve(title, &points, threshold),
         legend,
         head: ["similarity from", "predicted", "pairs found", "pairs there, estimated"].map(String::from).into(),
         rows: points.iter().map(row).collect(),

@@ -41,14 +41,47 @@ pub fn candidate_probability(bandings: &[Banding], jaccard: f64) -> f64 {
 /// is too short for are left out.
 pub fn band_keys(slots: &[u32], bandings: &[Banding], out: &mut Vec<u64>) {
     let mut rest = slots;
-    for (index, banding) in bandings.iter().enumerate() {
+    for (index, banding) in (0..).zip(bandings) {
         let width = banding.bands.saturating_mul(banding.rows).min(rest.len());
         let (own, after) = rest.split_at(width);
-        for (band, rows) in own.chunks_exact(banding.rows.max(1)).enumerate() {
-            out.push(xxh3_64_with_seed(rows.to_byte_slice(), super::mix(((index as u64) << 32 | band as u64).wrapping_add(1))));
-        }
+        keys_of(index, own, banding.rows, out);
         rest = after;
     }
+}
+
+/// As [`band_keys`] for the signature of a short document, whose keys never meet those of a full one.
+pub fn short_band_keys(slots: &[u32], banding: Banding, out: &mut Vec<u64>) {
+    keys_of(u64::from(u32::MAX), slots, banding.rows, out);
+}
+
+fn keys_of(index: u64, slots: &[u32], rows: usize, out: &mut Vec<u64>) {
+    out.extend((0..).zip(slots.chunks_exact(rows.max(1))).map(|(band, rows): (u64, _)| {
+        let seed = super::mix((index << 32 | band).wrapping_add(1));
+        xxh3_64_with_seed(rows.to_byte_slice(), seed)
+    }));
+}
+
+/// Bands of a short document at most, and the recall at the threshold that they reach.
+const SHORT_BANDS: usize = 24;
+const SHORT_RECALL: f64 = 0.9999;
+
+/// Rows that a band of a short document has at least and at most. With fewer, documents that have little in common would meet; with more
+/// it would cost more and tell no more.
+const SHORT_ROWS: std::ops::RangeInclusive<usize> = 3..=64;
+
+/// The banding of a short document: that of the most rows which proposes a pair at `threshold` with probability 0.9999 or more in 24 bands
+/// or fewer (24 × 7 at 0.85). None where `threshold` is so low that such bands would tell nothing apart.
+pub fn short(threshold: f64) -> Option<Banding> {
+    SHORT_ROWS.rev().find_map(|rows| {
+        let bands = bands_for(threshold, SHORT_RECALL, rows);
+        (bands <= SHORT_BANDS as f64).then_some(Banding { bands: bands as usize, rows })
+    })
+}
+
+/// Fewest bands of `rows` rows that propose a pair at `threshold` with probability `recall` or more.
+fn bands_for(threshold: f64, recall: f64, rows: usize) -> f64 {
+    let hit = threshold.powf(rows as f64);
+    if hit >= 1.0 { 1.0 } else { ((-recall).ln_1p() / (-hit).ln_1p()).ceil().max(1.0) }
 }
 
 /// Width of a bin of [`curve_points`].
@@ -146,8 +179,7 @@ pub fn auto(threshold: f64, recall: f64) -> Result<Banding, String> {
     let below = (threshold - AUTO_MARGIN).max(0.0);
     let mut best: Option<Banding> = None;
     for rows in 1..=512_usize {
-        let hit = threshold.powf(rows as f64);
-        let bands = if hit >= 1.0 { 1.0 } else { ((-recall).ln_1p() / (-hit).ln_1p()).ceil().max(1.0) };
+        let bands = bands_for(threshold, recall, rows);
         if bands * rows as f64 > super::MAX_SLOTS as f64 {
             break;
         }
@@ -237,6 +269,24 @@ mod tests {
             assert!(banding.bands * banding.rows <= 9_000, "{threshold} {recall} {banding:?}");
         }
         assert!(auto(0.6, 0.99999).is_err());
+    }
+
+    #[test]
+    fn a_short_documents_banding_finds_more_with_less() {
+        assert_eq!(short(0.85), Some(Banding { bands: 24, rows: 7 }));
+        for hundredths in 70..=100 {
+            let threshold = f64::from(hundredths) / 100.0;
+            let banding = short(threshold).unwrap();
+            assert!(candidate_probability(&[banding], threshold) >= SHORT_RECALL - 1e-12, "{threshold} {banding:?}");
+            assert!(banding.bands <= SHORT_BANDS && SHORT_ROWS.contains(&banding.rows));
+        }
+        assert_eq!(short(0.6), None);
+        let (slots, banding) = ([7; 6], Banding { bands: 2, rows: 3 });
+        let (mut short, mut full) = (Vec::new(), Vec::new());
+        short_band_keys(&slots, banding, &mut short);
+        band_keys(&slots, &[banding], &mut full);
+        assert_eq!((short.len(), full.len()), (2, 2));
+        assert!(short.iter().all(|key| !full.contains(key)), "a short document must not meet a long one by chance");
     }
 
     #[test]

@@ -111,31 +111,22 @@ pub fn representatives(documents: &[DocumentFacts], config: &NearDuplicatesConfi
 /// # Errors
 /// [`Error::Data`] when two documents have one ordinal, or a pair names a document that is not there.
 pub fn clusters(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Clusters, Error> {
-    clusters_compared(documents, pairs, config, |_, _| None)
+    Ok(Found::new(documents, pairs, config)?.tabulate(config))
 }
 
-/// As [`clusters`]; `compare` is asked for the similarity of each member and its keeper that `pairs` do not hold.
+/// Pairs of a near-duplicate and its keeper that `pairs` do not hold, sorted, the lower ordinal first. Once compared and given to
+/// [`clusters`] with the others, they change no cluster, but every member's row tells of its keeper.
 ///
 /// # Errors
 /// As for [`clusters`].
-pub fn clusters_compared(
-    documents: &[DocumentFacts],
-    pairs: &[(u64, u64, f64)],
-    config: &NearDuplicatesConfig,
-    compare: impl FnMut(u64, u64) -> Option<f64>,
-) -> Result<Clusters, Error> {
-    let order = keeper_order(documents, config);
-    let first_copy = exact_copies(documents, &order);
-    let pairs = ranked(documents, &order, &first_copy, pairs)?;
-    let decided = pairs.iter().filter(|pair| pair.2 >= config.threshold);
-    let keeper = match config.cluster {
-        Clustering::Connected => connected(documents.len(), decided, &first_copy),
-        Clustering::Star => stars(documents.len(), decided, &first_copy),
-    };
-    let nearest = nearest(&pairs, &keeper);
-    let ordinals: Vec<u64> = order.iter().map(|at| documents[*at].ordinal).collect();
-    let found = Found { ordinals, first_copy, keeper, nearest };
-    Ok(found.tabulate(config, compare))
+pub fn uncompared(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Vec<(u64, u64)>, Error> {
+    let found = Found::new(documents, pairs, config)?;
+    let members = found.keeper.iter().enumerate().filter(|(rank, keeper)| found.first_copy[*rank] == *rank && **keeper != *rank);
+    let missing = members.filter(|(rank, keeper)| found.nearest[*rank].is_none_or(|(other, _)| other != **keeper));
+    let ordinals = missing.map(|(rank, keeper)| (found.ordinals[rank], found.ordinals[*keeper]));
+    let mut uncompared: Vec<(u64, u64)> = ordinals.map(|(member, keeper)| (member.min(keeper), member.max(keeper))).collect();
+    uncompared.sort_unstable();
+    Ok(uncompared)
 }
 
 /// Order of preference: the first document is the best keeper.
@@ -256,7 +247,21 @@ struct Found {
 }
 
 impl Found {
-    fn tabulate(&self, config: &NearDuplicatesConfig, mut compare: impl FnMut(u64, u64) -> Option<f64>) -> Clusters {
+    fn new(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Self, Error> {
+        let order = keeper_order(documents, config);
+        let first_copy = exact_copies(documents, &order);
+        let pairs = ranked(documents, &order, &first_copy, pairs)?;
+        let decided = pairs.iter().filter(|pair| pair.2 >= config.threshold);
+        let keeper = match config.cluster {
+            Clustering::Connected => connected(documents.len(), decided, &first_copy),
+            Clustering::Star => stars(documents.len(), decided, &first_copy),
+        };
+        let nearest = nearest(&pairs, &keeper);
+        let ordinals = order.iter().map(|at| documents[*at].ordinal).collect();
+        Ok(Self { ordinals, first_copy, keeper, nearest })
+    }
+
+    fn tabulate(&self, config: &NearDuplicatesConfig) -> Clusters {
         let num_documents = self.ordinals.len();
         let mut sizes = vec![0_u64; num_documents];
         let mut weak = vec![false; num_documents];
@@ -277,7 +282,8 @@ impl Found {
                 (self.first_copy[rank], 1.0, Reason::ExactCopy)
             } else {
                 statistics.num_near_duplicates += 1;
-                let (partner, jaccard) = self.partner(rank, &mut compare);
+                // A member joins by a decided pair, so it has a nearest one.
+                let (partner, jaccard) = self.nearest[rank].unwrap_or((*keeper, 0.0));
                 if partner == *keeper {
                     statistics.weakest_jaccard = Some(statistics.weakest_jaccard.map_or(jaccard, |weakest| weakest.min(jaccard)));
                     weak[*keeper] |= jaccard < config.threshold - ALARM_MARGIN;
@@ -293,20 +299,6 @@ impl Found {
         statistics.num_weak_clusters = weak.iter().filter(|weak| **weak).count() as u64;
         clusters.rows.sort_unstable_by_key(|row| row.ordinal);
         clusters
-    }
-
-    /// The partner and similarity of a near-duplicate.
-    fn partner(&self, rank: usize, compare: &mut impl FnMut(u64, u64) -> Option<f64>) -> (usize, f64) {
-        let keeper = self.keeper[rank];
-        match self.nearest[rank] {
-            Some((other, jaccard)) if other == keeper => (keeper, jaccard),
-            nearest => match (compare(self.ordinals[rank], self.ordinals[keeper]), nearest) {
-                (Some(jaccard), _) => (keeper, jaccard),
-                (None, Some(nearest)) => nearest,
-                // A member joins by a decided pair, so it has a nearest one.
-                (None, None) => (keeper, 0.0),
-            },
-        }
     }
 }
 
@@ -386,14 +378,12 @@ mod tests {
         assert!(found.statistics.alarm(&NearDuplicatesConfig::default()).unwrap().contains("weakest: 0.600"));
 
         // Without the comparison the row tells of the neighbour, and a later comparison tells of the keeper.
-        let found = clusters(&documents, &pairs[..2], &NearDuplicatesConfig::default()).unwrap();
+        let config = NearDuplicatesConfig::default();
+        let found = clusters(&documents, &pairs[..2], &config).unwrap();
         assert_eq!(short(&found), [(0, 0, 0, 100), (1, 0, 0, 90), (2, 0, 1, 86)]);
         assert_eq!((found.statistics.num_weak_clusters, found.statistics.num_uncompared), (0, 1));
-        let compared = clusters_compared(&documents, &pairs[..2], &NearDuplicatesConfig::default(), |member, keeper| {
-            assert_eq!((member, keeper), (2, 0));
-            Some(0.6)
-        });
-        assert_eq!(short(&compared.unwrap()), [(0, 0, 0, 100), (1, 0, 0, 90), (2, 0, 0, 60)]);
+        assert_eq!(uncompared(&documents, &pairs[..2], &config).unwrap(), [(0, 2)]);
+        assert_eq!(uncompared(&documents, &pairs, &config).unwrap(), []);
 
         let found = clusters(&documents, &pairs, &star()).unwrap();
         assert_eq!(short(&found), [(0, 0, 0, 100), (1, 0, 0, 90)]);

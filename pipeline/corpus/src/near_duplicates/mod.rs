@@ -4,9 +4,9 @@
 //!
 //! 1. [`cluster::representatives`] leaves one document of each group of exact copies to be sketched.
 //! 2. [`sketch::Sketch`] turns texts into band keys ([`shingle`], [`signature`], [`banding`]). A signature is dropped as soon as its
-//!    band keys are out, so a document costs 16 bytes per band and nothing else.
+//!    band keys are out, so a document costs 16 bytes per band and nothing else. A short document has a short signature ([`Short`]).
 //! 3. The engine sorts the band keys; [`candidates::Candidates`] turns runs of equal keys into candidate pairs.
-//! 4. [`verify::Verify`] gives each distinct pair its exact Jaccard (or the signatures' estimate of it).
+//! 4. [`verify::Evidence`] gives each distinct pair its exact Jaccard (or the signatures' estimate of it), block by block of pairs.
 //! 5. [`cluster::clusters`] joins documents over the pairs that reach the threshold, and says who stands for whom.
 //!
 //! Nothing here depends on the order of documents, batches or pairs: equal inputs give equal outputs.
@@ -22,7 +22,7 @@ pub mod verify;
 use crate::operator::Error;
 use banding::{Banding, Bandings};
 use serde::{Deserialize, Serialize};
-use shingle::{Normalisation, Unit};
+use shingle::{Normalisation, Punctuation, Unit};
 use signature::Family;
 
 /// Name of the stage in errors, plans and the manifest.
@@ -50,6 +50,9 @@ pub struct NearDuplicatesConfig {
     pub family: Family,
     /// Bands and rows: a preset's name, or a list of `{bands, rows}` spent in order over the signature.
     pub bandings: Bandings,
+    /// Documents with at most this many distinct shingles are proposed by a signature of their own, some fifty times shorter and of higher
+    /// recall (see [`Short`]), where `bandings` is `m42` or `auto`; the other presets and lists are taken to the letter. 0: none are.
+    pub short_shingles: usize,
     /// Smallest Jaccard similarity at which two documents are near-duplicates.
     pub threshold: f64,
     /// Recall at the threshold that `bandings = "auto"` must reach.
@@ -73,6 +76,7 @@ impl Default for NearDuplicatesConfig {
             normalisation: Normalisation::default(),
             family: Family::FastSimilaritySketch,
             bandings: Bandings::default(),
+            short_shingles: 2_000,
             threshold: 0.85,
             recall: 0.995,
             decide: Decide::Exact,
@@ -81,6 +85,22 @@ impl Default for NearDuplicatesConfig {
             seed: 0,
         }
     }
+}
+
+/// How short documents become candidates. A full signature costs a short document more than everything else together, and its many bands
+/// are there to tell apart what the exact comparison tells apart anyway.
+///
+/// Two sets whose Jaccard similarity reaches the threshold t differ in size by a factor of t at most. So, if documents of up to N distinct
+/// shingles have the keys of the short signature and those of t × N or more have the keys of the full one, each such pair has one kind of
+/// keys in common: the short one if both have up to N shingles, the full one if not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Short {
+    /// Bands of the short signature, and with them its slots.
+    pub banding: Banding,
+    /// Distinct shingles of a document with a short signature, at most (N).
+    pub max_shingles: usize,
+    /// Distinct shingles of a document with a full signature, at least (t × N).
+    pub min_long: usize,
 }
 
 /// What decides whether a candidate pair is a pair of near-duplicates.
@@ -140,6 +160,14 @@ impl NearDuplicatesConfig {
             return wrong("bandings", format!("need {slots} slots; a signature has at most {MAX_SLOTS}"));
         }
         Ok(bandings)
+    }
+
+    /// How short documents are proposed, if otherwise than long ones.
+    pub fn short(&self) -> Option<Short> {
+        let ours = matches!(self.bandings, Bandings::Auto | Bandings::Preset("m42"));
+        let banding = banding::short(self.threshold).filter(|_| ours && self.short_shingles > 0)?;
+        let min_long = (self.threshold * self.short_shingles as f64).floor() as usize;
+        Some(Short { banding, max_shingles: self.short_shingles, min_long })
     }
 
     /// What a user should know before the run: a banding that misses most of the pairs it is meant to find.

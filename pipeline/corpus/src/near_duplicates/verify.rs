@@ -1,14 +1,15 @@
 //! Decides candidate pairs: by the Jaccard similarity of the shingle sets, or by the signatures' estimate of it.
+//!
+//! [`Reader`] turns texts into [`Part`]s, on as many threads as one likes; [`Evidence`] holds the parts and compares.
 
 use super::shingle::Shingler;
-use super::signature;
+use super::signature::EMPTY;
 use super::sketch::Sketcher;
-use super::{Decide, NearDuplicatesConfig, STAGE};
-use crate::operator::{Error, Operator, Sink, give};
-use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
-use osler_schemas::{expect, sketch};
-use std::cmp::Ordering;
+use super::{Decide, NearDuplicatesConfig, Punctuation, STAGE, Unit};
+use crate::operator::Error;
+use arrow::array::{Array, RecordBatch};
+use osler_schemas::expect;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Jaccard similarity of two sets, sorted and without repeats: shared members over all members. Nought when both are empty.
@@ -16,17 +17,6 @@ pub fn jaccard(left: &[u64], right: &[u64]) -> f64 {
     let common = num_common(left, right);
     let union = left.len() + right.len() - common;
     if union == 0 { 0.0 } else { common as f64 / union as f64 }
-}
-
-/// The Jaccard similarity of two sets, sorted and without repeats, if it is `threshold` or more; sets whose sizes differ by too much are
-/// not looked at.
-pub fn jaccard_at_least(left: &[u64], right: &[u64], threshold: f64) -> Option<f64> {
-    let (smaller, larger) = (left.len().min(right.len()), left.len().max(right.len()));
-    if (smaller as f64) < threshold * larger as f64 {
-        return None;
-    }
-    let found = jaccard(left, right);
-    (found >= threshold).then_some(found)
 }
 
 /// Members two sorted sets share.
@@ -42,174 +32,195 @@ fn num_common(left: &[u64], right: &[u64]) -> usize {
     common
 }
 
-/// Items of documents in one arena, by ordinal.
-#[derive(Debug, Clone)]
-pub struct Arena<T> {
-    /// Ordinals that may be given, ascending.
+/// What documents are compared by, one after the other: sorted shingle sets, or signatures with two slots in each item.
+#[derive(Debug, Default)]
+pub struct Part {
     ordinals: Vec<u64>,
-    /// Start and end in `items` of the document at the same place in `ordinals`; [`ABSENT`] until it is given.
-    spans: Vec<(usize, usize)>,
-    items: Vec<T>,
+    /// End in `items` of the document at the same place in `ordinals`.
+    ends: Vec<usize>,
+    items: Vec<u64>,
 }
 
-const ABSENT: (usize, usize) = (usize::MAX, usize::MAX);
-
-impl<T: Copy> Arena<T> {
-    /// An arena for the documents in `ordinals`, in any order and with repeats.
-    pub fn new(mut ordinals: Vec<u64>) -> Self {
-        ordinals.sort_unstable();
-        ordinals.dedup();
-        let spans = vec![ABSENT; ordinals.len()];
-        Self { ordinals, spans, items: Vec::new() }
-    }
-
-    /// Whether the document's items are wanted.
-    pub fn wants(&self, ordinal: u64) -> bool {
-        self.ordinals.binary_search(&ordinal).is_ok()
-    }
-
-    /// Takes a document's items; what is not wanted, or was given before, is dropped.
-    pub fn insert(&mut self, ordinal: u64, items: &[T]) {
-        if let Ok(place) = self.ordinals.binary_search(&ordinal)
-            && self.spans[place] == ABSENT
-        {
-            let start = self.items.len();
-            self.items.extend_from_slice(items);
-            self.spans[place] = (start, self.items.len());
-        }
-    }
-
-    /// A document's items, if they were given.
-    pub fn get(&self, ordinal: u64) -> Option<&[T]> {
-        let place = self.ordinals.binary_search(&ordinal).ok()?;
-        let (start, end) = self.spans[place];
-        self.items.get(start..end)
-    }
-
-    /// Bytes of memory held.
-    pub fn memory_bytes(&self) -> usize {
-        self.ordinals.capacity() * size_of::<u64>()
-            + self.spans.capacity() * size_of::<(usize, usize)>()
-            + self.items.capacity() * size_of::<T>()
-    }
+/// Reads the documents that occur in pairs.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    config: Arc<NearDuplicatesConfig>,
+    /// Ordinals of the documents, ascending.
+    wanted: Arc<Vec<u64>>,
 }
 
-/// Shingle sets by ordinal, each sorted and without repeats.
-pub type ShingleSets = Arena<u64>;
-
-/// Signatures by ordinal.
-pub type Signatures = Arena<u32>;
-
-/// What candidate pairs are decided by.
-pub struct Evidence(Kind);
-
-enum Kind {
-    Exact { sets: ShingleSets, shingler: Shingler, set: Vec<u64> },
-    Estimate { signatures: Signatures, sketcher: Sketcher },
-}
-
-impl Evidence {
-    /// Evidence about the documents in `ordinals`: those that occur in pairs.
+impl Reader {
+    /// Reads from a batch with the columns `ordinal` (u64) and `text` (Utf8) what pairs are decided by.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that cannot work.
-    pub fn new(config: &NearDuplicatesConfig, ordinals: Vec<u64>) -> Result<Self, Error> {
-        config.resolve()?;
-        Ok(Self(match config.decide {
-            Decide::Exact => Kind::Exact { sets: Arena::new(ordinals), shingler: Shingler::of(config), set: Vec::new() },
-            Decide::Estimate => Kind::Estimate { signatures: Arena::new(ordinals), sketcher: Sketcher::new(config)? },
-        }))
-    }
-
-    /// Takes a batch with the columns `ordinal` (u64) and `text` (Utf8); documents that occur in no pair are passed over.
-    ///
-    /// # Errors
-    /// [`Error::Schema`] for a batch of another shape.
-    pub fn push(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+    /// [`Error::Schema`] for a batch of another shape, [`Error::Config`] for settings that cannot work.
+    pub fn read(&self, batch: &RecordBatch) -> Result<Part, Error> {
         let schema = |source| Error::Schema { operator: STAGE, source };
         let ordinals = expect::u64(batch, "ordinal").map_err(schema)?;
         let texts = expect::utf8(batch, "text").map_err(schema)?;
+        let mut shingler = Shingler::of(&self.config);
+        let mut sketcher = match self.config.decide {
+            Decide::Exact => None,
+            Decide::Estimate => Some(Sketcher::new(&self.config)?),
+        };
+        let (mut part, mut set) = (Part::default(), Vec::new());
         for (row, ordinal) in ordinals.values().iter().enumerate() {
+            if self.wanted.binary_search(ordinal).is_err() {
+                continue;
+            }
             let text = if texts.is_null(row) { "" } else { texts.value(row) };
-            match &mut self.0 {
-                Kind::Exact { sets, shingler, set } if sets.wants(*ordinal) => {
-                    shingler.set(text, set);
-                    sets.insert(*ordinal, set);
+            match &mut sketcher {
+                None => {
+                    shingler.set(text, &mut set);
+                    part.push(*ordinal, set.iter().copied());
                 }
-                Kind::Estimate { signatures, sketcher } if signatures.wants(*ordinal) => {
-                    signatures.insert(*ordinal, sketcher.signature(text));
-                }
-                _ => {}
+                Some(sketcher) => part.push(*ordinal, packed(sketcher.signature(text))),
             }
         }
-        Ok(())
+        part.items.shrink_to_fit();
+        Ok(part)
+    }
+}
+
+impl Part {
+    /// Adds a document: its shingle set, sorted and without repeats, or the items of its signature.
+    pub fn push(&mut self, ordinal: u64, items: impl Iterator<Item = u64>) {
+        self.items.extend(items);
+        self.ordinals.push(ordinal);
+        self.ends.push(self.items.len());
+    }
+
+    fn memory_bytes(&self) -> usize {
+        (self.ordinals.capacity() + self.ends.capacity() + self.items.capacity()) * size_of::<u64>()
+    }
+}
+
+/// Two slots in each item; none for the signature of a text without shingles.
+fn packed(slots: &[u32]) -> impl Iterator<Item = u64> {
+    let slots = if slots.first() == Some(&EMPTY) { &[] } else { slots };
+    slots.chunks(2).map(|pair| u64::from(pair[0]) | pair.get(1).map_or(0, |high| u64::from(*high) << 32))
+}
+
+/// What candidate pairs are decided by.
+#[derive(Debug)]
+pub struct Evidence {
+    reader: Reader,
+    num_slots: usize,
+    /// Part, start and end of the document at the same place in [`Reader::wanted`]; [`ABSENT`] until it is given.
+    spans: Vec<(usize, usize, usize)>,
+    parts: Vec<Part>,
+}
+
+const ABSENT: (usize, usize, usize) = (usize::MAX, 0, 0);
+
+impl Evidence {
+    /// Evidence about the documents in `ordinals`, in any order and with repeats: those that occur in pairs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that cannot work.
+    pub fn new(config: &NearDuplicatesConfig, mut ordinals: Vec<u64>) -> Result<Self, Error> {
+        ordinals.sort_unstable();
+        ordinals.dedup();
+        let num_slots = super::banding::num_slots(&config.resolve()?);
+        let spans = vec![ABSENT; ordinals.len()];
+        Ok(Self { reader: Reader { config: Arc::new(config.clone()), wanted: Arc::new(ordinals) }, num_slots, spans, parts: Vec::new() })
+    }
+
+    /// Reads documents for this evidence; each thread takes a copy.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Whether the document occurs in a pair.
+    pub fn wants(&self, ordinal: u64) -> bool {
+        self.reader.wanted.binary_search(&ordinal).is_ok()
+    }
+
+    /// Takes what a reader gave; a document that was given before is passed over.
+    pub fn hold(&mut self, part: Part) {
+        let mut start = 0;
+        for (ordinal, end) in part.ordinals.iter().zip(&part.ends) {
+            if let Ok(place) = self.reader.wanted.binary_search(ordinal)
+                && self.spans[place] == ABSENT
+            {
+                self.spans[place] = (self.parts.len(), start, *end);
+            }
+            start = *end;
+        }
+        self.parts.push(part);
     }
 
     /// The similarity of two documents, if both were given.
     pub fn jaccard(&self, left: u64, right: u64) -> Option<f64> {
-        Some(match &self.0 {
-            Kind::Exact { sets, .. } => jaccard(sets.get(left)?, sets.get(right)?),
-            Kind::Estimate { signatures, .. } => signature::estimate(signatures.get(left)?, signatures.get(right)?),
+        let (left, right) = (self.items(left)?, self.items(right)?);
+        Some(match self.reader.config.decide {
+            Decide::Exact => jaccard(left, right),
+            Decide::Estimate => estimate_packed(left, right, self.num_slots),
         })
+    }
+
+    /// Whether both documents were proposed by their short signatures. Without shingle sets nobody knows, and it is taken for no.
+    pub fn are_short(&self, left: u64, right: u64) -> bool {
+        let Some(short) = self.reader.config.short().filter(|_| self.reader.config.decide == Decide::Exact) else { return false };
+        [left, right].iter().all(|ordinal| self.items(*ordinal).is_some_and(|items| items.len() <= short.max_shingles))
+    }
+
+    fn items(&self, ordinal: u64) -> Option<&[u64]> {
+        let place = self.reader.wanted.binary_search(&ordinal).ok()?;
+        let (part, start, end) = *self.spans.get(place)?;
+        self.parts.get(part)?.items.get(start..end)
     }
 
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
-        match &self.0 {
-            Kind::Exact { sets, shingler, set } => sets.memory_bytes() + shingler.memory_bytes() + set.capacity() * size_of::<u64>(),
-            Kind::Estimate { signatures, sketcher } => signatures.memory_bytes() + sketcher.memory_bytes(),
-        }
+        let parts: usize = self.parts.iter().map(Part::memory_bytes).sum();
+        parts + self.spans.capacity() * size_of::<(usize, usize, usize)>() + self.reader.wanted.capacity() * size_of::<u64>()
     }
 }
 
-/// Turns candidate pairs (`left` and `right`, u64) into rows of [`sketch::pair_schema`]. Every pair comes out, also those below the
-/// threshold: they are the found part of the candidate curve, and the alarm's evidence.
-pub struct Verify {
-    evidence: Arc<Evidence>,
+/// Bytes that [`Evidence`] holds for a text of `num_bytes`, at most.
+pub fn max_evidence_bytes(config: &NearDuplicatesConfig, num_bytes: u64) -> u64 {
+    const FIXED: u64 = 64;
+    let items = match (config.decide, config.unit, config.normalisation.punctuation) {
+        (Decide::Estimate, ..) => config.resolve().map_or(0, |bandings| super::banding::num_slots(&bandings) as u64).div_ceil(2),
+        // A word takes a byte, and one between it and the next.
+        (Decide::Exact, Unit::Word, Punctuation::Ignore) => num_bytes / 2 + 1,
+        (Decide::Exact, ..) => num_bytes + 1,
+    };
+    items * size_of::<u64>() as u64 + FIXED
 }
 
-impl Verify {
-    /// The operator over `evidence`, which partitions share: whoever built it reserves its memory, once.
-    pub fn new(evidence: Arc<Evidence>) -> Self {
-        Self { evidence }
+/// Splits `pairs` into runs, in order, whose documents together take up to `budget_bytes` by `bytes_of`; a run has one pair at least.
+pub fn blocks(pairs: &[(u64, u64)], budget_bytes: u64, bytes_of: impl Fn(u64) -> u64) -> Vec<std::ops::Range<usize>> {
+    let (mut blocks, mut start, mut held, mut bytes) = (Vec::new(), 0, HashSet::new(), 0_u64);
+    for (place, (left, right)) in pairs.iter().enumerate() {
+        let fresh = |held: &HashSet<u64>| -> u64 {
+            [*left, *right].iter().filter(|ordinal| !held.contains(ordinal)).map(|ordinal| bytes_of(*ordinal)).sum()
+        };
+        let mut more = fresh(&held);
+        if bytes.saturating_add(more) > budget_bytes && place > start {
+            blocks.push(start..place);
+            held.clear();
+            (start, bytes) = (place, 0);
+            more = fresh(&held);
+        }
+        bytes += more;
+        held.extend([*left, *right]);
     }
+    if start < pairs.len() {
+        blocks.push(start..pairs.len());
+    }
+    blocks
 }
 
-impl Operator for Verify {
-    fn name(&self) -> &'static str {
-        "near-duplicates: verify"
+/// Fraction of equal slots, of `num_slots`, two in each item.
+fn estimate_packed(left: &[u64], right: &[u64], num_slots: usize) -> f64 {
+    if left.is_empty() || right.is_empty() || num_slots == 0 {
+        return 0.0;
     }
-
-    fn output_schema(&self) -> SchemaRef {
-        sketch::pair_schema()
-    }
-
-    fn push(&mut self, batch: RecordBatch, out: &mut dyn Sink) -> Result<(), Error> {
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let schema = |source| Error::Schema { operator: STAGE, source };
-        let lefts = expect::u64(&batch, "left").map_err(schema)?;
-        let rights = expect::u64(&batch, "right").map_err(schema)?;
-        let mut jaccards = Vec::with_capacity(batch.num_rows());
-        for (left, right) in lefts.values().iter().zip(rights.values()) {
-            if left.cmp(right) != Ordering::Less {
-                return Err(Error::Data { operator: STAGE, problem: format!("pair ({left}, {right}) is not in order of ordinals") });
-            }
-            let Some(jaccard) = self.evidence.jaccard(*left, *right) else {
-                let problem = format!("the text of document {left} or {right}, a candidate pair, was not given");
-                return Err(Error::Data { operator: STAGE, problem });
-            };
-            jaccards.push(jaccard);
-        }
-        let columns: Vec<ArrayRef> = vec![Arc::new(lefts.clone()), Arc::new(rights.clone()), Arc::new(Float64Array::from(jaccards))];
-        let batch = RecordBatch::try_new(self.output_schema(), columns).map_err(|source| Error::Arrow { operator: STAGE, source })?;
-        give(out, batch)
-    }
-
-    fn finish(&mut self, _: &mut dyn Sink) -> Result<(), Error> {
-        Ok(())
-    }
+    let equal = left.iter().zip(right).map(|(a, b)| usize::from(*a as u32 == *b as u32) + usize::from(a >> 32 == b >> 32)).sum::<usize>();
+    // The last item of an odd number of slots is half empty, in both.
+    (equal - num_slots % 2) as f64 / num_slots as f64
 }
 
 #[cfg(test)]
@@ -223,26 +234,56 @@ mod tests {
         fn jaccard_is_shared_over_all(
             a in prop::collection::btree_set(0_u64..60, 0..40),
             b in prop::collection::btree_set(0_u64..60, 0..40),
-            threshold in 0.01_f64..1.0,
         ) {
             let union = a.union(&b).count();
             let wanted = if union == 0 { 0.0 } else { a.intersection(&b).count() as f64 / union as f64 };
             let sorted = |set: &BTreeSet<u64>| set.iter().copied().collect::<Vec<_>>();
             let (a, b) = (sorted(&a), sorted(&b));
             prop_assert_eq!(jaccard(&a, &b), wanted);
-            prop_assert_eq!(jaccard_at_least(&a, &b, threshold), (wanted >= threshold).then_some(wanted));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_cover_all_pairs_and_keep_to_the_budget(
+            pairs in prop::collection::vec((0_u64..12, 0_u64..12), 0..40),
+            budget in 0_u64..40,
+        ) {
+            let bytes_of = |ordinal: u64| ordinal + 1;
+            let blocks = blocks(&pairs, budget, bytes_of);
+            prop_assert_eq!(blocks.iter().cloned().flatten().collect::<Vec<_>>(), (0..pairs.len()).collect::<Vec<_>>());
+            for block in &blocks {
+                let documents: BTreeSet<u64> = pairs[block.clone()].iter().flat_map(|pair| [pair.0, pair.1]).collect();
+                prop_assert!(block.len() == 1 || documents.into_iter().map(bytes_of).sum::<u64>() <= budget);
+            }
+            prop_assert!(blocks.len() <= 1 || pairs.iter().map(|pair| bytes_of(pair.0) + bytes_of(pair.1)).sum::<u64>() > budget);
+        }
+
+        #[test]
+        fn no_text_takes_more_than_is_said(text in "[a-c .,é血-]{0,60}", keep: bool, character: bool, n in 1_usize..4) {
+            let punctuation = if keep { Punctuation::Keep } else { Punctuation::Ignore };
+            let mut config = NearDuplicatesConfig { n, ..NearDuplicatesConfig::default() };
+            config.normalisation.punctuation = punctuation;
+            config.unit = if character { Unit::Character } else { Unit::Word };
+            let mut set = Vec::new();
+            Shingler::of(&config).set(&text, &mut set);
+            prop_assert!(set.len() as u64 * 8 <= max_evidence_bytes(&config, text.len() as u64));
         }
     }
 
     #[test]
-    fn an_arena_keeps_what_is_wanted_once() {
-        let mut arena = Arena::new(vec![u64::MAX, 3, 0, 3]);
-        for (ordinal, items) in [(7, &[1_u64][..]), (3, &[1, 2]), (3, &[9]), (u64::MAX, &[])] {
-            arena.insert(ordinal, items);
+    fn packed_signatures_give_the_same_estimate() {
+        for num_slots in [1, 2, 7, 8] {
+            let (a, mut b): (Vec<u32>, Vec<u32>) = ((1..=num_slots).collect(), (1..=num_slots).collect());
+            let estimates = |b: &[u32]| {
+                let (x, y): (Vec<u64>, Vec<u64>) = (packed(&a).collect(), packed(b).collect());
+                (estimate_packed(&x, &y, a.len()), crate::near_duplicates::signature::estimate(&a, b))
+            };
+            assert_eq!(estimates(&b), (1.0, 1.0));
+            b[num_slots as usize - 1] = 0;
+            let (packed, wanted) = estimates(&b);
+            assert_eq!(packed, wanted);
+            assert_eq!(estimates(&vec![EMPTY; a.len()]), (0.0, 0.0));
         }
-        assert_eq!(arena.get(3), Some(&[1, 2][..]));
-        assert_eq!(arena.get(u64::MAX), Some(&[][..]));
-        assert_eq!((arena.get(0), arena.get(7)), (None, None));
-        assert!(arena.memory_bytes() >= 3 * 24 + 16);
     }
 }
