@@ -17,6 +17,10 @@ build: ## builds the program
 corpus: build ## builds a corpus: make corpus [RECIPE=path.toml] [OUT=dir]
 	@$(OSLER) corpus --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
 
+train: build ## trains a model: make train [RECIPE=path.toml] [OUT=dir]
+	@if [ "$(RECIPE)" = sample ] && [ ! -f out/sample/run.json ]; then $(OSLER) corpus --recipe sample; fi
+	@$(OSLER) train --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+
 plan: build ## prints what a run would do: make plan [RECIPE=path.toml]
 	@$(OSLER) plan --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
 
@@ -45,4 +49,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan install test bench quality fuzz fmt lint clean-out
+.PHONY: help build corpus plan train install test bench quality fuzz fmt lint clean-out

@@ -9,4 +9,4 @@ pub mod operations;
 
 pub use cpu::Cpu;
 pub use device::{Device, KernelError};
-pub use operations::Operations;
+pub use operations::{Counter, Memory, Operations};

@@ -11,6 +11,7 @@
 //! the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
 
 use crate::KernelError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The target of a row that counts nothing in the loss.
 pub const IGNORED: u32 = u32::MAX;
@@ -94,11 +95,8 @@ pub struct AdamState<E> {
     pub master: Option<E>,
 }
 
-/// Memory and operations of one device.
-///
-/// # Errors
-/// Every operation gives [`KernelError::Shape`] when buffers do not fit together and [`KernelError::Value`] when an index is out of range.
-pub trait Operations: Sync {
+/// Memory of one device, by kind of buffer.
+pub trait Memory {
     /// Weights, activations and their gradients.
     type Stored: Send + Sync + std::fmt::Debug;
     /// Statistics, gradients of weights, optimiser state.
@@ -109,11 +107,73 @@ pub trait Operations: Sync {
     /// Whether weights need an f32 master copy, because the stored ones are coarser.
     fn needs_master(&self) -> bool;
     /// `len` zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`], as for the two below.
     fn new_stored(&self, len: usize) -> Result<Self::Stored, KernelError>;
     /// `len` zeros.
     fn new_exact(&self, len: usize) -> Result<Self::Exact, KernelError>;
     /// `len` zeros.
     fn new_index(&self, len: usize) -> Result<Self::Index, KernelError>;
+}
+
+/// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.
+#[derive(Debug)]
+pub struct Counter {
+    stored_bytes: u64,
+    master: bool,
+    taken: AtomicU64,
+}
+
+impl Counter {
+    /// Memory of a device that stores values in `stored_bytes` bytes each: 2 for bf16, 4 for f32.
+    pub fn new(stored_bytes: u64) -> Self {
+        Self { stored_bytes, master: stored_bytes < 4, taken: AtomicU64::new(0) }
+    }
+
+    /// The same with master weights, whatever the size of stored ones.
+    pub fn with_master(self) -> Self {
+        Self { master: true, ..self }
+    }
+
+    /// Bytes taken since the last call.
+    pub fn take(&self) -> u64 {
+        self.taken.swap(0, Ordering::Relaxed)
+    }
+
+    fn add(&self, len: usize, bytes: u64) -> Result<(), KernelError> {
+        self.taken.fetch_add(len as u64 * bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Memory for Counter {
+    type Stored = ();
+    type Exact = ();
+    type Index = ();
+
+    fn needs_master(&self) -> bool {
+        self.master
+    }
+
+    fn new_stored(&self, len: usize) -> Result<(), KernelError> {
+        self.add(len, self.stored_bytes)
+    }
+
+    fn new_exact(&self, len: usize) -> Result<(), KernelError> {
+        self.add(len, 4)
+    }
+
+    fn new_index(&self, len: usize) -> Result<(), KernelError> {
+        self.add(len, 4)
+    }
+}
+
+/// Operations of one device.
+///
+/// # Errors
+/// Every operation gives [`KernelError::Shape`] when buffers do not fit together and [`KernelError::Value`] when an index is out of range.
+pub trait Operations: Memory + Sync {
     /// Copies `values` to `buffer[at..]`, rounded as every store is.
     fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done;
     /// Copies `values` to `buffer[at..]`.

@@ -1,4 +1,5 @@
-//! What flows through Osler and how it rests: Arrow schemas, document ids, spans, packed sequences, the manifest and the shard format.
+//! What flows through Osler and how it rests: Arrow schemas, document ids, spans, packed sequences, the manifest, the
+//! shard format and recipe files.
 //!
 //! Every table has a version. It travels in the schema's metadata under [`VERSION_KEY`], and [`expect::schema`] refuses a table of
 //! another version or shape with an error that names the column, what was wanted and what was found. This crate does no I/O, starts no
@@ -11,6 +12,7 @@ pub mod id;
 pub mod index;
 pub mod ledger;
 pub mod manifest;
+pub mod recipe;
 pub mod sequence;
 pub mod shard;
 pub mod sketch;

@@ -21,7 +21,7 @@ pub use number::Number;
 
 use crate::KernelError;
 use crate::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Operations, RotaryShape, RouteShape,
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Memory, Operations, RotaryShape, RouteShape,
 };
 use std::marker::PhantomData;
 
@@ -94,7 +94,7 @@ fn range(argument: &'static str, at: usize, len: usize, whole: usize) -> Result<
     }
 }
 
-impl<F: Number> Operations for Cpu<F> {
+impl<F: Number> Memory for Cpu<F> {
     type Stored = Vec<F>;
     type Exact = Vec<F>;
     type Index = Vec<u32>;
@@ -120,7 +120,9 @@ impl<F: Number> Operations for Cpu<F> {
         buffer.resize(len, 0);
         Ok(buffer)
     }
+}
 
+impl<F: Number> Operations for Cpu<F> {
     fn write_stored(&self, buffer: &mut Vec<F>, at: usize, values: &[f32]) -> Done {
         let range = range("values", at, values.len(), buffer.len())?;
         self.write_exact(buffer, at, values)?;

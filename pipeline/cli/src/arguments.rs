@@ -74,6 +74,20 @@ pub enum Command {
     /// Token shards by themselves.
     #[command(subcommand)]
     Tokens(TokensCommand),
+    /// Trains a model on a corpus's shards, or goes on where it stopped.
+    Train {
+        #[command(flatten)]
+        train: TrainArguments,
+        /// Print the model's size, the steps and the memory to the byte, and stop.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print every recipe key with the value in force, and stop.
+        #[arg(long)]
+        print_recipe: bool,
+        /// How progress is shown on stderr.
+        #[arg(long, value_enum, default_value_t = ProgressKind::Auto, overrides_with = "progress")]
+        progress: ProgressKind,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -264,6 +278,22 @@ pub struct RecipeArguments {
     pub flags: Vec<(String, String)>,
 }
 
+#[derive(Debug, Args)]
+pub struct TrainArguments {
+    /// A recipe file, or the name of one that ships: sample.
+    #[arg(long, default_value = "sample")]
+    pub recipe: String,
+    /// Folder for the run; `out/NAME-model` by the recipe's name where none is given.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Overrides a key that is no flag: `--set model.config.num_hidden_layers=2`. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Overrides given as flags; filled in by [`parse`].
+    #[arg(skip)]
+    pub flags: Vec<(String, String)>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressKind {
     /// Bars on a terminal, JSON lines elsewhere.
@@ -285,9 +315,10 @@ pub enum RowFormat {
 /// Never for wrong flags: those print their own help and exit with 2.
 pub fn parse() -> Result<Cli, Failure> {
     // clap keeps names for the life of the program.
-    let keys: Vec<&'static str> = recipe_keys().into_iter().map(|key| &*key.leak()).collect();
+    let leak = |keys: Vec<String>| -> Vec<&'static str> { keys.into_iter().map(|key| &*key.leak()).collect() };
+    let (keys, train_keys) = (leak(recipe_keys()), leak(train_recipe_keys()));
     let mut command = Cli::command();
-    for name in ["corpus", "plan", "stream"] {
+    for (name, keys) in [("corpus", &keys), ("plan", &keys), ("stream", &keys), ("train", &train_keys)] {
         command = command.mut_subcommand(name, |subcommand| {
             keys.iter().fold(subcommand, |subcommand, key| {
                 subcommand.arg(
@@ -301,6 +332,9 @@ pub fn parse() -> Result<Cli, Failure> {
     let (_, below) = matches.subcommand().ok_or_else(|| Failure::user("no command"))?;
     if let Command::Corpus { recipe, .. } | Command::Plan { recipe } | Command::Stream { recipe } = &mut cli.command {
         recipe.flags = overrides(below, &keys);
+    }
+    if let Command::Train { train, .. } = &mut cli.command {
+        train.flags = overrides(below, &train_keys);
     }
     Ok(cli)
 }
@@ -318,12 +352,28 @@ impl RecipeArguments {
             // A JSON array of strings is a TOML array, too.
             all.push(("against".into(), serde_json::json!(absolute).to_string()));
         }
-        for set in &self.set {
-            let (key, value) = set.split_once('=').ok_or_else(|| Failure::user(format!("--set {set}: write KEY=VALUE")))?;
-            all.push((key.trim().to_string(), value.trim().to_string()));
-        }
+        all.extend(settings(&self.set)?);
         Ok(all)
     }
+}
+
+impl TrainArguments {
+    /// Overrides of recipe keys, in the order they apply.
+    ///
+    /// # Errors
+    /// When a `--set` has no `=`.
+    pub fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
+        Ok([self.flags.clone(), settings(&self.set)?].concat())
+    }
+}
+
+/// The keys and values of `--set`.
+fn settings(set: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pair = |set: &String| {
+        let (key, value) = set.split_once('=').ok_or_else(|| Failure::user(format!("--set {set}: write KEY=VALUE")))?;
+        Ok((key.trim().to_string(), value.trim().to_string()))
+    };
+    set.iter().map(pair).collect()
 }
 
 fn overrides(matches: &ArgMatches, keys: &[&str]) -> Vec<(String, String)> {
@@ -339,6 +389,17 @@ fn recipe_keys() -> Vec<String> {
     recipe.tokenizer.train = Some(TrainConfig::default());
     recipe.storage.region = Some(String::new());
     recipe.storage.endpoint = Some(String::new());
+    if let Ok(value) = serde_json::to_value(recipe) {
+        flatten("", &value, &mut keys);
+    }
+    keys
+}
+
+/// The same of training recipes.
+fn train_recipe_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut recipe = osler_train::Recipe::default();
+    recipe.model.path = Some(PathBuf::new());
     if let Ok(value) = serde_json::to_value(recipe) {
         flatten("", &value, &mut keys);
     }

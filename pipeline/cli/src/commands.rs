@@ -1,7 +1,7 @@
 //! What each command does: calls the library, prints what it says.
 
 use crate::arguments::{Cli, Command, ExactCommand, MinhashCommand, RecipeArguments, RowFormat};
-use crate::{Failure, progress, render, tokens};
+use crate::{Failure, progress, render, tokens, train};
 use osler_engine::context::Silent;
 use osler_engine::inspect::{Removal, Story};
 use osler_engine::{Options, Recipe};
@@ -29,6 +29,7 @@ pub fn run(arguments: &Cli) -> Result<u8, Failure> {
         Command::Minhash(MinhashCommand::Pairs { out, min, to }) => pairs(out, *min, to.as_deref()),
         Command::Exact(ExactCommand::Verify { out }) => verify_exact(out),
         Command::Tokens(command) => tokens::run(command),
+        Command::Train { train: arguments, dry_run, print_recipe, progress } => train::run(arguments, *dry_run, *print_recipe, *progress),
     }
 }
 
@@ -82,10 +83,14 @@ fn corpus(arguments: &RecipeArguments, strict: bool, progress: Arc<dyn osler_eng
 
 /// Has a signal stop the run at the next batch. A second one ends at once; the run's folder bears that, too.
 pub(crate) fn stop_on_signals(options: &Options) -> Result<(), Failure> {
+    stop_on(&options.cancelled)
+}
+
+/// Has a signal set the flag, and a second one end the program at once.
+pub(crate) fn stop_on(flag: &Arc<AtomicBool>) -> Result<(), Failure> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let flag = || options.cancelled.clone();
-        signal_hook::flag::register_conditional_shutdown(signal, 130, flag())?;
-        signal_hook::flag::register(signal, flag())?;
+        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
+        signal_hook::flag::register(signal, flag.clone())?;
     }
     Ok(())
 }

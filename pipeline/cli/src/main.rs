@@ -1,4 +1,4 @@
-//! `osler`: from papers, textbooks and notes to a corpus and token shards. This crate is the only part that prints, reads the environment
+//! `osler`: from papers, textbooks and notes to a corpus, token shards and a trained model. This crate is the only part that prints, reads the environment
 //! or exits.
 
 mod arguments;
@@ -6,6 +6,7 @@ mod commands;
 mod progress;
 mod render;
 mod tokens;
+mod train;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,13 @@ impl Failure {
 impl From<osler_engine::Error> for Failure {
     fn from(error: osler_engine::Error) -> Self {
         Self { message: error.to_string(), hint: error.hint(), code: error.exit_code() }
+    }
+}
+
+impl From<osler_train::TrainError> for Failure {
+    fn from(error: osler_train::TrainError) -> Self {
+        let code = if matches!(error, osler_train::TrainError::Stopped { .. }) { 130 } else { 2 };
+        Self { message: error.to_string(), hint: None, code }
     }
 }
 

@@ -8,8 +8,11 @@ use osler_corpus::tokenize::TokenizerConfig;
 use osler_datasets::limits::Limits;
 use osler_datasets::open::StorageConfig;
 use osler_datasets::source::SourceConfig;
+use osler_schemas::recipe::{self, nearest};
 use osler_tokens::{MixConfig, PackConfig, Schedule};
 use serde::{Deserialize, Serialize};
+
+pub use osler_schemas::recipe::RecipeError;
 
 /// Most threads a run may take.
 const THREADS_MAX: usize = 512;
@@ -108,18 +111,6 @@ impl SqlFilter {
     }
 }
 
-/// What is wrong with a recipe, and how to mend it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecipeError {
-    #[error("recipe {path}: cannot be read")]
-    Read { path: String, source: std::io::Error },
-    #[error("recipe {path}: {message}")]
-    Toml { path: String, message: String },
-    #[error("recipe key `{key}`: {problem}")]
-    Key { key: String, problem: String },
-}
-
 impl Recipe {
     /// Parses a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file. A source is addressed by its name:
     /// `source.epmc.language`.
@@ -127,23 +118,12 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError`] that names the key and, for an unknown one, the nearest that exists.
     pub fn parse(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Self, RecipeError> {
-        let toml = |error: toml::de::Error| RecipeError::Toml { path: path.to_string(), message: explain(&error.to_string()) };
-        if overrides.is_empty() {
-            // Straight from the text, so that an error shows the line it is on.
-            let recipe: Self = toml::from_str(text).map_err(toml)?;
-            return recipe.checked();
-        }
-        let mut table: toml::Table = toml::from_str(text).map_err(toml)?;
-        for (key, value) in overrides {
-            set(&mut table, key, parse_value(key, value))?;
-        }
-        let recipe: Self = toml::Value::Table(table).try_into().map_err(toml)?;
-        recipe.checked()
+        recipe::parse::<Self>(path, text, overrides)?.checked()
     }
 
     /// Every key with the value in force, as TOML.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# cannot be written as TOML: {error}\n"))
+        recipe::to_toml(self)
     }
 
     /// The memory budget in bytes.
@@ -173,9 +153,8 @@ impl Recipe {
         self.mix.check().map_err(|error| error.to_string())?;
         for source in self.mix.part.iter().flat_map(|part| part.sources()) {
             if !self.source.iter().any(|known| known.name == *source) {
-                let names = self.source.iter().map(|known| known.name.as_str());
-                let nearest = names.min_by_key(|name| edit_distance(source, name)).unwrap_or_default();
-                return Err(format!("no source is called `{source}`; did you mean `{nearest}`?"));
+                let known = nearest(source, self.source.iter().map(|known| known.name.as_str())).unwrap_or_default();
+                return Err(format!("no source is called `{source}`; did you mean `{known}`?"));
             }
         }
         Ok(())
@@ -232,82 +211,6 @@ pub fn parse_bytes(text: &str) -> Option<usize> {
     };
     let bytes = number * unit;
     (bytes >= 0.0 && bytes < 2f64.powi(60)).then_some(bytes as usize)
-}
-
-/// Adds the nearest name to serde's list of the keys that exist.
-fn explain(message: &str) -> String {
-    let Some(start) = message.find("unknown field `") else { return message.trim_end().to_string() };
-    let rest = &message[start + "unknown field `".len()..];
-    let Some((unknown, tail)) = rest.split_once('`') else { return message.trim_end().to_string() };
-    let nearest = tail.split('`').skip(1).step_by(2).min_by_key(|name| edit_distance(unknown, name));
-    match nearest {
-        Some(nearest) => format!("{}unknown key `{unknown}`; did you mean `{nearest}`?{}", &message[..start], known(tail)),
-        None => message.trim_end().to_string(),
-    }
-}
-
-fn known(tail: &str) -> String {
-    let names: Vec<&str> = tail.split('`').skip(1).step_by(2).collect();
-    format!("\nkeys here: {}", names.join(", "))
-}
-
-/// Levenshtein distance in characters.
-fn edit_distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in right.iter().enumerate() {
-            let substitute = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
-}
-
-/// A flag's value: TOML where it parses as TOML, else a plain string. A key that holds a string takes `2024` as one.
-fn parse_value(key: &str, text: &str) -> toml::Value {
-    let plain = || toml::Value::String(text.to_string());
-    let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut table| table.remove("v"));
-    let parsed = parsed.unwrap_or_else(plain);
-    let Ok(mut here) = toml::Value::try_from(Recipe::default()) else { return parsed };
-    for part in key.split('.') {
-        match here.as_table_mut().and_then(|table| table.remove(part)) {
-            Some(value) => here = value,
-            None => return parsed,
-        }
-    }
-    if here.is_str() && !parsed.is_str() { plain() } else { parsed }
-}
-
-/// Sets a dotted key. Elements of `source` and `filter` are addressed by name.
-fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), RecipeError> {
-    let wrong = |problem: String| RecipeError::Key { key: key.to_string(), problem };
-    let mut parts: Vec<&str> = key.split('.').collect();
-    let last = parts.pop().unwrap_or_default();
-    let mut here = table;
-    let mut index = 0;
-    while index < parts.len() {
-        let part = parts[index];
-        let next = here.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        here = match next {
-            toml::Value::Table(table) => table,
-            toml::Value::Array(items) => {
-                index += 1;
-                let name = parts.get(index).copied().ok_or_else(|| wrong("names a list; write its element's name next".into()))?;
-                let found = items
-                    .iter_mut()
-                    .filter_map(toml::Value::as_table_mut)
-                    .find(|item| item.get("name").and_then(toml::Value::as_str) == Some(name));
-                found.ok_or_else(|| wrong(format!("no element is called `{name}`")))?
-            }
-            _ => return Err(wrong(format!("`{part}` is a value, not a table"))),
-        };
-        index += 1;
-    }
-    here.insert(last.to_string(), value);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -147,21 +147,32 @@ impl<B: Send + 'static> Drop for Loader<B> {
 }
 
 /// Fills `buffer` with one rank's share of the step that begins at `state`.
-pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: State, mut buffer: B) -> Batch<B> {
+pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: State, buffer: B) -> Batch<B> {
     let Share { rank, world, chunks_per_batch, epochs } = share;
     let chunks_per_epoch = order.chunks_per_epoch();
     let total = epochs.saturating_mul(chunks_per_epoch);
     let given = state.epoch.saturating_mul(chunks_per_epoch).saturating_add(state.position);
     let end = given.saturating_add(u64::from(world) * u64::from(chunks_per_batch)).min(total);
     let after = State { seed: state.seed, epoch: end / chunks_per_epoch.max(1), position: end % chunks_per_epoch.max(1) };
+    let mine = (0..u64::from(chunks_per_batch)).map(|index| given + index * u64::from(world) + u64::from(rank));
+    let mine = mine.take_while(|&number| number < end);
+    gather(set, mine.map_while(|number| order.at(number / chunks_per_epoch, number % chunks_per_epoch)), chunks_per_batch, after, buffer)
+}
+
+/// Fills `buffer`, which has room for `chunks_per_batch` chunks, with these; the rest is padding.
+pub fn gather<B: AsMut<[u8]>>(
+    set: &ShardSet,
+    indices: impl Iterator<Item = u64>,
+    chunks_per_batch: u32,
+    after: State,
+    mut buffer: B,
+) -> Batch<B> {
     let mut chunks = Vec::with_capacity(chunks_per_batch as usize);
     let header = set.header();
     let (context, chunk_bytes) = (header.context_length, (u64::from(header.context_length) * header.dtype.num_bytes()) as usize);
     let (mut cu_seqlens, mut sources, mut loss) = (vec![0], Vec::new(), Vec::<Range<u32>>::new());
     let mut places = buffer.as_mut().chunks_exact_mut(chunk_bytes).take(chunks_per_batch as usize);
-    let mine = (0..u64::from(chunks_per_batch)).map(|index| given + index * u64::from(world) + u64::from(rank));
-    for (number, place) in mine.take_while(|&number| number < end).zip(&mut places) {
-        let Some(index) = order.at(number / chunks_per_epoch, number % chunks_per_epoch) else { break };
+    for (index, place) in indices.zip(&mut places) {
         let Some(chunk) = set.chunk(index) else { break };
         let base = chunks.len() as u32 * context;
         chunk.copy_bytes_into(place);

@@ -2,6 +2,7 @@
 
 use crate::mix::{MixConfig, MixError, PartUse};
 use crate::shards::ShardSet;
+use std::num::NonZeroU64;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The order of the chunks of a set.
@@ -10,6 +11,8 @@ pub struct Order {
     seed: u64,
     epochs: u32,
     chunks_per_epoch: u64,
+    /// Every so many chunks of the set, the last of them is never given.
+    held_out: Option<NonZeroU64>,
     /// Empty: one uniform permutation of all chunks.
     parts: Vec<Part>,
     /// Chunks per epoch of all parts before part `i`, and of all parts at the end.
@@ -62,7 +65,7 @@ impl Order {
 
     /// Every chunk once an epoch.
     pub fn uniform(num_chunks: u64, seed: u64, epochs: u32) -> Self {
-        Self { seed, epochs, chunks_per_epoch: num_chunks, parts: Vec::new(), before: Vec::new() }
+        Self { seed, epochs, chunks_per_epoch: num_chunks, held_out: None, parts: Vec::new(), before: Vec::new() }
     }
 
     fn mixed(parts: Vec<Part>, seed: u64, epochs: u32) -> Self {
@@ -71,7 +74,15 @@ impl Order {
             *sum += part.usage.chunks_per_epoch;
             Some(*sum)
         }));
-        Self { seed, epochs, chunks_per_epoch: before.last().copied().unwrap_or(0), parts, before }
+        Self { seed, epochs, chunks_per_epoch: before.last().copied().unwrap_or(0), held_out: None, parts, before }
+    }
+
+    /// The same order without every `every`-th chunk of the set, for measuring on text that is not trained on; those are
+    /// `every - 1`, `2 every - 1` and so on. `None` for a mix, whose parts have budgets of their own, and where nothing would be left.
+    pub fn holding_out(self, every: NonZeroU64) -> Option<Self> {
+        let chunks_per_epoch = self.chunks_per_epoch - self.chunks_per_epoch / every;
+        let can = self.parts.is_empty() && self.held_out.is_none() && every.get() > 1;
+        can.then_some(Self { held_out: Some(every), chunks_per_epoch, ..self })
     }
 
     /// The same order from another seed.
@@ -105,7 +116,8 @@ impl Order {
             return None;
         }
         if self.parts.is_empty() {
-            return Permutation::new(self.chunks_per_epoch, self.seed, epoch).at(position);
+            let index = Permutation::new(self.chunks_per_epoch, self.seed, epoch).at(position)?;
+            return Some(self.held_out.map_or(index, |every| index + index / (every.get() - 1)));
         }
         let (index, rank) = self.interleave(position);
         let part = self.parts.get(index)?;
@@ -220,6 +232,20 @@ fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_out_is_never_given_and_all_else_once() {
+        for (chunks, every) in [(1, 2), (2, 2), (17, 5), (20, 5), (101, 100), (99, 100)] {
+            let Some(order) = Order::uniform(chunks, 7, 1).holding_out(NonZeroU64::new(every).unwrap()) else { panic!("no order") };
+            for epoch in 0..3 {
+                let mut given: Vec<u64> = (0..order.chunks_per_epoch()).filter_map(|at| order.at(epoch, at)).collect();
+                given.sort_unstable();
+                let wanted: Vec<u64> = (0..chunks).filter(|chunk| chunk % every != every - 1).collect();
+                assert_eq!(given, wanted, "{chunks} {every}");
+            }
+        }
+        assert!(Order::uniform(9, 7, 1).holding_out(NonZeroU64::MIN).is_none());
+    }
 
     #[test]
     fn every_value_comes_once() {

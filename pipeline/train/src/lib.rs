@@ -1,11 +1,19 @@
 //! The trainer: models with their forward and backward passes, the optimiser, the training loop, and the shards it reads.
 
+pub mod data;
+mod events;
+pub mod metrics;
 pub mod model;
 pub mod optimiser;
+pub mod outline;
 pub mod random;
+pub mod recipe;
+pub mod run;
 pub mod schedule;
 pub mod trainer;
 
 pub use model::{Config, Model, ModelError};
-pub use osler_tokens::loader::{Loader, LoaderError, Share, State};
-pub use osler_tokens::{Chunk, Expectations, Order, ShardError, ShardSet, Tokens};
+pub use outline::Outline;
+pub use recipe::Recipe;
+pub use run::{Finished, Options, Watch, run};
+pub use trainer::TrainError;

@@ -1,8 +1,8 @@
 //! AdamW over all parameters, with clipping by the norm of all gradients.
 
-use crate::model::{Gradients, Model, ModelError};
-use osler_kernels::Operations;
+use crate::model::{Gradients, Model, ModelError, Parameters};
 use osler_kernels::operations::{AdamState, AdamW};
+use osler_kernels::{Memory, Operations};
 
 /// What does not change from step to step. The defaults are those of the source paper.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,11 +24,27 @@ impl Default for Settings {
 
 /// AdamW with its state.
 #[derive(Debug)]
-pub struct Optimiser<O: Operations> {
+pub struct Optimiser<O: Memory> {
     pub settings: Settings,
     /// Steps taken.
     pub step: u64,
     pub states: Vec<AdamState<O::Exact>>,
+}
+
+impl<O: Memory> Optimiser<O> {
+    /// The memory of a state, zero all over.
+    ///
+    /// # Errors
+    /// [`ModelError::Kernel`] when there is not enough.
+    pub fn allocate(memory: &O, parameters: &Parameters, settings: Settings) -> Result<Self, ModelError> {
+        let state = |parameter: &crate::model::Parameter| {
+            let len = parameter.len();
+            let master = if memory.needs_master() { Some(memory.new_exact(len)?) } else { None };
+            Ok(AdamState { first: memory.new_exact(len)?, second: memory.new_exact(len)?, master })
+        };
+        let states = parameters.list.iter().map(state).collect::<Result<_, ModelError>>()?;
+        Ok(Self { settings, step: 0, states })
+    }
 }
 
 impl<O: Operations> Optimiser<O> {
@@ -37,13 +53,14 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] when there is not enough memory.
     pub fn new(ops: &O, model: &Model<O>, settings: Settings) -> Result<Self, ModelError> {
-        let state = |(parameter, weight): (&crate::model::Parameter, &O::Stored)| {
-            let len = parameter.len();
-            let master = if ops.needs_master() { Some(master_of(ops, weight, len)?) } else { None };
-            Ok(AdamState { first: ops.new_exact(len)?, second: ops.new_exact(len)?, master })
-        };
-        let states = model.parameters.list.iter().zip(&model.weights).map(state).collect::<Result<_, ModelError>>()?;
-        Ok(Self { settings, step: 0, states })
+        let mut optimiser = Self::allocate(ops, &model.parameters, settings)?;
+        let weights = model.parameters.list.iter().zip(&model.weights);
+        for ((parameter, weight), state) in weights.zip(&mut optimiser.states) {
+            if let Some(master) = &mut state.master {
+                copy_exactly(ops, weight, parameter.len(), master)?;
+            }
+        }
+        Ok(optimiser)
     }
 
     /// One step down the gradients; gives their norm before clipping.
@@ -65,14 +82,13 @@ impl<O: Operations> Optimiser<O> {
     }
 }
 
-fn master_of<O: Operations>(ops: &O, weight: &O::Stored, len: usize) -> Result<O::Exact, ModelError> {
+fn copy_exactly<O: Operations>(ops: &O, weight: &O::Stored, len: usize, master: &mut O::Exact) -> Result<(), ModelError> {
     const BLOCK: usize = 1 << 16;
-    let mut master = ops.new_exact(len)?;
     let mut values = vec![0.0; BLOCK.min(len)];
     for at in (0..len).step_by(BLOCK) {
         let values = &mut values[..BLOCK.min(len - at)];
         ops.read_stored(weight, at, values)?;
-        ops.write_exact(&mut master, at, values)?;
+        ops.write_exact(master, at, values)?;
     }
-    Ok(master)
+    Ok(())
 }

@@ -1,11 +1,14 @@
 //! The learning rate by step, in closed form: linear warm-up from a fraction of the highest rate, then a decay to the lowest.
 
+use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
 /// How the rate falls after warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// Half a wave of the cosine.
+    #[default]
     Cosine,
     Linear,
     /// It does not fall.

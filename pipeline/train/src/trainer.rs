@@ -3,9 +3,12 @@
 use crate::model::{self, Batch, Gradients, Model, ModelError, Workspace};
 use crate::optimiser::{Optimiser, Settings};
 use crate::schedule::Schedule;
+use osler_kernels::operations::IGNORED;
 use osler_kernels::{KernelError, Operations};
+use osler_schemas::recipe::RecipeError;
 use safetensors::tensor::Dtype;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,10 +31,25 @@ pub enum TrainError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {problem}", path.display())]
     Checkpoint { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error("{0}")]
+    Shards(String),
+    #[error("{}: {problem}", path.display())]
+    Folder { path: PathBuf, problem: String },
+    #[error("stopped on request at step {step}; the same command goes on from there")]
+    Stopped { step: u64 },
+    #[error(
+        "step {step}: the loss has diverged: its mean over the last steps is {mean:.3}, and was {lowest:.3}. The checkpoint is from before \
+         this step, which read {chunks}. Try a lower learning rate"
+    )]
+    Diverged { step: u64, mean: f64, lowest: f64, chunks: String },
     #[error("step {step}: no row of its batches asks for a prediction")]
     NoTargets { step: u64 },
     #[error("step {step}: the {what} is not a number; the weights before the step are kept. Try a lower learning rate or more warm-up")]
     NotANumber { step: u64, what: &'static str },
+    #[error("{error}. The step read {chunks}")]
+    At { error: Box<TrainError>, chunks: String },
 }
 
 impl From<KernelError> for TrainError {
@@ -49,8 +67,31 @@ pub struct Plan {
     pub accumulation: u32,
 }
 
+/// Cross entropy over some targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Entropy {
+    /// In nats.
+    pub sum: f64,
+    pub num_targets: u64,
+}
+
+impl Entropy {
+    /// In nats; `None` where there is no target.
+    pub fn mean(&self) -> Option<f64> {
+        (self.num_targets > 0).then(|| self.sum / self.num_targets as f64)
+    }
+
+    fn add(&mut self, loss: f64) {
+        self.sum += loss;
+        self.num_targets += 1;
+    }
+}
+
+/// Cross entropy by source.
+pub type BySource = BTreeMap<u32, Entropy>;
+
 /// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// From 1.
     pub step: u64,
@@ -63,6 +104,8 @@ pub struct Step {
     pub learning_rate: f64,
     pub num_tokens: usize,
     pub num_targets: usize,
+    /// By source, of batches that name theirs.
+    pub sources: BySource,
 }
 
 /// A run: a model, its optimiser, and the memory of a step.
@@ -103,16 +146,13 @@ impl<O: Operations> Trainer<O> {
         }
         let scale = 1.0 / num_targets as f64;
         self.grads.clear(ops)?;
-        let (mut loss, mut balance) = (0.0, 0.0);
-        for batch in &batches {
-            let fits = self.work.as_ref().is_some_and(|work| work.rows() == batch.len());
-            let work = match &mut self.work {
-                Some(work) if fits => work,
-                work => work.insert(Workspace::new(ops, &self.model.config, batch.len())?),
-            };
+        let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
+        for batch in batches.iter().filter(|batch| !batch.is_empty()) {
+            let work = workspace(&mut self.work, ops, &self.model, batch)?;
             let losses = self.model.forward_backward(ops, batch, scale, work, &mut self.grads)?;
             loss += losses.sum() * scale;
             balance += losses.balance * scale * batch.num_targets() as f64;
+            count(&mut sources, batch, &losses.rows);
         }
         if !(loss + balance).is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
@@ -123,15 +163,32 @@ impl<O: Operations> Trainer<O> {
         let learning_rate = self.plan.schedule.rate(at);
         let norm = self.optimiser.step(ops, learning_rate, &self.grads, &mut self.model)?;
         let num_tokens = batches.iter().map(Batch::len).sum();
-        Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets })
+        Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
+    }
+
+    /// Cross entropy of text that is not trained on: of all, and by source.
+    ///
+    /// # Errors
+    /// Errors of the device, and of a batch that does not fit the model.
+    pub fn measure(&mut self, ops: &O, batches: impl Iterator<Item = Batch>) -> Result<(Entropy, BySource), TrainError> {
+        let (mut all, mut sources) = (Entropy::default(), BySource::new());
+        for batch in batches.filter(|batch| batch.num_targets() > 0) {
+            let work = workspace(&mut self.work, ops, &self.model, &batch)?;
+            let losses = self.model.forward(ops, &batch, work)?;
+            all.sum += losses.sum();
+            all.num_targets += batch.num_targets() as u64;
+            count(&mut sources, &batch, &losses.rows);
+        }
+        Ok((all, sources))
     }
 
     /// Writes all that the run needs to go on into `directory`, which must not be there: first under another name, then renamed, so that
-    /// a checkpoint that has its name is whole. The model in it is one for `transformers` too.
+    /// a checkpoint that has its name is whole. The model in it is one for `transformers` too. `companions` are copied into it: a
+    /// tokenizer, a chat template.
     ///
     /// # Errors
     /// [`TrainError::Io`] or [`TrainError::Model`] when it cannot be written.
-    pub fn save(&self, ops: &O, directory: &Path) -> Result<(), TrainError> {
+    pub fn save(&self, ops: &O, directory: &Path, companions: &[PathBuf]) -> Result<(), TrainError> {
         let partial = directory.with_extension("partial");
         let io = |path: &Path| {
             let path = path.to_path_buf();
@@ -143,6 +200,7 @@ impl<O: Operations> Trainer<O> {
         fs::create_dir_all(&partial).map_err(io(&partial))?;
         model::write(ops, &self.model, Dtype::F32, model::FILE_BYTES, &partial)?;
         model::write_state(ops, &self.model.parameters, &self.optimiser.states, &partial.join(STATE))?;
+        copy_into(companions, &partial)?;
         let state = json!({ "format": FORMAT, "step": self.optimiser.step });
         fs::write(partial.join(TRAINER), format!("{state:#}\n")).map_err(io(&partial))?;
         for entry in fs::read_dir(&partial).map_err(io(&partial))? {
@@ -176,7 +234,42 @@ impl<O: Operations> Trainer<O> {
     }
 }
 
-const TRAINER: &str = "trainer.json";
+/// Copies files into a folder, byte for byte.
+pub(crate) fn copy_into(files: &[PathBuf], folder: &Path) -> Result<(), TrainError> {
+    for file in files {
+        let Some(name) = file.file_name() else { continue };
+        fs::copy(file, folder.join(name)).map_err(|source| TrainError::Io { path: file.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// The workspace, made anew where batches have another size.
+fn workspace<'a, O: Operations>(
+    held: &'a mut Option<Workspace<O>>,
+    ops: &O,
+    model: &Model<O>,
+    batch: &Batch,
+) -> Result<&'a mut Workspace<O>, TrainError> {
+    if held.as_ref().is_some_and(|work| work.rows() != batch.len()) {
+        // Before the new one, so that there are never two.
+        *held = None;
+    }
+    match held {
+        Some(work) => Ok(work),
+        none => Ok(none.insert(Workspace::new(ops, &model.config, batch.len())?)),
+    }
+}
+
+/// Adds the losses of a batch to those of its sources.
+fn count(sources: &mut BySource, batch: &Batch, losses: &[f32]) {
+    for ((&source, &target), &loss) in batch.sources.iter().zip(&batch.targets).zip(losses) {
+        if target != IGNORED {
+            sources.entry(source).or_default().add(f64::from(loss));
+        }
+    }
+}
+
+pub(crate) const TRAINER: &str = "trainer.json";
 const STATE: &str = "optimiser.safetensors";
 const FORMAT: &str = "osler-trainer/1";
 
@@ -244,7 +337,7 @@ mod tests {
                 for _ in 0..10 {
                     straight.step(&ops, &texts).unwrap();
                 }
-                straight.save(&ops, &checkpoint).unwrap();
+                straight.save(&ops, &checkpoint, &[]).unwrap();
                 let mut resumed = Trainer::resume(&ops, &checkpoint, plan(1e-2, 2)).unwrap();
                 assert_eq!(resumed.num_steps(), 10);
                 for _ in 10..20 {
@@ -288,7 +381,7 @@ mod tests {
         let checkpoint = folder.path().join("step-0");
         // What a killed run left under the unfinished name is in nobody's way.
         fs::create_dir_all(folder.path().join("step-0.partial/rest")).unwrap();
-        begin(&ops, "qwen3", plan(1e-3, 1)).save(&ops, &checkpoint).unwrap();
+        begin(&ops, "qwen3", plan(1e-3, 1)).save(&ops, &checkpoint, &[]).unwrap();
         assert!(!folder.path().join("step-0.partial").exists());
         let resume = || Trainer::resume(&ops, &checkpoint, plan(1e-3, 1)).map(drop).map_err(|error| error.to_string());
         assert_eq!(resume(), Ok(()));

@@ -1,11 +1,11 @@
 //! Memory of one pass: what each layer keeps for its backward pass, and what all layers share.
 
 use super::{Config, ModelError, batch};
-use osler_kernels::Operations;
+use osler_kernels::{Memory, Operations};
 
 /// Buffers for passes over batches of one size.
 #[derive(Debug)]
-pub struct Workspace<O: Operations> {
+pub struct Workspace<O: Memory> {
     pub(super) rows: usize,
     pub(super) input: batch::Input<O>,
     pub(super) layers: Vec<LayerActivations<O>>,
@@ -26,7 +26,7 @@ pub struct Workspace<O: Operations> {
 
 /// What one layer keeps.
 #[derive(Debug)]
-pub(super) struct LayerActivations<O: Operations> {
+pub(super) struct LayerActivations<O: Memory> {
     pub rows: usize,
     pub stream: O::Stored,
     pub normed: O::Stored,
@@ -52,7 +52,7 @@ pub(super) struct LayerActivations<O: Operations> {
 
 /// What a layer with experts keeps besides.
 #[derive(Debug)]
-pub(super) struct Routes<O: Operations> {
+pub(super) struct Routes<O: Memory> {
     pub logits: O::Stored,
     pub probabilities: O::Exact,
     pub chosen: O::Index,
@@ -66,7 +66,7 @@ pub(super) struct Routes<O: Operations> {
 
 /// Gradients inside one layer.
 #[derive(Debug)]
-pub(super) struct Scratch<O: Operations> {
+pub(super) struct Scratch<O: Memory> {
     pub context: O::Stored,
     pub query: O::Stored,
     pub key: O::Stored,
@@ -79,7 +79,7 @@ pub(super) struct Scratch<O: Operations> {
 
 /// Gradients inside one layer with experts.
 #[derive(Debug)]
-pub(super) struct RouteScratch<O: Operations> {
+pub(super) struct RouteScratch<O: Memory> {
     pub slots: O::Stored,
     pub weights: O::Exact,
     pub logits: O::Stored,
@@ -87,13 +87,13 @@ pub(super) struct RouteScratch<O: Operations> {
 
 /// The balance of the experts over all layers.
 #[derive(Debug)]
-pub(super) struct Balance<O: Operations> {
+pub(super) struct Balance<O: Memory> {
     pub statistics: O::Exact,
     pub loss: O::Exact,
     pub grad: O::Exact,
 }
 
-impl<O: Operations> Workspace<O> {
+impl<O: Memory> Workspace<O> {
     /// Memory for batches of `rows` tokens.
     ///
     /// # Errors
@@ -130,7 +130,9 @@ impl<O: Operations> Workspace<O> {
     pub fn rows(&self) -> usize {
         self.rows
     }
+}
 
+impl<O: Operations> Workspace<O> {
     pub(super) fn clear_balance(&mut self, ops: &O) -> Result<(), ModelError> {
         match &mut self.balance {
             Some(balance) => Ok(ops.zero_exact(&mut balance.statistics)?),
@@ -164,7 +166,7 @@ impl Sizes {
     }
 }
 
-impl<O: Operations> LayerActivations<O> {
+impl<O: Memory> LayerActivations<O> {
     fn new(ops: &O, config: &Config, sizes: &Sizes) -> Result<Self, ModelError> {
         let Sizes { rows, hidden, queries, keys, inner, .. } = *sizes;
         let head_scales = |heads: usize| ops.new_exact(if config.has_head_norm() { rows * heads } else { 0 });
@@ -196,7 +198,7 @@ impl<O: Operations> LayerActivations<O> {
     }
 }
 
-impl<O: Operations> Routes<O> {
+impl<O: Memory> Routes<O> {
     fn new(ops: &O, config: &Config, experts: usize, sizes: &Sizes) -> Result<Self, ModelError> {
         let Sizes { rows, slots, .. } = *sizes;
         Ok(Self {
@@ -213,7 +215,7 @@ impl<O: Operations> Routes<O> {
     }
 }
 
-impl<O: Operations> Scratch<O> {
+impl<O: Memory> Scratch<O> {
     fn new(ops: &O, config: &Config, sizes: &Sizes) -> Result<Self, ModelError> {
         let Sizes { rows, queries, keys, slots, inner, .. } = *sizes;
         let routes = match config.experts {

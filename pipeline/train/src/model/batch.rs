@@ -1,8 +1,8 @@
 //! What one pass of a model reads: packed rows of tokens.
 
 use super::{Config, ModelError};
-use osler_kernels::Operations;
 use osler_kernels::operations::IGNORED;
+use osler_kernels::{Memory, Operations};
 
 /// Packed documents, one row per token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// First row of each row's document.
     pub starts: Vec<u32>,
+    /// Source of each row, any numbers; empty where nobody asks.
+    pub sources: Vec<u32>,
 }
 
 impl Batch {
@@ -52,6 +54,9 @@ impl Batch {
         if [self.targets.len(), self.positions.len(), self.starts.len()] != [rows; 3] {
             return Err(ModelError::Batch { wanted: "as many targets, positions and starts as tokens" });
         }
+        if !self.sources.is_empty() && self.sources.len() != rows {
+            return Err(ModelError::Batch { wanted: "as many sources as tokens, or none" });
+        }
         if self.tokens.iter().any(|&token| token as usize >= config.vocab_size) {
             return Err(ModelError::Batch { wanted: "tokens below the size of the model's vocabulary: is this the model's tokenizer?" });
         }
@@ -64,19 +69,21 @@ impl Batch {
 
 /// A batch on the device.
 #[derive(Debug)]
-pub(super) struct Input<O: Operations> {
+pub(super) struct Input<O: Memory> {
     pub tokens: O::Index,
     pub targets: O::Index,
     pub positions: O::Index,
     pub lo: O::Index,
 }
 
-impl<O: Operations> Input<O> {
+impl<O: Memory> Input<O> {
     pub fn new(ops: &O, rows: usize) -> Result<Self, ModelError> {
         let new = || ops.new_index(rows);
         Ok(Self { tokens: new()?, targets: new()?, positions: new()?, lo: new()? })
     }
+}
 
+impl<O: Operations> Input<O> {
     pub fn write(&mut self, ops: &O, batch: &Batch, config: &Config) -> Result<(), ModelError> {
         batch.check(config)?;
         ops.write_index(&mut self.tokens, &batch.tokens)?;

@@ -22,7 +22,7 @@ pub(crate) use tests::golden_folder;
 
 use activations::LayerActivations;
 use osler_kernels::operations::{AttentionInput, AttentionShape, LinearShape, RotaryShape};
-use osler_kernels::{KernelError, Operations};
+use osler_kernels::{KernelError, Memory, Operations};
 use parameters::{Layer, Linear};
 use std::path::PathBuf;
 
@@ -52,7 +52,7 @@ pub enum ModelError {
 
 /// A model on a device: its weights, in the order of [`Parameters`].
 #[derive(Debug)]
-pub struct Model<O: Operations> {
+pub struct Model<O: Memory> {
     pub config: Config,
     pub parameters: Parameters,
     pub weights: Vec<O::Stored>,
@@ -62,9 +62,9 @@ pub struct Model<O: Operations> {
 
 /// Gradients of all weights, in the order of [`Parameters`].
 #[derive(Debug)]
-pub struct Gradients<O: Operations>(pub Vec<O::Exact>);
+pub struct Gradients<O: Memory>(pub Vec<O::Exact>);
 
-impl<O: Operations> Gradients<O> {
+impl<O: Memory> Gradients<O> {
     /// Zeros.
     ///
     /// # Errors
@@ -73,7 +73,9 @@ impl<O: Operations> Gradients<O> {
         let buffers = parameters.list.iter().map(|parameter| ops.new_exact(parameter.len())).collect::<Result<_, _>>()?;
         Ok(Self(buffers))
     }
+}
 
+impl<O: Operations> Gradients<O> {
     /// Sets all to zero.
     ///
     /// # Errors
@@ -123,6 +125,19 @@ impl Losses {
     }
 }
 
+impl<O: Memory> Model<O> {
+    /// The memory of a model of this shape, and nothing in it.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn allocate(memory: &O, config: Config) -> Result<Self, ModelError> {
+        let parameters = Parameters::new(&config);
+        let weights = parameters.list.iter().map(|parameter| memory.new_stored(parameter.len())).collect::<Result<_, _>>()?;
+        let rotary = memory.new_exact(config.max_positions * config.head_dim)?;
+        Ok(Self { config, parameters, weights, rotary })
+    }
+}
+
 impl<O: Operations> Model<O> {
     /// A model of this shape with random weights: normal matrices, norms of one, biases of zero.
     ///
@@ -143,12 +158,9 @@ impl<O: Operations> Model<O> {
 
     /// A model of this shape whose weights are zero.
     fn zeros(ops: &O, config: Config) -> Result<Self, ModelError> {
-        let parameters = Parameters::new(&config);
-        let weights = parameters.list.iter().map(|parameter| ops.new_stored(parameter.len())).collect::<Result<_, _>>()?;
-        let table = rotary_table(&config);
-        let mut rotary = ops.new_exact(table.len())?;
-        ops.write_exact(&mut rotary, 0, &table)?;
-        Ok(Self { config, parameters, weights, rotary })
+        let mut model = Self::allocate(ops, config)?;
+        ops.write_exact(&mut model.rotary, 0, &rotary_table(&model.config))?;
+        Ok(model)
     }
 
     /// The losses of a batch.

@@ -1,0 +1,205 @@
+//! `osler train`: shows what a run would do, or does it with a live line per step.
+
+use crate::arguments::{ProgressKind, TrainArguments};
+use crate::commands::stop_on;
+use crate::{Failure, render};
+use indicatif::{ProgressBar, ProgressStyle};
+use osler_train::outline::MemoryTable;
+use osler_train::trainer::Step;
+use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
+use serde_json::json;
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Trains, or says what would be trained, and gives the exit code.
+///
+/// # Errors
+/// [`Failure`] with a message and the exit code.
+pub fn run(arguments: &TrainArguments, dry_run: bool, print_recipe: bool, progress: ProgressKind) -> Result<u8, Failure> {
+    let (recipe, base) = resolve(arguments)?;
+    if print_recipe {
+        write!(stdout(), "{}", recipe.to_toml())?;
+        return Ok(0);
+    }
+    if dry_run {
+        write!(stdout(), "{}", outline(&Outline::new(&recipe, &base)?))?;
+        return Ok(0);
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{}-model", recipe.name)));
+    let cancelled = Arc::new(AtomicBool::new(false));
+    stop_on(&cancelled)?;
+    let options = Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled };
+    let finished = match progress {
+        ProgressKind::None => osler_train::run(options, &mut Silent),
+        ProgressKind::Auto if !stderr().is_terminal() => osler_train::run(options, &mut Lines),
+        ProgressKind::Json => osler_train::run(options, &mut Lines),
+        ProgressKind::Auto | ProgressKind::Bar => osler_train::run(options, &mut Live::default()),
+    }?;
+    closing(&out, &finished)?;
+    Ok(0)
+}
+
+fn resolve(arguments: &TrainArguments) -> Result<(Recipe, PathBuf), Failure> {
+    let overrides = arguments.overrides()?;
+    if let Some(text) = Recipe::shipped(&arguments.recipe) {
+        return Ok((Recipe::parse(&arguments.recipe, text, &overrides).map_err(TrainError::from)?, std::env::current_dir()?));
+    }
+    let path = Path::new(&arguments.recipe);
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let shipped = Recipe::names().collect::<Vec<_>>().join(", ");
+        Failure::user(format!("recipe {}: {error}; give a file, or one that ships: {shipped}", path.display()))
+    })?;
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?, std::path::absolute(base)?))
+}
+
+/// What a run will do, for people.
+fn outline(outline: &Outline) -> String {
+    let Outline { config, solved, memory, .. } = outline;
+    let MemoryTable { weights, gradients, optimiser, activations } = *memory;
+    let mut lines = vec![format!(
+        "model     {:?}: {} weights, of which a token meets {}; {} layers of {}, vocabulary {}",
+        config.kind,
+        render::grouped(outline.num_weights),
+        render::grouped(outline.num_active_weights),
+        config.num_layers,
+        config.hidden_size,
+        render::grouped(config.vocab_size as u64)
+    )];
+    lines.push(match &outline.weights {
+        Some(path) => format!("          from {}", path.display()),
+        None => "          from random weights".into(),
+    });
+    lines.push(format!(
+        "text      {} chunks of {} tokens an epoch, {} chunks measured and not trained on; sources: {}",
+        render::grouped(outline.num_chunks),
+        solved.context_length,
+        outline.held_out.len(),
+        outline.source_names.join(", ")
+    ));
+    lines.push(format!(
+        "steps     {} of {} sequences ({} passes of {}): {} tokens × {:.4} epochs = {:.0} tokens",
+        render::grouped(solved.steps),
+        solved.sequences_per_step,
+        outline.passes,
+        outline.sequences_per_pass,
+        render::grouped(solved.tokens),
+        solved.epochs,
+        solved.total_tokens()
+    ));
+    lines.push(format!(
+        "compute   {:.3e} operations a token, {:.3e} in all",
+        outline.operations_per_token(),
+        outline.operations_per_token() * solved.total_tokens()
+    ));
+    for (name, bytes) in
+        [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations), ("in all", memory.total())]
+    {
+        lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn closing(out: &Path, finished: &Finished) -> Result<(), Failure> {
+    let mut to = stdout().lock();
+    let losses = [("first", finished.first_loss), ("last", finished.last_loss), ("held-out", finished.held_out_loss)];
+    let losses: Vec<String> = losses.iter().filter_map(|(name, loss)| Some(format!("{name} {:.3}", (*loss)?))).collect();
+    writeln!(to, "\n  {} steps; mean loss: {}", render::grouped(finished.steps), losses.join(", "))?;
+    writeln!(to, "  model        {}   (loads in transformers)", finished.model.display())?;
+    writeln!(to, "  checkpoints  {}/checkpoints/step-*", out.display())?;
+    writeln!(to, "  metrics      {}/metrics.jsonl, and {}/tensorboard for TensorBoard", out.display(), out.display())?;
+    Ok(())
+}
+
+/// Says nothing but warnings.
+struct Silent;
+
+impl Watch for Silent {
+    fn begin(&mut self, _: &Outline, _: u64) {}
+    fn step(&mut self, _: &Step, _: f64, _: f64) {}
+    fn measured(&mut self, _: u64, _: f64) {}
+    fn warn(&mut self, message: &str) {
+        let _ = writeln!(stderr(), "warning: {message}");
+    }
+}
+
+/// One JSON object a line.
+struct Lines;
+
+impl Lines {
+    fn line(value: &serde_json::Value) {
+        let _ = writeln!(stderr(), "{value}");
+    }
+}
+
+impl Watch for Lines {
+    fn begin(&mut self, outline: &Outline, done: u64) {
+        Self::line(&json!({ "event": "begin", "steps": outline.solved.steps, "done": done, "weights": outline.num_weights,
+            "memory_bytes": outline.memory.total() }));
+    }
+
+    fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64) {
+        Self::line(&json!({ "event": "step", "step": step.step, "loss": step.loss, "learning_rate": step.learning_rate,
+            "gradient_norm": step.norm, "tokens_per_second": (step.num_tokens as f64 / seconds).round(),
+            "operations_per_second": operations_per_second.round() }));
+    }
+
+    fn measured(&mut self, step: u64, loss: f64) {
+        Self::line(&json!({ "event": "held-out", "step": step, "loss": loss }));
+    }
+
+    fn warn(&mut self, message: &str) {
+        Self::line(&json!({ "event": "warning", "message": message }));
+    }
+}
+
+/// A line that is rewritten at each step; measurements stay above it.
+#[derive(Default)]
+struct Live {
+    bar: Option<ProgressBar>,
+}
+
+impl Live {
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => drop(writeln!(stderr(), "{text}")),
+        }
+    }
+}
+
+impl Watch for Live {
+    fn begin(&mut self, plan: &Outline, done: u64) {
+        let _ = write!(stderr(), "{}", outline(plan));
+        let bar = ProgressBar::new(plan.solved.steps).with_position(done);
+        let style = ProgressStyle::with_template("  step {pos} of {len} {bar:24.cyan/dim} {msg}  {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(250));
+        self.bar = Some(bar);
+    }
+
+    fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_message(format!(
+            "loss {:.3}  rate {:.2e}  norm {:.2}  {:.0} tokens/s  {:.1} GFLOP/s",
+            step.loss,
+            step.learning_rate,
+            step.norm,
+            step.num_tokens as f64 / seconds,
+            operations_per_second * 1e-9
+        ));
+        bar.set_position(step.step);
+    }
+
+    fn measured(&mut self, step: u64, loss: f64) {
+        self.say(&format!("  step {step:<8} held-out loss {loss:.3}"));
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.say(&format!("warning: {message}"));
+    }
+}

@@ -1,0 +1,268 @@
+//! What a run will do, before it does it: steps, memory to the byte, operations.
+
+use crate::data::Data;
+use crate::model::{Config, Gradients, Model, ModelError, Workspace};
+use crate::optimiser::Optimiser;
+use crate::recipe::{Precision, Recipe, key};
+use crate::trainer::TrainError;
+use osler_kernels::Counter;
+use osler_tokens::schedule::Solved;
+use osler_tokens::{Expectations, Order, ShardSet};
+use serde_json::Value;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes that a run takes on its device, exactly, buffer by buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryTable {
+    pub weights: u64,
+    pub gradients: u64,
+    /// Moments, and master weights where stored ones are coarser.
+    pub optimiser: u64,
+    /// Of one pass: what layers keep for their backward pass, and what they share. Every activation is kept.
+    pub activations: u64,
+}
+
+impl MemoryTable {
+    /// Of passes over `rows` tokens.
+    ///
+    /// # Errors
+    /// Never; the device's errors have their type.
+    pub fn new(config: &Config, precision: Precision, rows: usize, recipe: &Recipe) -> Result<Self, ModelError> {
+        // On a CPU, bf16 mode rounds values and keeps them in f32.
+        let counter = Counter::new(4);
+        let counter = if precision == Precision::Bf16 { counter.with_master() } else { counter };
+        let model = Model::allocate(&counter, config.clone())?;
+        let weights = counter.take();
+        Gradients::new(&counter, &model.parameters)?;
+        let gradients = counter.take();
+        Optimiser::allocate(&counter, &model.parameters, recipe.settings())?;
+        let optimiser = counter.take();
+        Workspace::new(&counter, config, rows)?;
+        Ok(Self { weights, gradients, optimiser, activations: counter.take() })
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimiser + self.activations
+    }
+}
+
+/// A run that could begin.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    pub config: Config,
+    /// Folder of the weights it starts from; random ones where there is none.
+    pub weights: Option<PathBuf>,
+    pub num_weights: u64,
+    /// Those of the matrices that one token meets.
+    pub num_active_weights: u64,
+    pub solved: Solved,
+    pub sequences_per_pass: u32,
+    pub passes: u32,
+    /// Chunks of an epoch, and how many are held out and measured.
+    pub num_chunks: u64,
+    pub held_out: Vec<u64>,
+    pub memory: MemoryTable,
+    pub source_names: Vec<String>,
+    pub data: Data,
+    /// Hash of all that the steps depend on.
+    pub fingerprint: String,
+}
+
+impl Outline {
+    /// Reads the shards' sidecars and the model's config; no token and no weight.
+    ///
+    /// # Errors
+    /// [`TrainError`] when shards, model and recipe do not fit together: names the key or file.
+    pub fn new(recipe: &Recipe, base: &Path) -> Result<Self, TrainError> {
+        let tokens = base.join(&recipe.corpus).join("tokens");
+        let set = ShardSet::open(&tokens, &Expectations::default()).map_err(|error| TrainError::Shards(chain(&error)))?;
+        let set = Arc::new(set);
+        let weights = recipe.model.path.as_ref().map(|path| base.join(path));
+        let config = match &weights {
+            Some(path) => Config::read(&path.join("config.json"))?,
+            None => Config::from_json(completed(recipe, &set))?,
+        };
+        let header = set.header();
+        if header.tokenizer.vocab_size as usize > config.vocab_size {
+            let problem = format!("the shards have ids up to {}, the model {}", header.tokenizer.vocab_size - 1, config.vocab_size - 1);
+            return Err(key("corpus", format!("{problem}: tokenise with the model's tokenizer")).into());
+        }
+        if header.context_length as usize > config.max_positions {
+            let problem = format!("is {}, fewer than the {} of a chunk", config.max_positions, header.context_length);
+            return Err(key("model.config.max_position_embeddings", format!("{problem}; `osler tokens repack` makes shorter ones")).into());
+        }
+        let order = Order::of(&set).map_err(|error| TrainError::Shards(error.to_string()))?;
+        let seed = order.seed().wrapping_add(recipe.seed);
+        let mut order = order.with_seed(seed);
+        let mut held_out = Vec::new();
+        if let Some(every) = NonZeroU64::new(recipe.held_out.every_chunks) {
+            let wrong = "cannot be used with a mix; measure on a corpus of its own";
+            order = order.holding_out(every).ok_or_else(|| key("held_out.every_chunks", wrong.into()))?;
+            let count = (set.num_chunks() / every).min(recipe.held_out.max_chunks);
+            // Spread over the set, which is in order of sources.
+            let all = set.num_chunks() / every;
+            held_out = (0..count).map(|at| (at * all / count.max(1) + 1) * every.get() - 1).collect();
+        }
+        let num_chunks = order.chunks_per_epoch();
+        let solved = solve(recipe, header.context_length, num_chunks, order.epochs())?;
+        let passes = recipe.passes(&solved)?;
+        let epochs = (solved.steps * solved.sequences_per_step).div_ceil(num_chunks.max(1));
+        let fingerprint = fingerprint(recipe, &set, weights.as_deref())?;
+        let source_names = set.source_names().iter().map(|name| name.unwrap_or_default().to_string()).collect();
+        let data = Data::new(set.clone(), order, epochs, passes, recipe.batch.isolate_documents);
+        let rows = passes.0 as usize * header.context_length as usize;
+        let memory = MemoryTable::new(&config, recipe.precision, rows, recipe)?;
+        let (num_weights, num_active_weights) = weights_of(&config);
+        let (sequences_per_pass, passes) = passes;
+        Ok(Self {
+            config,
+            weights,
+            num_weights,
+            num_active_weights,
+            solved,
+            sequences_per_pass,
+            passes,
+            num_chunks,
+            held_out,
+            memory,
+            source_names,
+            data,
+            fingerprint,
+        })
+    }
+
+    /// Operations that training on one token takes: `6 N + 6 L Q D T`, with N the weights of matrices that a token meets (the head, not the
+    /// look-up), L layers, Q heads of D, and half of T keys a token, since a token sees those before it (Chowdhery et al. 2022, appendix B,
+    /// which counts all T).
+    pub fn operations_per_token(&self) -> f64 {
+        let Config { num_layers, num_heads, head_dim, .. } = self.config;
+        let keys = self.config.window.map_or(self.solved.context_length as usize, |window| window.min(self.solved.context_length as usize));
+        6.0 * self.num_active_weights as f64 + 6.0 * (num_layers * num_heads * head_dim * keys) as f64
+    }
+}
+
+/// All weights, and those of matrices that one token meets.
+fn weights_of(config: &Config) -> (u64, u64) {
+    let parameters = crate::model::Parameters::new(config);
+    let mut active = 0;
+    for (at, parameter) in parameters.list.iter().enumerate() {
+        let met = match config.experts {
+            Some(experts) if parameter.names.len() > 1 => parameter.piece_len() * experts.top_k,
+            _ => parameter.len(),
+        };
+        let looked_up = at == parameters.embedding && !config.tied;
+        if parameter.decays() && !looked_up {
+            active += met as u64;
+        }
+    }
+    (parameters.num_weights() as u64, active)
+}
+
+/// `config.json` with what the shards know.
+fn completed(recipe: &Recipe, set: &ShardSet) -> serde_json::Map<String, Value> {
+    let tokenizer = &set.header().tokenizer;
+    let mut config = recipe.model.config.clone();
+    let mut put = |key: &str, value: Value| {
+        config.entry(key).or_insert(value);
+    };
+    put("vocab_size", tokenizer.vocab_size.into());
+    put("eos_token_id", tokenizer.eos_id.into());
+    put("bos_token_id", tokenizer.bos_id.map_or(Value::Null, Value::from));
+    config
+}
+
+fn solve(recipe: &Recipe, context_length: u32, num_chunks: u64, epochs: u32) -> Result<Solved, TrainError> {
+    let mut schedule = recipe.schedule;
+    let available = num_chunks * u64::from(context_length);
+    if schedule.context_length.is_some_and(|wanted| wanted != context_length) {
+        let problem = format!("the shards are packed for {context_length}; `osler tokens repack` packs them anew");
+        return Err(key("schedule.context_length", problem).into());
+    }
+    schedule.context_length = Some(context_length);
+    if schedule.tokens.is_some_and(|tokens| tokens > available) {
+        return Err(key("schedule.tokens", format!("is more than the {available} that the shards give in an epoch")).into());
+    }
+    let open = [schedule.steps.is_none(), schedule.epochs.is_none(), schedule.sequences_per_step.is_none(), schedule.tokens.is_none()];
+    if open.iter().filter(|open| **open).count() > 1 && schedule.tokens.is_none() {
+        schedule.tokens = Some(available);
+    }
+    if schedule.steps.is_none() && schedule.epochs.is_none() {
+        schedule.epochs = Some(f64::from(epochs));
+    }
+    schedule.solve().map_err(|error| key("schedule", error.to_string()).into())
+}
+
+fn fingerprint(recipe: &Recipe, set: &ShardSet, weights: Option<&Path>) -> Result<String, TrainError> {
+    let mut files = Vec::new();
+    if let Some(folder) = weights {
+        let io = |source| TrainError::Io { path: folder.to_path_buf(), source };
+        for entry in std::fs::read_dir(folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "config.json" || name.ends_with(".safetensors") {
+                files.push((name, entry.metadata().map_err(io)?.len()));
+            }
+        }
+        files.sort_unstable();
+    }
+    let shards: Vec<_> = set.shards().iter().map(|shard| format!("{:?}", shard.header())).collect();
+    let parts = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), recipe.essence(), shards, files)).unwrap_or_default();
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parts.as_bytes())))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::golden_folder;
+    use osler_kernels::Cpu;
+
+    /// The table against the buffers that a run really makes.
+    #[test]
+    fn the_table_is_what_a_run_takes() {
+        for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
+            let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
+            let ops = Cpu::<f32>::new(1).unwrap();
+            let model = Model::random(&ops, config.clone(), 1).unwrap();
+            let table = MemoryTable::new(&config, Precision::F32, 24, &Recipe::default()).unwrap();
+            let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
+            assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
+            assert_eq!((table.gradients, table.optimiser), (weights as u64, 2 * weights as u64));
+            let with_master = MemoryTable::new(&config, Precision::Bf16, 24, &Recipe::default()).unwrap();
+            assert_eq!(with_master.optimiser, 3 * weights as u64);
+            let twice = MemoryTable::new(&config, Precision::F32, 48, &Recipe::default()).unwrap();
+            // All but the statistics of experts grows with the rows.
+            assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
+        }
+    }
+
+    /// 7.24 billion weights, of which all but the look-up and the norms are met by each token: the published size of Mistral 7B.
+    #[test]
+    fn published_sizes() {
+        let config = |text: &str| Config::from_json(serde_json::from_str(text).unwrap()).unwrap();
+        let mistral = config(
+            r#"{"model_type": "mistral", "hidden_act": "silu", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768}"#,
+        );
+        assert_eq!(weights_of(&mistral), (7_241_732_096, 7_241_732_096 - 32_000 * 4096 - 65 * 4096));
+        let mixtral = config(
+            r#"{"model_type": "mixtral", "hidden_act": "silu", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+            "num_local_experts": 8, "num_experts_per_tok": 2}"#,
+        );
+        assert_eq!(weights_of(&mixtral).0, 46_702_792_704);
+    }
+}

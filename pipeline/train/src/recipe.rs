@@ -1,0 +1,332 @@
+//! Recipes of training runs: what is trained on what, and how, in one TOML file. Defaults are those of the source paper where it has any.
+
+use crate::optimiser::Settings;
+use crate::schedule::{Decay, Schedule};
+use osler_schemas::recipe::{self, RecipeError};
+use osler_tokens::schedule::Solved;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// Name and text of each recipe that ships.
+const SHIPPED: [(&str, &str); 1] = [("sample", include_str!("../recipes/sample.toml"))];
+
+/// A recipe as resolved: every key with the value in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Name of the run, for people.
+    pub name: String,
+    /// Folder of the corpus run whose shards are trained on, relative to the recipe.
+    pub corpus: PathBuf,
+    /// Where it runs: `cpu`.
+    pub device: String,
+    /// What activations and weights are stored as.
+    pub precision: Precision,
+    /// Threads on a CPU; 0 takes every core. No bit of the result depends on it.
+    pub threads: usize,
+    /// Seed of random weights and, with the shards' own, of the order of chunks.
+    pub seed: u64,
+    pub model: ModelSettings,
+    /// How much is trained: tokens of an epoch (all that the shards have, where it is left out), epochs, steps, sequences per step. What
+    /// is left out is solved for.
+    pub schedule: osler_tokens::Schedule,
+    pub batch: BatchSettings,
+    pub optimiser: OptimiserSettings,
+    pub held_out: HeldOut,
+    pub checkpoint: CheckpointSettings,
+    pub alarm: AlarmSettings,
+}
+
+/// How numbers are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// Rounded to bf16 where a GPU stores them, with f32 master weights.
+    Bf16,
+}
+
+/// Where the weights come from: one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSettings {
+    /// Folder of a model with `config.json` and safetensors, relative to the recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `config.json` of a model with random weights. What the shards know (vocabulary, EOS) may be left out.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub config: Map<String, Value>,
+}
+
+/// How a step is cut into passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchSettings {
+    /// Sequences in one pass; a divisor of `schedule.sequences_per_step`, or 0 for all at once. Fewer take less memory; the gradient is
+    /// the same.
+    pub sequences_per_pass: u32,
+    /// Whether attention ends at the borders of documents.
+    pub isolate_documents: bool,
+}
+
+/// AdamW and its learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimiserSettings {
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Learning rate at the end.
+    pub learning_rate_end: f64,
+    pub decay: Decay,
+    /// Share of all steps in which the rate rises.
+    pub warmup: f64,
+    /// The first step's rate as a part of the highest.
+    pub warmup_start: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// For matrices, embeddings included; norms and biases do not decay.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; 0 does not clip.
+    pub clip: f64,
+}
+
+/// Text that is measured and not trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeldOut {
+    /// Every so many chunks, one is held out; 0 holds none out.
+    pub every_chunks: u64,
+    /// Held-out chunks that are measured, at most.
+    pub max_chunks: u64,
+    /// Steps between two measurements; the end is always measured.
+    pub every_steps: u64,
+}
+
+/// When the run is written down so that it can go on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSettings {
+    /// Steps between two checkpoints; the last step always has one.
+    pub every_steps: u64,
+    /// Checkpoints that are kept besides those of `keep_every_steps`: the latest.
+    pub keep_last: usize,
+    /// Checkpoints at multiples of this are kept for good; 0 keeps none.
+    pub keep_every_steps: u64,
+}
+
+/// What stops a run, with a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlarmSettings {
+    /// A loss this many nats above the mean of the last `window` steps warns; 0 never does.
+    pub spike: f64,
+    /// A mean over the last `window` steps this many nats above the lowest such mean stops the run; 0 never does.
+    pub divergence: f64,
+    /// Steps that means are taken over.
+    pub window: usize,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            name: "model".into(),
+            corpus: PathBuf::from("out/sample"),
+            device: "cpu".into(),
+            precision: Precision::F32,
+            threads: 0,
+            seed: 0,
+            model: ModelSettings::default(),
+            schedule: osler_tokens::Schedule::default(),
+            batch: BatchSettings::default(),
+            optimiser: OptimiserSettings::default(),
+            held_out: HeldOut::default(),
+            checkpoint: CheckpointSettings::default(),
+            alarm: AlarmSettings::default(),
+        }
+    }
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        Self { sequences_per_pass: 0, isolate_documents: true }
+    }
+}
+
+impl Default for OptimiserSettings {
+    fn default() -> Self {
+        let Settings { beta1, beta2, epsilon, weight_decay, clip } = Settings::default();
+        Self {
+            learning_rate: 3e-4,
+            learning_rate_end: 0.0,
+            decay: Decay::Cosine,
+            warmup: 0.01,
+            warmup_start: 0.1,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            clip: clip.unwrap_or(0.0),
+        }
+    }
+}
+
+impl Default for HeldOut {
+    fn default() -> Self {
+        Self { every_chunks: 0, max_chunks: 64, every_steps: 100 }
+    }
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> Self {
+        Self { every_steps: 500, keep_last: 2, keep_every_steps: 0 }
+    }
+}
+
+impl Default for AlarmSettings {
+    fn default() -> Self {
+        Self { spike: 2.0, divergence: 1.0, window: 50 }
+    }
+}
+
+impl Recipe {
+    /// Parses a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file.
+    ///
+    /// # Errors
+    /// [`RecipeError`] that names the key and, for an unknown one, the nearest that exists.
+    pub fn parse(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Self, RecipeError> {
+        recipe::parse::<Self>(path, text, overrides)?.checked()
+    }
+
+    /// The shipped recipe called `name`.
+    pub fn shipped(name: &str) -> Option<&'static str> {
+        SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+    }
+
+    /// Names of the shipped recipes.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        SHIPPED.iter().map(|(name, _)| *name)
+    }
+
+    /// Every key with the value in force, as TOML.
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// What a step of the run does not depend on is left out: where it runs, and how often it is written down.
+    pub(crate) fn essence(&self) -> Self {
+        let Self { name, corpus, threads, device, held_out, checkpoint, alarm, .. } = Self::default();
+        let held_out = HeldOut { every_chunks: self.held_out.every_chunks, ..held_out };
+        // The shards and the model are told by their content.
+        let model = ModelSettings { path: None, config: self.model.config.clone() };
+        Self { name, corpus, threads, device, held_out, checkpoint, alarm, model, ..self.clone() }
+    }
+
+    /// The learning rate by step.
+    pub(crate) fn rates(&self, total_steps: u64) -> Schedule {
+        let OptimiserSettings { learning_rate, learning_rate_end, decay, warmup, warmup_start, .. } = self.optimiser;
+        let warmup_steps = (total_steps as f64 * warmup).ceil() as u64;
+        Schedule { highest: learning_rate, lowest: learning_rate_end, decay, warmup_steps, warmup_start, total_steps }
+    }
+
+    /// The optimiser's constants.
+    pub(crate) fn settings(&self) -> Settings {
+        let OptimiserSettings { beta1, beta2, epsilon, weight_decay, clip, .. } = self.optimiser;
+        Settings { beta1, beta2, epsilon, weight_decay, clip: (clip > 0.0).then_some(clip) }
+    }
+
+    /// Sequences in one pass, and passes in a step.
+    ///
+    /// # Errors
+    /// [`RecipeError::Key`] when a step is no whole number of passes.
+    pub(crate) fn passes(&self, solved: &Solved) -> Result<(u32, u32), RecipeError> {
+        let wrong = |problem: String| Err(key("batch.sequences_per_pass", problem));
+        let Ok(step) = u32::try_from(solved.sequences_per_step) else {
+            return wrong(format!("{} sequences in a step are more than can be", solved.sequences_per_step));
+        };
+        match self.batch.sequences_per_pass {
+            0 => Ok((step, 1)),
+            pass if step.is_multiple_of(pass) => Ok((pass, step / pass)),
+            pass => wrong(format!("is {pass}, which does not divide the {step} sequences of a step")),
+        }
+    }
+
+    fn checked(self) -> Result<Self, RecipeError> {
+        let OptimiserSettings { learning_rate, learning_rate_end, warmup, warmup_start, beta1, beta2, epsilon, weight_decay, clip, .. } =
+            self.optimiser;
+        let share = [("warmup", warmup), ("warmup_start", warmup_start), ("beta1", beta1), ("beta2", beta2)];
+        if let Some((name, _)) = share.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+            return Err(key(&format!("optimiser.{name}"), "must be from 0 to 1".into()));
+        }
+        let amounts = [
+            ("learning_rate", learning_rate),
+            ("learning_rate_end", learning_rate_end),
+            ("epsilon", epsilon),
+            ("weight_decay", weight_decay),
+            ("clip", clip),
+        ];
+        if let Some((name, _)) = amounts.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+            return Err(key(&format!("optimiser.{name}"), "must be a number, 0 or more".into()));
+        }
+        if self.model.path.is_some() != self.model.config.is_empty() {
+            return Err(key("model", "give `path` to start from weights, or `config` to start from random ones".into()));
+        }
+        for (name, value) in [("checkpoint.every_steps", self.checkpoint.every_steps), ("held_out.every_steps", self.held_out.every_steps)]
+        {
+            if value == 0 {
+                return Err(key(name, "must be at least 1".into()));
+            }
+        }
+        if self.held_out.every_chunks == 1 {
+            return Err(key("held_out.every_chunks", "is 1: nothing would be left to train on".into()));
+        }
+        if self.checkpoint.keep_last == 0 {
+            return Err(key("checkpoint.keep_last", "must be at least 1, to go on from".into()));
+        }
+        if self.alarm.window == 0 {
+            return Err(key("alarm.window", "must be at least 1".into()));
+        }
+        Ok(self)
+    }
+}
+
+pub(crate) fn key(key: &str, problem: String) -> RecipeError {
+    RecipeError::Key { key: key.to_string(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_recipes_are_recipes_and_read_back() {
+        for name in Recipe::names() {
+            let recipe = Recipe::parse(name, Recipe::shipped(name).unwrap(), &[]).unwrap();
+            assert_eq!(Recipe::parse(name, &recipe.to_toml(), &[]).unwrap(), recipe);
+        }
+    }
+
+    #[test]
+    fn wrong_keys_are_named() {
+        let check = |text: &str, wanted: &str| {
+            let error = Recipe::parse("r.toml", text, &[]).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        };
+        check("[optimiser]\nlearning_rates = 1", "did you mean `learning_rate`?");
+        check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
+        check("", "recipe key `model`: give `path`");
+        check("[model]\npath = 'x'\nconfig = { model_type = 'qwen2' }", "recipe key `model`");
+        check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");
+    }
+
+    #[test]
+    fn passes_divide_a_step() {
+        let recipe = |pass: u32| Recipe::parse("r", &format!("[model]\npath = 'x'\n[batch]\nsequences_per_pass = {pass}"), &[]).unwrap();
+        let solved = Solved { tokens: 1, epochs: 1.0, steps: 1, sequences_per_step: 12, context_length: 1, solved: None };
+        assert_eq!(recipe(0).passes(&solved).unwrap(), (12, 1));
+        assert_eq!(recipe(4).passes(&solved).unwrap(), (4, 3));
+        assert!(recipe(5).passes(&solved).unwrap_err().to_string().contains("does not divide the 12"));
+    }
+}

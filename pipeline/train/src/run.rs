@@ -1,0 +1,343 @@
+//! A training run in a folder of its own: steps, measurements and checkpoints, to the end or from where it stopped.
+//!
+//! ```text
+//! OUT/train.json            the recipe as resolved, its fingerprint, the model's size, memory and steps
+//! OUT/metrics.jsonl         a line per step and per measurement of held-out text
+//! OUT/tensorboard/          the same for TensorBoard
+//! OUT/checkpoints/step-N/   a model for `transformers` with all that the run needs to go on
+//! OUT/model/                the model at the end
+//! ```
+
+use crate::data::Data;
+use crate::metrics::Metrics;
+use crate::model::{self, Model};
+use crate::outline::Outline;
+use crate::recipe::{Precision, Recipe};
+use crate::trainer::{BySource, Entropy, Plan, Step, TrainError, Trainer, copy_into};
+use osler_kernels::{Cpu, Operations};
+use safetensors::tensor::Dtype;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a run is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    pub recipe: &'a Recipe,
+    /// The folder that the recipe's paths start from.
+    pub base: &'a Path,
+    /// The run's folder.
+    pub out: &'a Path,
+    /// Set to stop after the step at hand, with a checkpoint.
+    pub cancelled: &'a AtomicBool,
+}
+
+/// Who watches a run.
+pub trait Watch {
+    /// Before the first step; `done` steps were taken before.
+    fn begin(&mut self, outline: &Outline, done: u64);
+    /// After each step, with its seconds and the operations per second of it.
+    fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64);
+    /// After each measurement of held-out text.
+    fn measured(&mut self, step: u64, loss: f64);
+    /// Something a user should look at.
+    fn warn(&mut self, message: &str);
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    pub steps: u64,
+    /// Mean loss of the first and the last steps of this run's window of alarms.
+    pub first_loss: Option<f64>,
+    pub last_loss: Option<f64>,
+    pub held_out_loss: Option<f64>,
+    pub model: PathBuf,
+}
+
+/// Trains to the end, from the latest checkpoint in the folder if there is one.
+///
+/// # Errors
+/// [`TrainError`]; after [`TrainError::Stopped`] the same call goes on.
+pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
+    let threads = options.recipe.threads;
+    match options.recipe.precision {
+        Precision::F32 => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
+        Precision::Bf16 => Run::new(options, Cpu::<f32>::bf16(threads)?)?.train(watch),
+    }
+}
+
+struct Run<'a, O: Operations> {
+    options: Options<'a>,
+    ops: O,
+    outline: Outline,
+    trainer: Trainer<O>,
+    metrics: Metrics,
+    companions: Vec<PathBuf>,
+    _lock: File,
+}
+
+impl<'a, O: Operations> Run<'a, O> {
+    fn new(options: Options<'a>, ops: O) -> Result<Self, TrainError> {
+        let Options { recipe, base, out, .. } = options;
+        let outline = Outline::new(recipe, base)?;
+        let lock = lock(out)?;
+        claim(out, recipe, &outline)?;
+        let plan = Plan { schedule: recipe.rates(outline.solved.steps), optimiser: recipe.settings(), accumulation: outline.passes };
+        let trainer = match checkpoints(out)?.last() {
+            Some((_, path)) => Trainer::resume(&ops, path, plan)?,
+            None => {
+                let model = match &outline.weights {
+                    Some(path) => model::read_weights(&ops, path)?,
+                    None => Model::random(&ops, outline.config.clone(), recipe.seed)?,
+                };
+                Trainer::new(&ops, model, plan)?
+            }
+        };
+        let metrics = Metrics::open(out, trainer.num_steps(), outline.source_names.clone())?;
+        let companions = companions(outline.weights.as_deref(), &base.join(&recipe.corpus).join("tokens"));
+        Ok(Self { options, ops, outline, trainer, metrics, companions, _lock: lock })
+    }
+
+    fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
+        let (steps, recipe) = (self.outline.solved.steps, self.options.recipe);
+        watch.begin(&self.outline, self.trainer.num_steps());
+        let mut alarm = Alarm::new(recipe.alarm.window);
+        let (mut first_loss, mut held_out_loss) = (None, None);
+        while self.trainer.num_steps() < steps {
+            if self.options.cancelled.load(Ordering::Relaxed) {
+                self.checkpoint()?;
+                return Err(TrainError::Stopped { step: self.trainer.num_steps() });
+            }
+            let step = self.step(watch, &mut alarm)?;
+            first_loss = first_loss.or_else(|| alarm.mean().filter(|_| alarm.is_full()));
+            let done = step.step == steps;
+            if done || step.step.is_multiple_of(recipe.held_out.every_steps) {
+                held_out_loss = self.measure(step.step, watch)?.or(held_out_loss);
+            }
+            if done || step.step.is_multiple_of(recipe.checkpoint.every_steps) {
+                self.checkpoint()?;
+            }
+        }
+        let model = self.options.out.join("model");
+        self.write_model(&model)?;
+        Ok(Finished { steps, first_loss, last_loss: alarm.mean(), held_out_loss, model })
+    }
+
+    fn step(&mut self, watch: &mut dyn Watch, alarm: &mut Alarm) -> Result<Step, TrainError> {
+        let (begun, at) = (Instant::now(), self.trainer.num_steps());
+        let step = match self.trainer.step(&self.ops, &self.outline.data) {
+            Ok(step) => step,
+            Err(error @ TrainError::NotANumber { .. }) => {
+                self.checkpoint()?;
+                return Err(TrainError::At { error: Box::new(error), chunks: self.chunks(at) });
+            }
+            Err(error) => return Err(error),
+        };
+        let seconds = begun.elapsed().as_secs_f64();
+        let operations_per_second = self.outline.operations_per_token() * step.num_tokens as f64 / seconds;
+        self.metrics.step(&step, seconds, operations_per_second)?;
+        watch.step(&step, seconds, operations_per_second);
+        let settings = self.options.recipe.alarm;
+        if let Some(mean) = alarm.mean().filter(|mean| settings.spike > 0.0 && alarm.is_full() && step.loss > mean + settings.spike) {
+            let chunks = self.chunks(at);
+            watch
+                .warn(&format!("step {}: the loss jumped to {:.3} from a mean of {mean:.3}; the step read {chunks}", step.step, step.loss));
+        }
+        alarm.push(step.loss);
+        if let Some((mean, lowest)) = alarm.diverged(settings.divergence) {
+            self.checkpoint()?;
+            return Err(TrainError::Diverged { step: step.step, mean, lowest, chunks: self.chunks(at) });
+        }
+        Ok(step)
+    }
+
+    /// The chunks that a step reads, for a person to look at.
+    fn chunks(&self, step: u64) -> String {
+        let chunks: Vec<String> = self.outline.data.chunks_of(step).map(|chunk| chunk.to_string()).collect();
+        format!("the chunks {} (`osler tokens show {} --chunk N`)", chunks.join(", "), self.options.recipe.corpus.display())
+    }
+
+    fn measure(&mut self, step: u64, watch: &mut dyn Watch) -> Result<Option<f64>, TrainError> {
+        if self.outline.held_out.is_empty() {
+            return Ok(None);
+        }
+        let (all, sources): (Entropy, BySource) = {
+            let data: &Data = &self.outline.data;
+            self.trainer.measure(&self.ops, self.outline.held_out.iter().map(|&chunk| data.chunk(chunk)))?
+        };
+        self.metrics.held_out(step, all, &sources)?;
+        if let Some(loss) = all.mean() {
+            watch.measured(step, loss);
+        }
+        Ok(all.mean())
+    }
+
+    /// Writes a checkpoint, if this step has none, and deletes those that are no longer kept.
+    fn checkpoint(&self) -> Result<(), TrainError> {
+        let folder = self.options.out.join(CHECKPOINTS);
+        fs::create_dir_all(&folder).map_err(|source| TrainError::Io { path: folder.clone(), source })?;
+        let path = folder.join(format!("step-{:08}", self.trainer.num_steps()));
+        if !path.exists() {
+            self.trainer.save(&self.ops, &path, &self.companions)?;
+        }
+        let settings = self.options.recipe.checkpoint;
+        let all = checkpoints(self.options.out)?;
+        let old = all.len().saturating_sub(settings.keep_last);
+        for (step, path) in &all[..old] {
+            if settings.keep_every_steps == 0 || !step.is_multiple_of(settings.keep_every_steps) {
+                fs::remove_dir_all(path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the model by itself, whole or not at all.
+    fn write_model(&self, path: &Path) -> Result<(), TrainError> {
+        let partial = path.with_extension("partial");
+        let io = |source| TrainError::Io { path: partial.clone(), source };
+        for old in [&partial, &path.to_path_buf()] {
+            if old.exists() {
+                fs::remove_dir_all(old).map_err(io)?;
+            }
+        }
+        fs::create_dir_all(&partial).map_err(io)?;
+        let dtype = if self.options.recipe.precision == Precision::Bf16 { Dtype::BF16 } else { Dtype::F32 };
+        model::write(&self.ops, &self.trainer.model, dtype, model::FILE_BYTES, &partial)?;
+        copy_into(&self.companions, &partial)?;
+        fs::rename(&partial, path).map_err(io)
+    }
+}
+
+const CHECKPOINTS: &str = "checkpoints";
+const RUN: &str = "train.json";
+const FORMAT: &str = "osler-train/1";
+
+/// Checkpoints of a run, by step.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let folder = out.join(CHECKPOINTS);
+    let io = |source| TrainError::Io { path: folder.clone(), source };
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(io(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("step-"));
+        if let Some(step) = name.and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Holds the folder for one run at a time.
+fn lock(out: &Path) -> Result<File, TrainError> {
+    fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.to_path_buf(), source })?;
+    let path = out.join("lock");
+    let file = File::create(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let problem = "another run is at work here; wait for it, or name another folder".to_string();
+            Err(TrainError::Folder { path: out.to_path_buf(), problem })
+        }
+        Err(TryLockError::Error(source)) => Err(TrainError::Io { path, source }),
+    }
+}
+
+/// Writes `train.json`, or checks that the folder is this run's.
+fn claim(out: &Path, recipe: &Recipe, outline: &Outline) -> Result<(), TrainError> {
+    let path = out.join(RUN);
+    if let Ok(text) = fs::read(&path) {
+        let before: Value = serde_json::from_slice(&text).unwrap_or_default();
+        if before["fingerprint"] != outline.fingerprint.as_str() {
+            let problem = "holds a run of another recipe, model or shards; name another folder with --out, or delete it".to_string();
+            return Err(TrainError::Folder { path: out.to_path_buf(), problem });
+        }
+    } else if out.join("run.json").exists() || out.join(CHECKPOINTS).exists() {
+        let problem = "holds something else than a training run; name another folder with --out".to_string();
+        return Err(TrainError::Folder { path: out.to_path_buf(), problem });
+    }
+    let memory = outline.memory;
+    let text = json!({
+        "format": FORMAT, "version": env!("CARGO_PKG_VERSION"), "fingerprint": outline.fingerprint, "recipe": recipe,
+        "weights": outline.num_weights, "steps": outline.solved.steps, "sequences_per_step": outline.solved.sequences_per_step,
+        "context_length": outline.solved.context_length, "sources": outline.source_names,
+        "operations_per_token": outline.operations_per_token(),
+        "memory_bytes": { "weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimiser,
+            "activations": memory.activations },
+    });
+    let partial = path.with_extension("partial");
+    fs::write(&partial, format!("{text:#}\n")).and_then(|()| fs::rename(&partial, &path)).map_err(|source| TrainError::Io { path, source })
+}
+
+/// What a model's folder has besides weights and config: of the model that training started from, or of the corpus.
+fn companions(weights: Option<&Path>, tokens: &Path) -> Vec<PathBuf> {
+    const NAMES: [&str; 11] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "chat_template.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+    ];
+    let of = |folder: &Path| -> Vec<PathBuf> { NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect() };
+    let found = weights.map(of).unwrap_or_default();
+    if found.iter().any(|path| path.ends_with("tokenizer.json")) { found } else { [found, of(tokens)].concat() }
+}
+
+/// Watches the mean of the loss over a window of steps.
+#[derive(Debug)]
+struct Alarm {
+    window: usize,
+    losses: VecDeque<f64>,
+    lowest: f64,
+}
+
+impl Alarm {
+    fn new(window: usize) -> Self {
+        Self { window, losses: VecDeque::with_capacity(window), lowest: f64::INFINITY }
+    }
+
+    fn push(&mut self, loss: f64) {
+        if self.losses.len() == self.window {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(loss);
+        if let Some(mean) = self.mean().filter(|_| self.is_full()) {
+            self.lowest = self.lowest.min(mean);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.losses.len() == self.window
+    }
+
+    fn mean(&self) -> Option<f64> {
+        (!self.losses.is_empty()).then(|| self.losses.iter().sum::<f64>() / self.losses.len() as f64)
+    }
+
+    /// Mean and lowest mean, if the mean lies `margin` or more above.
+    fn diverged(&self, margin: f64) -> Option<(f64, f64)> {
+        let mean = self.mean().filter(|_| self.is_full() && margin > 0.0)?;
+        (mean > self.lowest + margin).then_some((mean, self.lowest))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use super::*;
+use osler_schemas::shard::TokenizerIdentity;
+use osler_tokens::pack::{Method, PackConfig, Tail};
+use osler_tokens::{Document, ShardWriter};
+use std::collections::BTreeMap;
+
+const MODEL: &str = "
+corpus = 'corpus'
+[model.config]
+model_type = 'mistral'
+hidden_act = 'silu'
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+max_position_embeddings = 32
+tie_word_embeddings = true
+[schedule]
+epochs = 3
+sequences_per_step = 4
+[batch]
+sequences_per_pass = 2
+[optimiser]
+learning_rate = 1e-2
+[held_out]
+every_chunks = 6
+every_steps = 7
+[checkpoint]
+every_steps = 5
+[alarm]
+window = 8
+";
+
+/// A corpus of two sources in which each token is three times the one before.
+fn corpus(base: &Path) {
+    let folder = base.join("corpus/tokens");
+    fs::create_dir_all(&folder).unwrap();
+    let tokenizer = TokenizerIdentity { name: "test".into(), xxh3: 7, vocab_size: 41, eos_id: 0, bos_id: None, pad_id: 0 };
+    let pack = PackConfig { context_length: 24, method: Method::Concat, tail: Tail::Carry, seed: 3 };
+    let mut writer = ShardWriter::create(&folder, tokenizer, pack, 4000).unwrap();
+    for number in 0..90u32 {
+        let mut ids: Vec<u32> = std::iter::successors(Some(number % 40 + 1), |&id| Some(id * 3 % 41)).take(20).collect();
+        ids.push(0);
+        let source = if number < 45 { "notes" } else { "papers" };
+        writer.push(Document { doc_id: &number.to_string(), source, ids: &ids, loss: None }).unwrap();
+    }
+    writer.finish().unwrap();
+    fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+}
+
+/// Notes what it is told; asks the run to stop after some step.
+#[derive(Default)]
+struct Notes {
+    begun: Vec<u64>,
+    losses: BTreeMap<u64, f64>,
+    measured: Vec<(u64, f64)>,
+    warnings: Vec<String>,
+    stop_after: Option<u64>,
+    cancelled: AtomicBool,
+}
+
+struct Watcher<'a>(&'a mut Notes, &'a AtomicBool);
+
+impl Watch for Watcher<'_> {
+    fn begin(&mut self, _: &Outline, done: u64) {
+        self.0.begun.push(done);
+    }
+
+    fn step(&mut self, step: &Step, _: f64, _: f64) {
+        self.0.losses.insert(step.step, step.loss);
+        self.1.store(self.0.stop_after == Some(step.step), Ordering::Relaxed);
+    }
+
+    fn measured(&mut self, step: u64, loss: f64) {
+        self.0.measured.push((step, loss));
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.0.warnings.push(message.to_string());
+    }
+}
+
+fn train(base: &Path, out: &str, recipe: &Recipe, notes: &mut Notes) -> Result<Finished, TrainError> {
+    let cancelled = std::mem::take(&mut notes.cancelled);
+    let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled };
+    run(options, &mut Watcher(notes, &cancelled))
+}
+
+fn recipe(more: &[(&str, &str)]) -> Recipe {
+    let overrides: Vec<_> = more.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    Recipe::parse("r.toml", MODEL, &overrides).unwrap()
+}
+
+fn steps_in(path: &Path) -> Vec<u64> {
+    checkpoints(path).unwrap().into_iter().map(|(step, _)| step).collect()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    let mut notes = Notes::default();
+    let finished = train(folder.path(), "out", &recipe(&[]), &mut notes).unwrap();
+    let (first, last) = (finished.first_loss.unwrap(), finished.last_loss.unwrap());
+    assert!(last < 0.6 * first && finished.held_out_loss.unwrap() < 0.7 * first, "{finished:?}");
+    assert_eq!(notes.losses.len() as u64, finished.steps);
+    assert_eq!(notes.measured.last().map(|(step, _)| *step), Some(finished.steps));
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(folder.path().join("out/model").join(name).is_file(), "{name}");
+    }
+    let ops = Cpu::<f32>::new(1).unwrap();
+    assert_eq!(model::read_weights(&ops, &finished.model).unwrap().config.vocab_size, 41);
+    assert_eq!(steps_in(&folder.path().join("out")).len(), 2, "the last two are kept");
+    let lines = fs::read_to_string(folder.path().join("out/metrics.jsonl")).unwrap();
+    assert!(lines.contains("\"notes\"") && lines.contains("\"papers\"") && lines.contains("\"held_out\""));
+    // Done: the same call changes nothing.
+    let again = train(folder.path(), "out", &recipe(&[]), &mut Notes::default()).unwrap();
+    assert_eq!(again.steps, finished.steps);
+    assert_eq!(fs::read_to_string(folder.path().join("out/metrics.jsonl")).unwrap(), lines);
+}
+
+#[test]
+fn a_stopped_run_goes_on_as_if_it_had_not() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    for precision in ["f32", "bf16"] {
+        let (straight, stopped) = (format!("straight-{precision}"), format!("stopped-{precision}"));
+        let recipe = |threads: &str| recipe(&[("precision", precision), ("threads", threads)]);
+        let (mut whole, mut parts) = (Notes::default(), Notes::default());
+        let finished = train(folder.path(), &straight, &recipe("1"), &mut whole).unwrap();
+        for stop in [3, 11, 12] {
+            parts.stop_after = Some(stop);
+            let error = train(folder.path(), &stopped, &recipe("2"), &mut parts).unwrap_err();
+            assert!(matches!(error, TrainError::Stopped { step } if step == stop), "{error}");
+        }
+        // A killed run: the latest checkpoint is all there is, and a later line of metrics.
+        train(folder.path(), &stopped, &recipe("2"), &mut Notes { stop_after: Some(14), ..Notes::default() }).unwrap_err();
+        fs::remove_dir_all(folder.path().join(&stopped).join("checkpoints/step-00000014")).unwrap();
+        parts.stop_after = None;
+        assert_eq!(train(folder.path(), &stopped, &recipe("2"), &mut parts).unwrap().steps, finished.steps);
+        assert_eq!(parts.begun, [0, 3, 11, 12]);
+        assert_eq!(parts.losses, whole.losses);
+        let read = |out: &str, file: &str| fs::read(folder.path().join(out).join("model").join(file)).unwrap();
+        assert_eq!(read(&straight, "model.safetensors"), read(&stopped, "model.safetensors"));
+        let steps = |out: &str| -> Vec<(u64, bool)> {
+            let text = fs::read_to_string(folder.path().join(out).join("metrics.jsonl")).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            lines.map(|line| (line["step"].as_u64().unwrap(), line["held_out"].is_object())).collect()
+        };
+        assert_eq!(steps(&straight), steps(&stopped));
+    }
+}
+
+#[test]
+fn a_folder_belongs_to_one_run() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    let fails = |recipe: &Recipe, out: &str| train(folder.path(), out, recipe, &mut Notes::default()).unwrap_err().to_string();
+    train(folder.path(), "out", &recipe(&[("schedule.epochs", "1")]), &mut Notes::default()).unwrap();
+    assert!(fails(&recipe(&[]), "out").contains("holds a run of another recipe"));
+    assert!(fails(&recipe(&[("corpus", "elsewhere")]), "other").contains("elsewhere"));
+    fs::create_dir_all(folder.path().join("full")).unwrap();
+    fs::write(folder.path().join("full/run.json"), "{}").unwrap();
+    assert!(fails(&recipe(&[]), "full").contains("something else than a training run"));
+    let wide = fails(&recipe(&[("model.config.vocab_size", "40")]), "other");
+    assert!(wide.contains("ids up to 40, the model 39"), "{wide}");
+    let short = fails(&recipe(&[("model.config.max_position_embeddings", "16")]), "other");
+    assert!(short.contains("fewer than the 24 of a chunk"), "{short}");
+    let many = fails(&recipe(&[("schedule.tokens", "10000000")]), "other");
+    assert!(many.contains("`schedule.tokens`: is more than the"), "{many}");
+}
+
+#[test]
+fn a_loss_that_rises_stops_the_run() {
+    let mut alarm = Alarm::new(3);
+    [3.0, 2.0, 1.0, 1.0, 1.0].into_iter().for_each(|loss| alarm.push(loss));
+    assert_eq!((alarm.diverged(1.0), alarm.mean()), (None, Some(1.0)));
+    [2.0, 4.0].into_iter().for_each(|loss| alarm.push(loss));
+    assert_eq!(alarm.diverged(1.0), Some((7.0 / 3.0, 1.0)));
+    assert_eq!(alarm.diverged(0.0), None);
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    let wild = recipe(&[("optimiser.learning_rate", "1000.0"), ("optimiser.warmup", "0.5"), ("alarm.window", "2")]);
+    let error = train(folder.path(), "out", &wild, &mut Notes::default()).unwrap_err().to_string();
+    assert!(error.contains("the chunks ") && (error.contains("diverged") || error.contains("is not a number")), "{error}");
+    assert!(!steps_in(&folder.path().join("out")).is_empty());
+}
