@@ -34,7 +34,9 @@ fn recipe(folder: &Path, texts: &[String], more: &str) {
     std::fs::create_dir_all(folder.join("in")).expect("folder");
     let lines: Vec<String> = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string()).collect();
     std::fs::write(folder.join("in/notes.jsonl"), lines.join("\n")).expect("file");
-    std::fs::write(folder.join("recipe.toml"), format!("{more}\n{RECIPE}")).expect("file");
+    // Keys of the recipe itself come before its tables.
+    let text = if more.trim_start().starts_with('[') { format!("{RECIPE}{more}") } else { format!("{more}\n{RECIPE}") };
+    std::fs::write(folder.join("recipe.toml"), text).expect("file");
 }
 
 fn run(folder: &Path) -> Command {
@@ -124,7 +126,7 @@ fn a_small_budget_changes_nothing() {
     let (wide, pairs) = (output_hashes(&folder.join("out")), ask(&folder, "SELECT * FROM pairs ORDER BY 1, 2"));
     assert_eq!(pairs.len(), 120);
     std::fs::remove_dir_all(folder.join("out")).expect("folder");
-    succeed(run(&folder).args(["--memory", "64MiB"]));
+    succeed(run(&folder).args(["--memory", "64MiB", "--batch_rows", "16"]));
     assert_eq!(output_hashes(&folder.join("out")), wide);
     assert_eq!(ask(&folder, "SELECT * FROM pairs ORDER BY 1, 2"), pairs);
 }

@@ -69,7 +69,7 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
     progress.start(BOUNDARY, total);
     let mut table = TableWriter::new(folder, &SPANS)?;
     let mut num_spans = 0;
-    if recipe.exact_duplicates.enabled {
+    if recipe.exact_duplicates.enabled && !recipe.exact_duplicates.passes.is_empty() {
         let plan = plan(session, recipe).await?;
         session
             .for_each(plan, |batch| {

@@ -293,7 +293,7 @@ pub(crate) async fn read_evidence(
 
 /// Compares pairs whose documents are all held, on several threads.
 fn compare_block(evidence: &Evidence, pairs: &[(u64, u64)], threads: usize) -> Result<Vec<Compared>, Error> {
-    let compare = |(left, right): &(u64, u64)| {
+    let compare = |(left, right): &(u64, u64)| -> Result<Compared, Error> {
         let jaccard = evidence
             .jaccard(*left, *right)
             .ok_or_else(|| Error::Internal(format!("the text of candidate {left} or {right} was not read")))?;

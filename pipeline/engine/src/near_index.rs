@@ -11,7 +11,7 @@ use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
 use crate::tables::{AGAINST, CLUSTERS, COPIES, DOCUMENTS, INDEXED, INDEXED_BANDS};
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
+use arrow::array::{ArrayRef, AsArray, Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use arrow::datatypes::UInt64Type;
 use datafusion::prelude::ident;
 use osler_corpus::near_duplicates::cluster::DocumentFacts;
