@@ -1,6 +1,8 @@
 # One profile for runs, tests and benchmarks; `make help` lists the targets.
 RECIPE ?= sample
 OUT ?=
+# Further flags of the program: make corpus ARGS="--threads 1"
+ARGS ?=
 DATA ?= ../shared/data
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.local
@@ -15,14 +17,14 @@ build: ## builds the program
 	$(CARGO) build --bin osler
 
 corpus: build ## builds a corpus: make corpus [RECIPE=path.toml] [OUT=dir]
-	@$(OSLER) corpus --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+	@$(OSLER) corpus --recipe $(RECIPE) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 train: build ## trains a model: make train [RECIPE=path.toml] [OUT=dir]
-	@if [ "$(RECIPE)" = sample ] && [ ! -f out/sample/run.json ]; then $(OSLER) corpus --recipe sample; fi
-	@$(OSLER) train --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+	@if [ "$(RECIPE)" = sample ] && [ ! -f out/sample/run.json ]; then $(OSLER) corpus; fi
+	@$(OSLER) train --recipe $(RECIPE) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 plan: build ## prints what a run would do: make plan [RECIPE=path.toml]
-	@$(OSLER) plan --recipe $(RECIPE) $(if $(OUT),--out $(OUT))
+	@$(OSLER) plan --recipe $(RECIPE) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 install: build ## puts the program where PREFIX says (~/.local/bin)
 	install -D "$${CARGO_TARGET_DIR:-target}/debug/osler" "$(PREFIX)/bin/osler"

@@ -12,3 +12,4 @@ mod simulation;
 mod support;
 mod survival;
 mod tidy;
+mod train;

@@ -86,6 +86,7 @@ impl<'a, O: Operations> Run<'a, O> {
         let outline = Outline::new(recipe, base)?;
         let lock = lock(out)?;
         claim(out, recipe, &outline)?;
+        remove_unfinished(&out.join(CHECKPOINTS))?;
         let plan = Plan { schedule: recipe.rates(outline.solved.steps), optimiser: recipe.settings(), accumulation: outline.passes };
         let trainer = match checkpoints(out)?.last() {
             Some((_, path)) => Trainer::resume(&ops, path, plan)?,
@@ -189,7 +190,10 @@ impl<'a, O: Operations> Run<'a, O> {
         let old = all.len().saturating_sub(settings.keep_last);
         for (step, path) in &all[..old] {
             if settings.keep_every_steps == 0 || !step.is_multiple_of(settings.keep_every_steps) {
-                fs::remove_dir_all(path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+                // What has a checkpoint's name is whole, also while it is deleted.
+                let partial = path.with_extension(UNFINISHED);
+                let io = |source| TrainError::Io { path: path.clone(), source };
+                fs::rename(path, &partial).and_then(|()| fs::remove_dir_all(&partial)).map_err(io)?;
             }
         }
         Ok(())
@@ -197,7 +201,7 @@ impl<'a, O: Operations> Run<'a, O> {
 
     /// Writes the model by itself, whole or not at all.
     fn write_model(&self, path: &Path) -> Result<(), TrainError> {
-        let partial = path.with_extension("partial");
+        let partial = path.with_extension(UNFINISHED);
         let io = |source| TrainError::Io { path: partial.clone(), source };
         for old in [&partial, &path.to_path_buf()] {
             if old.exists() {
@@ -213,6 +217,8 @@ impl<'a, O: Operations> Run<'a, O> {
 }
 
 const CHECKPOINTS: &str = "checkpoints";
+/// The extension of a folder that is being written or deleted.
+const UNFINISHED: &str = "partial";
 const RUN: &str = "train.json";
 const FORMAT: &str = "osler-train/1";
 
@@ -238,6 +244,21 @@ pub fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Deletes what a killed run left half written.
+fn remove_unfinished(folder: &Path) -> Result<(), TrainError> {
+    let io = |source| TrainError::Io { path: folder.to_path_buf(), source };
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+            fs::remove_dir_all(&path).map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 /// Holds the folder for one run at a time.

@@ -1,0 +1,141 @@
+//! Training end to end: from a corpus's shards to a model, killed on the way and gone on with.
+
+use crate::support::{Scratch, fail, osler, sample, succeed};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RECIPE: &str = "
+name = 'small'
+corpus = 'corpus'
+[model.config]
+model_type = 'qwen3'
+hidden_act = 'silu'
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 16
+max_position_embeddings = 256
+tie_word_embeddings = true
+[schedule]
+steps = 24
+sequences_per_step = 2
+[optimiser]
+learning_rate = 1e-2
+[held_out]
+every_chunks = 20
+every_steps = 8
+max_chunks = 4
+[checkpoint]
+every_steps = 3
+";
+
+fn train(folder: &Path, out: &str) -> Command {
+    let mut command = osler();
+    command.args(["train", "--progress", "json", "--recipe"]).arg(folder.join("recipe.toml")).arg("--out").arg(folder.join(out));
+    command
+}
+
+/// The lines of a run's metrics, without what time decides.
+fn metrics(folder: &Path, out: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(folder.join(out).join("metrics.jsonl")).expect("metrics");
+    let steady = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        for key in ["seconds", "tokens_per_second", "operations_per_second"] {
+            if let Some(line) = line.as_object_mut() {
+                line.remove(key);
+            }
+        }
+        line
+    };
+    text.lines().map(steady).collect()
+}
+
+fn model(folder: &Path, out: &str) -> Vec<u8> {
+    fs::read(folder.join(out).join("model/model.safetensors")).expect("model")
+}
+
+#[test]
+fn a_model_is_trained_and_a_killed_run_ends_with_the_same_bits() {
+    let scratch = Scratch::new("train");
+    let folder = scratch.path("");
+    succeed(&mut sample(&folder.join("corpus"), 60));
+    fs::write(folder.join("recipe.toml"), RECIPE).expect("recipe");
+    let begun = Instant::now();
+    let said = succeed(&mut train(&folder, "straight"));
+    let whole_run = begun.elapsed();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("24 steps") && said.contains("held-out"), "{said}");
+    let straight = metrics(&folder, "straight");
+    let losses: Vec<f64> = straight.iter().filter_map(|line| line["loss"].as_f64()).collect();
+    assert_eq!((losses.len(), straight.len()), (24, 24 + 3));
+    assert!(losses[20..].iter().sum::<f64>() < 0.95 * losses[..4].iter().sum::<f64>(), "the loss falls: {losses:?}");
+    assert!(folder.join("straight/model/tokenizer.json").is_file());
+
+    let mut kills = 0;
+    for round in 1..=6 {
+        let mut child = train(&folder, "killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run");
+        std::thread::sleep(whole_run.mul_f64(0.13 * f64::from(round)).max(Duration::from_millis(1)));
+        child.kill().expect("kill");
+        kills += u32::from(!child.wait().expect("wait").success());
+    }
+    assert!(kills > 0, "no run was killed before it ended: the test showed nothing");
+    // On another number of threads.
+    succeed(train(&folder, "killed").args(["--threads", "1"]));
+    assert!(model(&folder, "killed") == model(&folder, "straight"));
+    assert_eq!(metrics(&folder, "killed"), straight);
+}
+
+#[test]
+fn a_signal_stops_at_a_checkpoint() {
+    let scratch = Scratch::new("train-stop");
+    let folder = scratch.path("");
+    succeed(&mut sample(&folder.join("corpus"), 60));
+    fs::write(folder.join("recipe.toml"), RECIPE).expect("recipe");
+    let mut long = train(&folder, "out");
+    long.args(["--schedule.steps", "100000"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = long.spawn().expect("run");
+    let lines = || fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap_or_default().lines().count();
+    let begun = Instant::now();
+    while lines() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no step in a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let output = child.wait_with_output().expect("end");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(130) && said.contains("the same command goes on from there"), "{said}");
+    let last = metrics(&folder, "out").iter().filter_map(|line| line["step"].as_u64()).max().expect("a step");
+    assert!(folder.join(format!("out/checkpoints/step-{last:08}/trainer.json")).is_file(), "step {last}");
+}
+
+#[test]
+fn what_would_be_trained_is_told_and_what_cannot_be_is_refused() {
+    let scratch = Scratch::new("train-plan");
+    let folder = scratch.path("");
+    fs::write(folder.join("recipe.toml"), RECIPE).expect("recipe");
+    let (code, said) = fail(&mut train(&folder, "out"));
+    assert!(code == 2 && said.contains("corpus/tokens"), "{said}");
+    succeed(&mut sample(&folder.join("corpus"), 60));
+    let plan = succeed(train(&folder, "out").arg("--dry-run"));
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    for line in ["Qwen3: ", "24 of 2 sequences", "operations a token", "activations", "in all"] {
+        assert!(plan.contains(line), "{line}: {plan}");
+    }
+    assert!(!folder.join("out").exists(), "a plan leaves nothing");
+    let printed = succeed(train(&folder, "out").arg("--print-recipe"));
+    fs::write(folder.join("recipe.toml"), &printed.stdout).expect("recipe");
+    assert_eq!(succeed(train(&folder, "out").arg("--print-recipe")).stdout, printed.stdout);
+    let check = |flags: &[&str], wanted: &str| {
+        let (code, said) = fail(train(&folder, "out").args(flags));
+        assert!(code == 2 && said.contains(wanted), "{said}");
+    };
+    check(&["--set", "optimizer.learning_rate=1"], "did you mean `optimiser`?");
+    check(&["--set", "model.config.hidden_act=gelu"], "`hidden_act` is \"gelu\"");
+    check(&["--set", "model.config.vocab_size=10"], "tokenise with the model's tokenizer");
+    check(&["--schedule.context_length", "512"], "packed for 256");
+    check(&["--model.path", "nowhere"], "recipe key `model`");
+}
