@@ -43,9 +43,13 @@ fn every_command_runs() {
         if line == "make test" {
             continue;
         }
+        let out = |name: &str| scratch.path(name).display().to_string();
         let line = line.replace("my.toml", &recipe.to_string_lossy()).replace("my-corpus", &scratch.path("my-corpus").to_string_lossy());
         let line = line.replace("out/sample", &scratch.path("sample").to_string_lossy());
         let line = if line == "make corpus" { format!("make corpus OUT={}", scratch.path("sample").display()) } else { line };
+        // The sample's corpus is there already, and two steps of a hundred show that the command runs.
+        let short = format!("make train OUT={} ARGS='--schedule.steps 2 --corpus {}'", out("model"), out("sample"));
+        let line = if line == "make train" { short } else { line };
         let line = if line.contains("--doc ID") { line.replace("--doc ID", &format!("--doc {}", some_id(&scratch))) } else { line };
         let path = format!("{}:{}", program.parent().expect("folder").display(), std::env::var("PATH").unwrap_or_default());
         let mut shell = Command::new("sh");
