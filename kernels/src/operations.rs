@@ -186,6 +186,8 @@ pub trait Operations: Memory + Sync {
     fn read_exact(&self, buffer: &Self::Exact, at: usize, values: &mut [f32]) -> Done;
     /// Copies the whole buffer.
     fn read_index(&self, buffer: &Self::Index) -> Result<Vec<u32>, KernelError>;
+    /// Copies all of `from` to `to[at..]`.
+    fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done;
     /// Sets every value to zero.
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done;
     /// Sets every value to zero.
@@ -325,6 +327,9 @@ pub trait Operations: Memory + Sync {
         output: &mut Self::Stored,
         log_sum_exp: &mut Self::Exact,
     ) -> Done;
+    /// Attention of new rows that follow `before` rows whose keys and values are held already, as in generation: `key` and `value` hold
+    /// `before + rows` rows or more, and row `i` sees rows `lo[i] ..= before + i` of them. It has no backward.
+    fn attention_cached(&self, shape: AttentionShape, before: usize, input: AttentionInput<'_, Self>, output: &mut Self::Stored) -> Done;
     /// Overwrites the three gradients. Probabilities and gradients of scores are computed again from `log_sum_exp`, and rounded before
     /// they enter a product.
     #[allow(clippy::too_many_arguments)]

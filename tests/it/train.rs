@@ -75,6 +75,16 @@ fn a_model_is_trained_and_a_killed_run_ends_with_the_same_bits() {
     assert!(losses[20..].iter().sum::<f64>() < 0.95 * losses[..4].iter().sum::<f64>(), "the loss falls: {losses:?}");
     assert!(folder.join("straight/model/tokenizer.json").is_file());
 
+    let said = |flags: &[&str]| {
+        let mut command = osler();
+        command.args(["generate", "--max-tokens", "12", "--prompt", "The patient", "--model"]).arg(folder.join("straight/model"));
+        String::from_utf8(succeed(command.args(flags)).stdout).expect("text")
+    };
+    let drawn = said(&["--seed", "3"]);
+    assert!(drawn.starts_with("The patient") && drawn.len() > 14, "{drawn:?}");
+    assert_eq!(drawn, said(&["--seed", "3", "--threads", "1"]));
+    assert_eq!(said(&["--temperature", "0"]), said(&["--temperature", "0", "--seed", "9"]));
+
     let mut kills = 0;
     for round in 1..=6 {
         let mut child = train(&folder, "killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run");

@@ -39,18 +39,7 @@ pub(super) struct Saved<'a, F> {
 impl<F: Number> Cpu<F> {
     pub(super) fn attention_forward(&self, shape: AttentionShape, input: Input<'_, F>, output: &mut [F], log_sum_exp: &mut [F]) -> Done {
         check(shape, input, &[("output", output.len())], log_sum_exp.len())?;
-        let width = shape.query_heads * shape.head_dim;
-        let blocks = output.par_chunks_mut(QUERY_ROWS * width).enumerate();
-        let sums: Vec<Vec<F>> = self.run(|| {
-            blocks
-                .map(|(block, output)| {
-                    let rows = (block * QUERY_ROWS, output.len() / width);
-                    let mut forward = Forward::new(self, shape, input, rows);
-                    (0..shape.query_heads).flat_map(|head| forward.head(head, output)).collect()
-                })
-                .collect()
-        });
-        for (block, sums) in sums.iter().enumerate() {
+        for (block, sums) in self.attend(shape, 0, input, output).iter().enumerate() {
             let count = sums.len() / shape.query_heads;
             for (head, sums) in sums.chunks_exact(count).enumerate() {
                 let start = head * shape.rows + block * QUERY_ROWS;
@@ -58,6 +47,37 @@ impl<F: Number> Cpu<F> {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn attention_cached(&self, shape: AttentionShape, before: usize, input: Input<'_, F>, output: &mut [F]) -> Done {
+        let width = shape.key_heads * shape.head_dim;
+        let needed = before.checked_add(shape.rows).and_then(|rows| rows.checked_mul(width)).unwrap_or(usize::MAX);
+        let (Some(key), Some(value)) = (input.key.get(..needed), input.value.get(..needed)) else {
+            return Err(KernelError::Value { kernel: KERNEL, argument: "before", wanted: "no more rows than keys and values hold" });
+        };
+        // As for rows that follow none, with the keys and values of the new rows.
+        let new = Input { key: &key[before * width..], value: &value[before * width..], lo: &vec![0; shape.rows], ..input };
+        check(shape, new, &[("output", output.len())], shape.rows * shape.query_heads)?;
+        if input.lo.len() != shape.rows || input.lo.iter().enumerate().any(|(row, &lo)| lo as usize > before + row) {
+            return Err(KernelError::Value { kernel: KERNEL, argument: "lo", wanted: "one for each row, at most its own" });
+        }
+        self.attend(shape, before, Input { key, value, ..input }, output);
+        Ok(())
+    }
+
+    /// Rows that follow `before` others, by blocks; gives the logarithms of the sums, by block, head and row.
+    fn attend(&self, shape: AttentionShape, before: usize, input: Input<'_, F>, output: &mut [F]) -> Vec<Vec<F>> {
+        let width = shape.query_heads * shape.head_dim;
+        let blocks = output.par_chunks_mut(QUERY_ROWS * width).enumerate();
+        self.run(|| {
+            blocks
+                .map(|(block, output)| {
+                    let rows = (block * QUERY_ROWS, output.len() / width);
+                    let mut forward = Forward::new(self, shape, before, input, rows);
+                    (0..shape.query_heads).flat_map(|head| forward.head(head, output)).collect()
+                })
+                .collect()
+        })
     }
 
     pub(super) fn attention_backward(
@@ -114,6 +134,8 @@ fn score_scale<F: Number>(shape: AttentionShape) -> F {
 struct Forward<'a, F> {
     cpu: &'a Cpu<F>,
     shape: AttentionShape,
+    /// Rows of keys before that of the first query.
+    before: usize,
     input: Input<'a, F>,
     start: usize,
     rows: usize,
@@ -124,10 +146,10 @@ struct Forward<'a, F> {
 }
 
 impl<'a, F: Number> Forward<'a, F> {
-    fn new(cpu: &'a Cpu<F>, shape: AttentionShape, input: Input<'a, F>, (start, rows): (usize, usize)) -> Self {
+    fn new(cpu: &'a Cpu<F>, shape: AttentionShape, before: usize, input: Input<'a, F>, (start, rows): (usize, usize)) -> Self {
         let scores = vec![F::ZERO; rows * KEY_ROWS];
         let (sums, maxima, context) = (vec![F::ZERO; rows], vec![F::ZERO; rows], vec![F::ZERO; rows * shape.head_dim]);
-        Self { cpu, shape, input, start, rows, scores, sums, maxima, context }
+        Self { cpu, shape, before, input, start, rows, scores, sums, maxima, context }
     }
 
     /// Writes one head of `output` `[rows, query_heads, head_dim]`; gives the logarithms of the sums.
@@ -137,7 +159,7 @@ impl<'a, F: Number> Forward<'a, F> {
         self.sums.fill(F::ZERO);
         self.maxima.fill(F::NEG_INFINITY);
         self.context.fill(F::ZERO);
-        let end = self.start + self.rows;
+        let end = self.before + self.start + self.rows;
         let mut first = self.input.lo[self.start] as usize;
         while first < end {
             let count = KEY_ROWS.min(end - first);
@@ -165,7 +187,7 @@ impl<'a, F: Number> Forward<'a, F> {
     fn soften(&mut self, first: usize, count: usize) {
         let head_dim = self.shape.head_dim;
         for (row, scores) in self.scores.chunks_exact_mut(count).take(self.rows).enumerate() {
-            hide(scores, first, self.input.lo, self.start + row);
+            hide(scores, first, self.input.lo[self.start + row], self.before + self.start + row);
             let old = self.maxima[row];
             let new = number::max(scores);
             let new = if new > old { new } else { old };
@@ -190,8 +212,8 @@ impl<'a, F: Number> Forward<'a, F> {
 
 /// Sets to −∞ what `row` does not see among the keys from `first` on.
 #[inline(always)]
-fn hide<F: Number>(scores: &mut [F], first: usize, lo: &[u32], row: usize) {
-    let before = (lo[row] as usize).saturating_sub(first).min(scores.len());
+fn hide<F: Number>(scores: &mut [F], first: usize, lo: u32, row: usize) {
+    let before = (lo as usize).saturating_sub(first).min(scores.len());
     scores[..before].fill(F::NEG_INFINITY);
     let seen = (row + 1).saturating_sub(first).min(scores.len());
     scores[seen..].fill(F::NEG_INFINITY);
@@ -293,7 +315,7 @@ impl<F: Number> Backward<'_, F> {
         self.cpu.vectorise(|| {
             for (row, (scores, slopes)) in scores.chunks_exact_mut(count).zip(slopes.chunks_exact_mut(count)).take(rows).enumerate() {
                 let at = start + row;
-                hide(scores, first, self.input.lo, at);
+                hide(scores, first, self.input.lo[at], at);
                 let log_sum_exp = self.saved.log_sum_exp[head * self.shape.rows + at];
                 let delta = self.deltas[at * query_heads + head];
                 for (score, slope) in scores.iter_mut().zip(slopes.iter_mut()) {
@@ -455,6 +477,30 @@ mod tests {
             }
             start += len;
         }
+    }
+
+    /// The last rows of a document by themselves, after the keys and values of all, are those rows of the whole.
+    #[test]
+    fn rows_that_follow_held_ones_are_those_of_the_whole() {
+        for window in [5, 1000] {
+            let case = Case::new(&[290], window, (4, 2, 6));
+            let whole = case.forward(&case.query, &case.key, &case.value).0;
+            for (before, rows) in [(0, 290), (0, 1), (129, 1), (150, 70), (289, 1)] {
+                let shape = AttentionShape { rows, ..case.shape };
+                let part = before * 24..(before + rows) * 24;
+                let input = Input { query: &case.query[part.clone()], lo: &case.lo[before..before + rows], ..case.input() };
+                let mut output = vec![0.0; rows * 24];
+                Cpu::<f64>::new(1).unwrap().attention_cached(shape, before, input, &mut output).unwrap();
+                close("output", &output, &whole[part], 1e-12);
+            }
+        }
+        let case = Case::new(&[4], 9, (1, 1, 2));
+        let cached = |before, rows| {
+            let input = Input { query: &case.query[..rows * 2], lo: &case.lo[..rows], ..case.input() };
+            let shape = AttentionShape { rows, ..case.shape };
+            Cpu::<f64>::new(1).unwrap().attention_cached(shape, before, input, &mut vec![0.0; rows * 2])
+        };
+        assert!(cached(3, 1).is_ok() && cached(4, 1).is_err() && cached(usize::MAX, 1).is_err());
     }
 
     #[test]

@@ -156,6 +156,12 @@ impl<F: Number> Operations for Cpu<F> {
         Ok(buffer.clone())
     }
 
+    fn copy_stored(&self, from: &Vec<F>, to: &mut Vec<F>, at: usize) -> Done {
+        let range = range("from", at, from.len(), to.len())?;
+        to[range].copy_from_slice(from);
+        Ok(())
+    }
+
     fn zero_stored(&self, buffer: &mut Vec<F>) -> Done {
         buffer.fill(F::ZERO);
         Ok(())
@@ -290,6 +296,10 @@ impl<F: Number> Operations for Cpu<F> {
         log_sum_exp: &mut Vec<F>,
     ) -> Done {
         self.attention_forward(shape, slices(&input), output, log_sum_exp)
+    }
+
+    fn attention_cached(&self, shape: AttentionShape, before: usize, input: AttentionInput<'_, Self>, output: &mut Vec<F>) -> Done {
+        self.attention_cached(shape, before, slices(&input), output)
     }
 
     fn attention_backward(

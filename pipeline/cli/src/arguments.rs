@@ -74,6 +74,8 @@ pub enum Command {
     /// Token shards by themselves.
     #[command(subcommand)]
     Tokens(TokensCommand),
+    /// Goes on from a prompt with a model, so that a person can see what it has learnt.
+    Generate(GenerateArguments),
     /// Trains a model on a corpus's shards, or goes on where it stopped.
     Train {
         #[command(flatten)]
@@ -276,6 +278,32 @@ pub struct RecipeArguments {
     /// Overrides given as flags; filled in by [`parse`].
     #[arg(skip)]
     pub flags: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArguments {
+    /// Folder of a model: config.json, safetensors, tokenizer.json.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// The text to go on from; read from standard input where none is given.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// How far from the likeliest; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Draw from so many of the likeliest tokens; 0 draws from all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads; 0 takes every core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! What each command does: calls the library, prints what it says.
 
 use crate::arguments::{Cli, Command, ExactCommand, MinhashCommand, RecipeArguments, RowFormat};
-use crate::{Failure, progress, render, tokens, train};
+use crate::{Failure, generate, progress, render, tokens, train};
 use osler_engine::context::Silent;
 use osler_engine::inspect::{Removal, Story};
 use osler_engine::{Options, Recipe};
@@ -29,6 +29,7 @@ pub fn run(arguments: &Cli) -> Result<u8, Failure> {
         Command::Minhash(MinhashCommand::Pairs { out, min, to }) => pairs(out, *min, to.as_deref()),
         Command::Exact(ExactCommand::Verify { out }) => verify_exact(out),
         Command::Tokens(command) => tokens::run(command),
+        Command::Generate(arguments) => generate::run(arguments),
         Command::Train { train: arguments, dry_run, print_recipe, progress } => train::run(arguments, *dry_run, *print_recipe, *progress),
     }
 }

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod commands;
+mod generate;
 mod progress;
 mod render;
 mod tokens;

@@ -2,6 +2,7 @@
 
 pub mod data;
 mod events;
+pub mod generate;
 pub mod metrics;
 pub mod model;
 pub mod optimiser;

@@ -167,6 +167,11 @@ impl Sizes {
 }
 
 impl<O: Memory> LayerActivations<O> {
+    /// Of passes over `rows` tokens.
+    pub fn of(ops: &O, config: &Config, rows: usize) -> Result<Self, ModelError> {
+        Self::new(ops, config, &Sizes::new(config, rows))
+    }
+
     fn new(ops: &O, config: &Config, sizes: &Sizes) -> Result<Self, ModelError> {
         let Sizes { rows, hidden, queries, keys, inner, .. } = *sizes;
         let head_scales = |heads: usize| ops.new_exact(if config.has_head_norm() { rows * heads } else { 0 });

@@ -84,6 +84,19 @@ impl<O: Memory> Input<O> {
 }
 
 impl<O: Operations> Input<O> {
+    /// Rows of one document that follow `before` others of it.
+    pub fn write_after(&mut self, ops: &O, tokens: &[u32], before: usize, config: &Config) -> Result<(), ModelError> {
+        let mut batch = Batch::default();
+        batch.push(tokens);
+        batch.positions.iter_mut().for_each(|position| *position += before as u32);
+        batch.check(config)?;
+        let window = config.window.unwrap_or(usize::MAX);
+        let lo: Vec<u32> = (0..tokens.len()).map(|row| (before + row + 1).saturating_sub(window) as u32).collect();
+        ops.write_index(&mut self.tokens, &batch.tokens)?;
+        ops.write_index(&mut self.positions, &batch.positions)?;
+        Ok(ops.write_index(&mut self.lo, &lo)?)
+    }
+
     pub fn write(&mut self, ops: &O, batch: &Batch, config: &Config) -> Result<(), ModelError> {
         batch.check(config)?;
         ops.write_index(&mut self.tokens, &batch.tokens)?;

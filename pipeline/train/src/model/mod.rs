@@ -4,6 +4,7 @@
 mod activations;
 mod batch;
 mod config;
+mod decode;
 mod feed_forward;
 mod files;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 pub use activations::Workspace;
 pub use batch::Batch;
 pub use config::{Config, Experts, Kind};
+pub use decode::Decoder;
 pub use files::{FILE_BYTES, read_state, read_weights, write, write_state};
 pub use parameters::{Parameter, Parameters};
 #[cfg(test)]
@@ -271,6 +273,14 @@ impl<O: Operations> Model<O> {
         output: &mut O::Stored,
         input: &batch::Input<O>,
     ) -> Result<(), ModelError> {
+        self.project(ops, layer, saved, input)?;
+        let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &input.lo };
+        ops.attention_forward(self.attention_shape(saved.rows), read, &mut saved.context, &mut saved.log_sum_exp)?;
+        self.attention_output(ops, layer, saved, output)
+    }
+
+    /// Queries, keys and values of the norm, rotated.
+    fn project(&self, ops: &O, layer: &Layer, saved: &mut LayerActivations<O>, input: &batch::Input<O>) -> Result<(), ModelError> {
         let (weights, rows, epsilon) = (&self.weights, saved.rows, self.config.epsilon);
         let (queries, keys) = (self.heads(rows, self.config.num_heads), self.heads(rows, self.config.num_key_heads));
         self.linear(ops, layer.query, &saved.normed, rows, &mut saved.query_raw)?;
@@ -280,11 +290,14 @@ impl<O: Operations> Model<O> {
         let (table, positions) = (&self.rotary, &input.positions);
         let (query, key) = (&saved.query_raw, &saved.key_raw);
         ops.rotary_forward(queries, table, positions, query, norm(layer.query_norm), &mut saved.query, &mut saved.query_scale)?;
-        ops.rotary_forward(keys, table, positions, key, norm(layer.key_norm), &mut saved.key, &mut saved.key_scale)?;
-        let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &input.lo };
-        ops.attention_forward(self.attention_shape(rows), read, &mut saved.context, &mut saved.log_sum_exp)?;
-        let shape = LinearShape { rows, inputs: queries.heads * queries.head_dim, outputs: self.config.hidden_size };
-        Ok(ops.linear_forward(shape, &saved.context, &weights[layer.output], None, output)?)
+        Ok(ops.rotary_forward(keys, table, positions, key, norm(layer.key_norm), &mut saved.key, &mut saved.key_scale)?)
+    }
+
+    /// From the context of all heads to `output`.
+    fn attention_output(&self, ops: &O, layer: &Layer, saved: &LayerActivations<O>, output: &mut O::Stored) -> Result<(), ModelError> {
+        let inputs = self.config.num_heads * self.config.head_dim;
+        let shape = LinearShape { rows: saved.rows, inputs, outputs: self.config.hidden_size };
+        Ok(ops.linear_forward(shape, &saved.context, &self.weights[layer.output], None, output)?)
     }
 
     /// Takes `work.grad` from the stream after attention to the stream before its norm.
