@@ -74,6 +74,9 @@ fn a_model_is_trained_and_a_killed_run_ends_with_the_same_bits() {
     assert_eq!((losses.len(), straight.len()), (24, 24 + 3));
     assert!(losses[20..].iter().sum::<f64>() < 0.95 * losses[..4].iter().sum::<f64>(), "the loss falls: {losses:?}");
     assert!(folder.join("straight/model/tokenizer.json").is_file());
+    succeed(osler().arg("report").arg(folder.join("straight")));
+    let page = fs::read_to_string(folder.join("straight/train-report.html")).expect("report");
+    assert!(page.contains("case-reports") && !page.contains("http://") && !page.contains("https://"));
 
     let said = |flags: &[&str]| {
         let mut command = osler();

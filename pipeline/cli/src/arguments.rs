@@ -43,7 +43,7 @@ pub enum Command {
         #[command(flatten)]
         recipe: RecipeArguments,
     },
-    /// Shows a finished run, or asks it something in SQL.
+    /// Shows a finished run, or asks it something in SQL; of a training run, draws its curves so far.
     Report {
         /// The run's folder.
         out: PathBuf,

@@ -120,6 +120,11 @@ fn plan(arguments: &RecipeArguments) -> Result<u8, Failure> {
 }
 
 fn report(out: &Path) -> Result<u8, Failure> {
+    if out.join("train.json").is_file() {
+        osler_report::build_training(out).map_err(|error| Failure::user(chain(&error)))?;
+        writeln!(stdout(), "{}", out.join("train-report.html").display())?;
+        return Ok(0);
+    }
     let manifest = osler_engine::manifest(out)?;
     osler_report::build(out, &manifest, Some(osler_engine::token_summary(&manifest))).map_err(|error| Failure::user(chain(&error)))?;
     closing(out, &manifest)?;

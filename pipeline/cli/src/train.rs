@@ -1,7 +1,7 @@
 //! `osler train`: shows what a run would do, or does it with a live line per step.
 
 use crate::arguments::{ProgressKind, TrainArguments};
-use crate::commands::stop_on;
+use crate::commands::{chain, stop_on};
 use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
 use osler_train::outline::MemoryTable;
@@ -37,7 +37,11 @@ pub fn run(arguments: &TrainArguments, dry_run: bool, print_recipe: bool, progre
         ProgressKind::Auto if !stderr().is_terminal() => osler_train::run(options, &mut Lines),
         ProgressKind::Json => osler_train::run(options, &mut Lines),
         ProgressKind::Auto | ProgressKind::Bar => osler_train::run(options, &mut Live::default()),
-    }?;
+    };
+    // A run that stopped early has a report, too.
+    let report = osler_report::build_training(&out);
+    let finished = finished?;
+    report.map_err(|error| Failure::user(chain(&error)))?;
     closing(&out, &finished)?;
     Ok(0)
 }
@@ -110,6 +114,7 @@ fn closing(out: &Path, finished: &Finished) -> Result<(), Failure> {
     writeln!(to, "\n  {} steps; mean loss: {}", render::grouped(finished.steps), losses.join(", "))?;
     writeln!(to, "  model        {}   (loads in transformers)", finished.model.display())?;
     writeln!(to, "  checkpoints  {}/checkpoints/step-*", out.display())?;
+    writeln!(to, "  report       {}/train-report.html", out.display())?;
     writeln!(to, "  metrics      {}/metrics.jsonl, and {}/tensorboard for TensorBoard", out.display(), out.display())?;
     Ok(())
 }

@@ -239,6 +239,59 @@ pub fn s_curve(title: &str, points: &[(f64, f64, u64)], threshold: Option<f64>) 
     svg.finish()
 }
 
+/// A line of (x, y) in some colour, or points where there are few.
+pub struct Series {
+    pub name: String,
+    pub colour: usize,
+    pub points: Vec<(f64, f64)>,
+    /// Whether each point is drawn, too.
+    pub dots: bool,
+}
+
+/// Lines over one another. `show` writes a value of the vertical axis.
+pub fn lines(title: &str, series: &[Series], axis: &str, show: fn(f64) -> String) -> String {
+    let (width, height, left, right, top, bottom) = (1000.0, 320.0, 74.0, 20.0, 16.0, 50.0);
+    let mut svg = Svg::new(width, height, title, "Lines over steps; the numbers are in the table below");
+    let all = || series.iter().flat_map(|series| &series.points).filter(|point| point.1.is_finite());
+    let span = |value: fn(&(f64, f64)) -> f64| {
+        let (low, high) = all().map(value).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)));
+        if low.is_finite() { (low, if high > low { high } else { low + low.abs().max(1e-12) }) } else { (0.0, 1.0) }
+    };
+    let ((first, last), (low, high)) = (span(|point| point.0), span(|point| point.1));
+    let step = round_fraction((high - low) / 4.0);
+    let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+    let x = |at: f64| left + (width - left - right) * (at - first) / (last - first);
+    let y = |at: f64| height - bottom - (height - top - bottom) * (at - low) / (high - low);
+    for number in 0..=((high - low) / step).round() as u32 {
+        let value = low + step * f64::from(number);
+        svg.line([left, y(value), width - right, y(value)], if number == 0 { "axis" } else { "grid" });
+        svg.text(left - 8.0, y(value) + 4.0, "tick end", &show(value));
+    }
+    for fifth in 0..=5 {
+        let value = first + (last - first) * f64::from(fifth) / 5.0;
+        svg.text(x(value), height - bottom + 20.0, "tick mid", &number(value.round() as u64));
+    }
+    for Series { name, colour, points, dots } in series {
+        let places: Vec<String> =
+            points.iter().filter(|point| point.1.is_finite()).map(|point| format!("{:.1} {:.1}", x(point.0), y(point.1))).collect();
+        if !places.is_empty() {
+            svg.put(format_args!("<path class=\"series c{colour}\" d=\"M{}\"/>\n", places.join("L")));
+        }
+        for (at, value) in points.iter().filter(|point| *dots && point.1.is_finite()) {
+            svg.put(format_args!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" class=\"point c{colour}\">", x(*at), y(*value)));
+            svg.put(format_args!("<title>{}</title></circle>\n", escape(&format!("{name}, {axis} {at:.0}: {}", show(*value)))));
+        }
+    }
+    svg.text((left + width - right) / 2.0, height - 8.0, "tick mid", axis);
+    svg.finish()
+}
+
+/// 1, 2 or 5 times a power of ten, at least `wanted`.
+fn round_fraction(wanted: f64) -> f64 {
+    let power = 10f64.powf(wanted.max(1e-300).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].iter().map(|factor| factor * power).find(|step| *step >= wanted * (1.0 - 1e-9)).unwrap_or(power)
+}
+
 /// One bar of 100%, in parts of (colour, name, value).
 pub fn mix(title: &str, parts: &[(usize, String, u64)]) -> String {
     let (width, height) = (1000.0, 40.0);
@@ -269,6 +322,16 @@ mod tests {
     #[test]
     fn grid_steps_are_round() {
         assert_eq!([1, 3, 9, 47, 100, 1_234, 99_999].map(round_step), [1, 1, 2, 20, 50, 500, 50_000]);
+    }
+
+    #[test]
+    fn lines_of_anything_are_drawn() {
+        assert_eq!([0.3, 1.0, 4.9, 7.0, 1e-5].map(round_fraction), [0.5, 1.0, 5.0, 10.0, 1e-5]);
+        let series = |points: Vec<(f64, f64)>| [Series { name: "a<b".into(), colour: 0, points, dots: true }];
+        for points in [vec![], vec![(1.0, 2.0)], vec![(1.0, 0.0), (2.0, 0.0)], vec![(1.0, f64::NAN), (2.0, 5.0), (3.0, -5.0)]] {
+            let svg = lines("t", &series(points), "step", |value| format!("{value:.2}"));
+            assert!(svg.ends_with("</svg>") && !svg.contains("NaN") && !svg.contains("inf") && !svg.contains("a<b"), "{svg}");
+        }
     }
 
     #[test]

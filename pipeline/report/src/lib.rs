@@ -1,4 +1,4 @@
-//! The report of a run: every number a person asks about, as `report.json`, and a page that shows them, `report.html`.
+//! The reports of runs. Of a corpus: every number a person asks about, as `report.json`, and a page that shows them, `report.html`.
 //!
 //! The page is one file: style and charts are inside it, it needs neither network nor script, and the same run gives the same bytes. The
 //! only crate that names polars. It reads columns of counts and names from `corpus/` and `ledger/`, never a document's text.
@@ -7,8 +7,10 @@ mod chart;
 mod format;
 mod numbers;
 mod page;
+mod training;
 
 pub use numbers::Report;
+pub use training::build_training;
 
 use osler_schemas::manifest::Manifest;
 use std::fs::{self, File};
@@ -25,6 +27,9 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("{path}")]
     Io { path: String, source: std::io::Error },
+    /// A file that a training run leaves is not there or not one of its.
+    #[error("{path}: not what a training run leaves: {problem}")]
+    Training { path: String, problem: String },
     /// The page could not be put together: a fault of the program.
     #[error("the report's page could not be put together")]
     Page(#[from] minijinja::Error),

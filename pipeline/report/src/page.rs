@@ -9,39 +9,46 @@ use serde::Serialize;
 
 /// A chart with its legend and the table under it.
 #[derive(Serialize)]
-struct Figure {
-    title: String,
+pub struct Figure {
+    pub title: String,
     /// What to see in it.
-    note: String,
-    svg: String,
+    pub note: String,
+    pub svg: String,
     /// Colour and name.
-    legend: Vec<(String, String)>,
-    head: Vec<String>,
-    rows: Vec<Vec<String>>,
+    pub legend: Vec<(String, String)>,
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
     /// Whether the table is shown without being asked for.
-    open: bool,
+    pub open: bool,
 }
 
 /// A heading with the figures under it.
 #[derive(Serialize)]
-struct Chapter {
-    id: &'static str,
-    title: &'static str,
-    lead: String,
-    figures: Vec<Figure>,
+pub struct Chapter {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub lead: String,
+    pub figures: Vec<Figure>,
+}
+
+/// The templates, by name.
+pub fn templates() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_template("layout", include_str!("layout.html"))?;
+    environment.add_template("report", include_str!("report.html"))?;
+    environment.add_template("training", include_str!("training.html"))?;
+    Ok(environment)
 }
 
 /// The page as HTML.
 pub fn render(report: &Report, manifest: &Manifest) -> Result<String, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template("report", include_str!("report.html"))?;
     let mut chapters =
         vec![funnel(report), lengths(report), near_duplicates(report), exact_duplicates(report), contents(report), run(report)];
     chapters.retain(|chapter| !chapter.figures.is_empty());
     let totals = &report.totals;
     let tokens = report.tokens.as_ref().map(|tokens| short(tokens.tokens));
-    environment.get_template("report")?.render(context! {
+    templates()?.get_template("report")?.render(context! {
         name => title(&report.name),
         version => report.version,
         recipe_hash => report.recipe_hash,

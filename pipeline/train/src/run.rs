@@ -6,6 +6,7 @@
 //! OUT/tensorboard/          the same for TensorBoard
 //! OUT/checkpoints/step-N/   a model for `transformers` with all that the run needs to go on
 //! OUT/model/                the model at the end
+//! OUT/train-report.html     curves (made by the report crate)
 //! ```
 
 use crate::data::Data;
