@@ -189,7 +189,15 @@ mod tests {
         let mut lines: Vec<Value> = (1..=1000).map(line).collect();
         lines.push(json!({ "step": 1000, "held_out": { "loss": 4.0, "sources": { "papers": { "loss": 4.5 } } } }));
         let text = page(&lines);
-        for wanted in ["3.1 M", "4.000", "54.6", "2 048 tokens a second", "notes/a", "Held-out loss by source", "Norm of the gradients"] {
+        for wanted in [
+            "3.15 million weights",
+            "4.000",
+            "54.6",
+            "2,048 tokens a second",
+            "notes&#x2f;a",
+            "Held-out loss by source",
+            "Norm of the gradients",
+        ] {
             assert!(text.contains(wanted), "{wanted}");
         }
         assert!(!text.contains("steps are done") && !text.contains("NaN") && text.len() < 120_000, "{}", text.len());
