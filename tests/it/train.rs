@@ -150,5 +150,11 @@ fn what_would_be_trained_is_told_and_what_cannot_be_is_refused() {
     check(&["--set", "model.config.hidden_act=gelu"], "`hidden_act` is \"gelu\"");
     check(&["--set", "model.config.vocab_size=10"], "tokenise with the model's tokenizer");
     check(&["--schedule.context_length", "512"], "packed for 256");
-    check(&["--model.path", "nowhere"], "recipe key `model`");
+    check(&["--model.path", "nowhere"], "nowhere/config.json");
+    // A published run is reckoned before there is a corpus or a model.
+    let plan = succeed(osler().current_dir(&folder).args(["train", "--recipe", "m42-mistral-cpt", "--dry-run"]));
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    for line in ["7 241 732 096 weights", "79 259 of 400 sequences of 8192 tokens", "hours on 80 devices", "not there yet: "] {
+        assert!(plan.contains(line), "{line}: {plan}");
+    }
 }

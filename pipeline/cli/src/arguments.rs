@@ -308,7 +308,7 @@ pub struct GenerateArguments {
 
 #[derive(Debug, Args)]
 pub struct TrainArguments {
-    /// A recipe file, or the name of one that ships: sample.
+    /// A recipe file, or the name of one that ships: sample, m42-mistral-cpt, m42-mixtral-cpt, definemed-cpt.
     #[arg(long, default_value = "sample")]
     pub recipe: String,
     /// Folder for the run; `out/NAME-model` by the recipe's name where none is given.

@@ -4,7 +4,7 @@ use crate::arguments::{ProgressKind, TrainArguments};
 use crate::commands::{chain, stop_on};
 use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
-use osler_train::outline::MemoryTable;
+use osler_train::outline::{Budget, MemoryTable};
 use osler_train::trainer::Step;
 use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
 use serde_json::json;
@@ -18,14 +18,14 @@ use std::time::Duration;
 ///
 /// # Errors
 /// [`Failure`] with a message and the exit code.
-pub fn run(arguments: &TrainArguments, dry_run: bool, print_recipe: bool, progress: ProgressKind) -> Result<u8, Failure> {
+pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, progress: ProgressKind) -> Result<u8, Failure> {
     let (recipe, base) = resolve(arguments)?;
     if print_recipe {
         write!(stdout(), "{}", recipe.to_toml())?;
         return Ok(0);
     }
-    if dry_run {
-        write!(stdout(), "{}", outline(&Outline::new(&recipe, &base)?))?;
+    if only_plan {
+        write!(stdout(), "{}", dry_run(&recipe, &base)?)?;
         return Ok(0);
     }
     let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{}-model", recipe.name)));
@@ -60,45 +60,63 @@ fn resolve(arguments: &TrainArguments) -> Result<(Recipe, PathBuf), Failure> {
     Ok((Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?, std::path::absolute(base)?))
 }
 
+/// What would be trained: of a recipe that leaves nothing to shards and weights, also before there are any.
+fn dry_run(recipe: &Recipe, base: &Path) -> Result<String, Failure> {
+    match (Outline::new(recipe, base), Budget::alone(recipe)) {
+        (Ok(outline), _) => Ok(describe(&outline)),
+        (Err(error), Some(budget)) => Ok(format!("{}\nnot there yet: {error}\n", describe_budget(&budget))),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
 /// What a run will do, for people.
-fn outline(outline: &Outline) -> String {
-    let Outline { config, solved, memory, .. } = outline;
+fn describe(outline: &Outline) -> String {
+    let from = match &outline.weights {
+        Some(path) => format!("weights   from {}", path.display()),
+        None => "weights   random".into(),
+    };
+    let text = format!(
+        "text      {} chunks an epoch, {} chunks measured and not trained on; sources: {}",
+        render::grouped(outline.num_chunks),
+        outline.held_out.len(),
+        outline.source_names.join(", ")
+    );
+    format!("{}{from}\n{text}\n", describe_budget(&outline.budget))
+}
+
+fn describe_budget(budget: &Budget) -> String {
+    let Budget { config, solved, memory, machine, .. } = budget;
     let MemoryTable { weights, gradients, optimiser, activations } = *memory;
     let mut lines = vec![format!(
         "model     {:?}: {} weights, of which a token meets {}; {} layers of {}, vocabulary {}",
         config.kind,
-        render::grouped(outline.num_weights),
-        render::grouped(outline.num_active_weights),
+        render::grouped(budget.num_weights),
+        render::grouped(budget.num_active_weights),
         config.num_layers,
         config.hidden_size,
         render::grouped(config.vocab_size as u64)
     )];
-    lines.push(match &outline.weights {
-        Some(path) => format!("          from {}", path.display()),
-        None => "          from random weights".into(),
-    });
     lines.push(format!(
-        "text      {} chunks of {} tokens an epoch, {} chunks measured and not trained on; sources: {}",
-        render::grouped(outline.num_chunks),
-        solved.context_length,
-        outline.held_out.len(),
-        outline.source_names.join(", ")
-    ));
-    lines.push(format!(
-        "steps     {} of {} sequences ({} passes of {}): {} tokens × {:.4} epochs = {:.0} tokens",
+        "steps     {} of {} sequences of {} tokens ({} passes of {}): {} tokens × {:.4} epochs = {:.0} tokens",
         render::grouped(solved.steps),
         solved.sequences_per_step,
-        outline.passes,
-        outline.sequences_per_pass,
+        solved.context_length,
+        budget.passes,
+        budget.sequences_per_pass,
         render::grouped(solved.tokens),
         solved.epochs,
         solved.total_tokens()
     ));
-    lines.push(format!(
-        "compute   {:.3e} operations a token, {:.3e} in all",
-        outline.operations_per_token(),
-        outline.operations_per_token() * solved.total_tokens()
-    ));
+    lines.push(format!("compute   {:.3e} operations a token, {:.3e} in all", budget.operations_per_token(), budget.operations()));
+    if let Some(seconds) = budget.seconds() {
+        lines.push(format!(
+            "time      {:.1} hours on {} devices of {:.3e} operations a second at {:.0} % of that",
+            seconds / 3600.0,
+            machine.devices,
+            machine.peak_operations_per_second,
+            100.0 * machine.utilisation
+        ));
+    }
     for (name, bytes) in
         [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations), ("in all", memory.total())]
     {
@@ -142,8 +160,8 @@ impl Lines {
 
 impl Watch for Lines {
     fn begin(&mut self, outline: &Outline, done: u64) {
-        Self::line(&json!({ "event": "begin", "steps": outline.solved.steps, "done": done, "weights": outline.num_weights,
-            "memory_bytes": outline.memory.total() }));
+        Self::line(&json!({ "event": "begin", "steps": outline.budget.solved.steps, "done": done, "weights": outline.budget.num_weights,
+            "memory_bytes": outline.budget.memory.total() }));
     }
 
     fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64) {
@@ -178,8 +196,8 @@ impl Live {
 
 impl Watch for Live {
     fn begin(&mut self, plan: &Outline, done: u64) {
-        let _ = write!(stderr(), "{}", outline(plan));
-        let bar = ProgressBar::new(plan.solved.steps).with_position(done);
+        let _ = write!(stderr(), "{}", describe(plan));
+        let bar = ProgressBar::new(plan.budget.solved.steps).with_position(done);
         let style = ProgressStyle::with_template("  step {pos} of {len} {bar:24.cyan/dim} {msg}  {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
         bar.reset_eta();

@@ -43,11 +43,12 @@ impl Metrics {
         Ok(Self { lines, path, events, source_names })
     }
 
-    /// One step; `seconds` is what it took, `operations_per_second` what was computed.
+    /// One step; `seconds` is what it took, `operations_per_second` what was computed, `utilisation` the share of the machine's peak that is
+    /// (MFU), where that is known.
     ///
     /// # Errors
     /// [`TrainError::Io`].
-    pub fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64) -> Result<(), TrainError> {
+    pub fn step(&mut self, step: &Step, seconds: f64, operations_per_second: f64, utilisation: Option<f64>) -> Result<(), TrainError> {
         let tokens_per_second = step.num_tokens as f64 / seconds;
         let sources = self.by_source(&step.sources);
         let mut scalars = vec![
@@ -60,7 +61,7 @@ impl Metrics {
         self.line(&json!({
             "step": step.step, "loss": step.loss, "balance": step.balance, "gradient_norm": step.norm,
             "learning_rate": step.learning_rate, "tokens": step.num_tokens, "targets": step.num_targets, "seconds": seconds,
-            "tokens_per_second": tokens_per_second, "operations_per_second": operations_per_second, "sources": sources,
+            "tokens_per_second": tokens_per_second, "operations_per_second": operations_per_second, "mfu": utilisation, "sources": sources,
         }))?;
         self.scalars(step.step, &scalars)
     }
@@ -115,14 +116,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = || vec!["notes".to_string(), "papers".to_string()];
         let mut metrics = Metrics::open(folder.path(), 0, names()).unwrap();
-        (1..=5).for_each(|at| metrics.step(&step(at), 0.5, 1e9).unwrap());
+        (1..=5).for_each(|at| metrics.step(&step(at), 0.5, 1e9, None).unwrap());
         metrics.held_out(5, Entropy { sum: 3.0, num_targets: 2 }, &BySource::new()).unwrap();
         drop(metrics);
         let path = folder.path().join(METRICS);
         // A killed run leaves half a line.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\": 6, \"lo").unwrap();
         let mut metrics = Metrics::open(folder.path(), 3, names()).unwrap();
-        metrics.step(&step(4), 0.25, 1e9).unwrap();
+        metrics.step(&step(4), 0.25, 1e9, Some(0.5)).unwrap();
         let lines: Vec<Value> = fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!((lines[3]["tokens_per_second"].as_f64(), lines[0]["sources"]["notes"]["loss"].as_f64()), (Some(20.0), Some(2.0)));

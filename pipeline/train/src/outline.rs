@@ -3,9 +3,10 @@
 use crate::data::Data;
 use crate::model::{Config, Gradients, Model, ModelError, Workspace};
 use crate::optimiser::Optimiser;
-use crate::recipe::{Precision, Recipe, key};
+use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use osler_kernels::Counter;
+use osler_schemas::shard::Header;
 use osler_tokens::schedule::Solved;
 use osler_tokens::{Expectations, Order, ShardSet};
 use serde_json::Value;
@@ -29,10 +30,13 @@ impl MemoryTable {
     ///
     /// # Errors
     /// Never; the device's errors have their type.
-    pub fn new(config: &Config, precision: Precision, rows: usize, recipe: &Recipe) -> Result<Self, ModelError> {
-        // On a CPU, bf16 mode rounds values and keeps them in f32.
-        let counter = Counter::new(4);
-        let counter = if precision == Precision::Bf16 { counter.with_master() } else { counter };
+    pub fn new(config: &Config, rows: usize, recipe: &Recipe) -> Result<Self, ModelError> {
+        let counter = match recipe.precision {
+            Precision::F32 => Counter::new(4),
+            // On a CPU, bf16 mode rounds values and keeps them in f32.
+            Precision::Bf16 if recipe.device == "cpu" => Counter::new(4).with_master(),
+            Precision::Bf16 => Counter::new(2),
+        };
         let model = Model::allocate(&counter, config.clone())?;
         let weights = counter.take();
         Gradients::new(&counter, &model.parameters)?;
@@ -49,22 +53,64 @@ impl MemoryTable {
     }
 }
 
-/// A run that could begin.
+/// What a run takes: steps, memory, operations.
 #[derive(Debug, Clone)]
-pub struct Outline {
+pub struct Budget {
     pub config: Config,
-    /// Folder of the weights it starts from; random ones where there is none.
-    pub weights: Option<PathBuf>,
     pub num_weights: u64,
     /// Those of the matrices that one token meets.
     pub num_active_weights: u64,
     pub solved: Solved,
     pub sequences_per_pass: u32,
     pub passes: u32,
-    /// Chunks of an epoch, and how many are held out and measured.
+    pub memory: MemoryTable,
+    pub machine: MachineSettings,
+}
+
+impl Budget {
+    /// What follows from the recipe alone, before there are shards or weights; `None` where it leaves something to them.
+    pub fn alone(recipe: &Recipe) -> Option<Self> {
+        let config = Config::from_json(recipe.model.config.clone()).ok()?;
+        Self::new(recipe, config, recipe.schedule.solve().ok()?).ok()
+    }
+
+    fn new(recipe: &Recipe, config: Config, solved: Solved) -> Result<Self, TrainError> {
+        let (sequences_per_pass, passes) = recipe.passes(&solved)?;
+        let rows = sequences_per_pass as usize * solved.context_length as usize;
+        let memory = MemoryTable::new(&config, rows, recipe)?;
+        let (num_weights, num_active_weights) = weights_of(&config);
+        Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, memory, machine: recipe.machine })
+    }
+
+    /// Operations that training on one token takes: `6 N + 6 L Q D T`, with N the weights of matrices that a token meets (the head, not the
+    /// look-up), L layers, Q heads of D, and half of T keys a token, since a token sees those before it (Chowdhery et al. 2022, appendix B,
+    /// which counts all T).
+    pub fn operations_per_token(&self) -> f64 {
+        let Config { num_layers, num_heads, head_dim, .. } = self.config;
+        let keys = self.config.window.map_or(self.solved.context_length as usize, |window| window.min(self.solved.context_length as usize));
+        6.0 * self.num_active_weights as f64 + 6.0 * (num_layers * num_heads * head_dim * keys) as f64
+    }
+
+    /// Operations of the whole run.
+    pub fn operations(&self) -> f64 {
+        self.operations_per_token() * self.solved.total_tokens()
+    }
+
+    /// Seconds that the machine takes at the utilisation that is expected; `None` where its peak is not known.
+    pub fn seconds(&self) -> Option<f64> {
+        Some(self.operations() / (self.machine.peak()? * self.machine.utilisation))
+    }
+}
+
+/// A run that could begin.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    pub budget: Budget,
+    /// Folder of the weights it starts from; random ones where there is none.
+    pub weights: Option<PathBuf>,
+    /// Chunks of an epoch, and those that are held out and measured.
     pub num_chunks: u64,
     pub held_out: Vec<u64>,
-    pub memory: MemoryTable,
     pub source_names: Vec<String>,
     pub data: Data,
     /// Hash of all that the steps depend on.
@@ -82,66 +128,61 @@ impl Outline {
         let set = Arc::new(set);
         let weights = recipe.model.path.as_ref().map(|path| base.join(path));
         let config = match &weights {
-            Some(path) => Config::read(&path.join("config.json"))?,
+            Some(path) => agreeing(Config::read(&path.join("config.json"))?, recipe)?,
             None => Config::from_json(completed(recipe, &set))?,
         };
-        let header = set.header();
-        if header.tokenizer.vocab_size as usize > config.vocab_size {
-            let problem = format!("the shards have ids up to {}, the model {}", header.tokenizer.vocab_size - 1, config.vocab_size - 1);
-            return Err(key("corpus", format!("{problem}: tokenise with the model's tokenizer")).into());
-        }
-        if header.context_length as usize > config.max_positions {
-            let problem = format!("is {}, fewer than the {} of a chunk", config.max_positions, header.context_length);
-            return Err(key("model.config.max_position_embeddings", format!("{problem}; `osler tokens repack` makes shorter ones")).into());
-        }
+        check_fit(&config, set.header())?;
         let order = Order::of(&set).map_err(|error| TrainError::Shards(error.to_string()))?;
-        let seed = order.seed().wrapping_add(recipe.seed);
-        let mut order = order.with_seed(seed);
-        let mut held_out = Vec::new();
-        if let Some(every) = NonZeroU64::new(recipe.held_out.every_chunks) {
-            let wrong = "cannot be used with a mix; measure on a corpus of its own";
-            order = order.holding_out(every).ok_or_else(|| key("held_out.every_chunks", wrong.into()))?;
-            let count = (set.num_chunks() / every).min(recipe.held_out.max_chunks);
-            // Spread over the set, which is in order of sources.
-            let all = set.num_chunks() / every;
-            held_out = (0..count).map(|at| (at * all / count.max(1) + 1) * every.get() - 1).collect();
-        }
+        let (order, held_out) = order_and_held_out(recipe, &set, order)?;
         let num_chunks = order.chunks_per_epoch();
-        let solved = solve(recipe, header.context_length, num_chunks, order.epochs())?;
-        let passes = recipe.passes(&solved)?;
+        let solved = solve(recipe, set.header().context_length, num_chunks, order.epochs())?;
         let epochs = (solved.steps * solved.sequences_per_step).div_ceil(num_chunks.max(1));
         let fingerprint = fingerprint(recipe, &set, weights.as_deref())?;
         let source_names = set.source_names().iter().map(|name| name.unwrap_or_default().to_string()).collect();
-        let data = Data::new(set.clone(), order, epochs, passes, recipe.batch.isolate_documents);
-        let rows = passes.0 as usize * header.context_length as usize;
-        let memory = MemoryTable::new(&config, recipe.precision, rows, recipe)?;
-        let (num_weights, num_active_weights) = weights_of(&config);
-        let (sequences_per_pass, passes) = passes;
-        Ok(Self {
-            config,
-            weights,
-            num_weights,
-            num_active_weights,
-            solved,
-            sequences_per_pass,
-            passes,
-            num_chunks,
-            held_out,
-            memory,
-            source_names,
-            data,
-            fingerprint,
-        })
+        let budget = Budget::new(recipe, config, solved)?;
+        let data = Data::new(set, order, epochs, (budget.sequences_per_pass, budget.passes), recipe.batch.isolate_documents);
+        Ok(Self { budget, weights, num_chunks, held_out, source_names, data, fingerprint })
     }
+}
 
-    /// Operations that training on one token takes: `6 N + 6 L Q D T`, with N the weights of matrices that a token meets (the head, not the
-    /// look-up), L layers, Q heads of D, and half of T keys a token, since a token sees those before it (Chowdhery et al. 2022, appendix B,
-    /// which counts all T).
-    pub fn operations_per_token(&self) -> f64 {
-        let Config { num_layers, num_heads, head_dim, .. } = self.config;
-        let keys = self.config.window.map_or(self.solved.context_length as usize, |window| window.min(self.solved.context_length as usize));
-        6.0 * self.num_active_weights as f64 + 6.0 * (num_layers * num_heads * head_dim * keys) as f64
+/// The order of what is trained on, and the chunks that are measured instead.
+fn order_and_held_out(recipe: &Recipe, set: &ShardSet, order: Order) -> Result<(Order, Vec<u64>), TrainError> {
+    let seed = order.seed().wrapping_add(recipe.seed);
+    let order = order.with_seed(seed);
+    let Some(every) = NonZeroU64::new(recipe.held_out.every_chunks) else { return Ok((order, Vec::new())) };
+    let wrong = "cannot be used with a mix; measure on a corpus of its own";
+    let order = order.holding_out(every).ok_or_else(|| key("held_out.every_chunks", wrong.into()))?;
+    // Spread over the set, which is in order of sources.
+    let available = set.num_chunks() / every;
+    let count = available.min(recipe.held_out.max_chunks);
+    Ok((order, (0..count).map(|at| (at * available / count + 1) * every.get() - 1).collect()))
+}
+
+fn check_fit(config: &Config, header: &Header) -> Result<(), TrainError> {
+    if header.tokenizer.vocab_size as usize > config.vocab_size {
+        let problem = format!("the shards have ids up to {}, the model {}", header.tokenizer.vocab_size - 1, config.vocab_size - 1);
+        return Err(key("corpus", format!("{problem}: tokenise with the model's tokenizer")).into());
     }
+    if header.context_length as usize > config.max_positions {
+        let problem = format!("is {}, fewer than the {} of a chunk", config.max_positions, header.context_length);
+        return Err(key("model.config.max_position_embeddings", format!("{problem}; `osler tokens repack` makes shorter ones")).into());
+    }
+    Ok(())
+}
+
+/// The model's config, if it is what the recipe says that it has to be.
+fn agreeing(config: Config, recipe: &Recipe) -> Result<Config, TrainError> {
+    let wanted = &recipe.model.config;
+    let same = |wanted: &Value, got: &Value| wanted == got || wanted.as_f64().is_some_and(|wanted| got.as_f64() == Some(wanted));
+    for (name, wanted) in wanted {
+        // Transformers 5 has it one level down.
+        let beside = config.source.get("rope_parameters").and_then(|parameters| parameters.get(name));
+        let got = config.source.get(name).or(beside).unwrap_or(&Value::Null);
+        if !same(wanted, got) {
+            return Err(key(&format!("model.config.{name}"), format!("is {wanted}, and {got} in the model's config.json")).into());
+        }
+    }
+    Ok(config)
 }
 
 /// All weights, and those of matrices that one token meets.
@@ -237,16 +278,46 @@ mod tests {
             let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
             let ops = Cpu::<f32>::new(1).unwrap();
             let model = Model::random(&ops, config.clone(), 1).unwrap();
-            let table = MemoryTable::new(&config, Precision::F32, 24, &Recipe::default()).unwrap();
+            let table = MemoryTable::new(&config, 24, &Recipe::default()).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
             assert_eq!((table.gradients, table.optimiser), (weights as u64, 2 * weights as u64));
-            let with_master = MemoryTable::new(&config, Precision::Bf16, 24, &Recipe::default()).unwrap();
+            let with_master = MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }).unwrap();
             assert_eq!(with_master.optimiser, 3 * weights as u64);
-            let twice = MemoryTable::new(&config, Precision::F32, 48, &Recipe::default()).unwrap();
+            let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
+            assert_eq!(MemoryTable::new(&config, 24, &device).unwrap().optimiser, with_master.optimiser);
+            assert!(MemoryTable::new(&config, 24, &device).unwrap().weights < table.weights);
+            let twice = MemoryTable::new(&config, 48, &Recipe::default()).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
         }
+    }
+
+    /// The published runs, reckoned without a file: 260 billion tokens each.
+    #[test]
+    fn published_runs_are_reckoned_alone() {
+        let budget = |name: &str| Budget::alone(&Recipe::parse(name, Recipe::shipped(name).unwrap(), &[]).unwrap());
+        let mistral = budget("m42-mistral-cpt").unwrap();
+        assert_eq!((mistral.solved.total_tokens(), mistral.solved.steps, mistral.passes), (260e9, 79_259, 400));
+        // 6 × 7.1 billion for the weights, and a little for attention.
+        assert!((4.2e10..4.6e10).contains(&mistral.operations_per_token()), "{}", mistral.operations_per_token());
+        assert!((90.0..110.0).contains(&(mistral.seconds().unwrap() / 3600.0)), "{:?}", mistral.seconds());
+        let mixtral = budget("m42-mixtral-cpt").unwrap();
+        assert_eq!((mixtral.num_weights, mixtral.solved.steps), (46_702_792_704, 37_344));
+        // A token meets two of eight experts: 12.9 billion weights, 131 million of them looked up.
+        assert!((12.7e9..12.9e9).contains(&(mixtral.num_active_weights as f64)), "{}", mixtral.num_active_weights);
+        assert_eq!(budget("definemed-cpt").unwrap().solved.steps, 9728);
+        assert!(budget("sample").is_none(), "the shards say the rest");
+    }
+
+    #[test]
+    fn a_model_has_to_be_what_the_recipe_says() {
+        let config = || Config::read(&golden_folder("qwen2").join("config.json")).unwrap();
+        let recipe = |keys: &str| Recipe::parse("r", &format!("[model]\npath = 'x'\n[model.config]\n{keys}"), &[]).unwrap();
+        let hidden = config().hidden_size;
+        assert!(agreeing(config(), &recipe(&format!("hidden_size = {hidden}"))).is_ok());
+        let error = agreeing(config(), &recipe("hidden_size = 7")).unwrap_err().to_string();
+        assert!(error.contains("`model.config.hidden_size`: is 7, and"), "{error}");
     }
 
     /// 7.24 billion weights, of which all but the look-up and the norms are met by each token: the published size of Mistral 7B.

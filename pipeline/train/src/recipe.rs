@@ -9,7 +9,12 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Name and text of each recipe that ships.
-const SHIPPED: [(&str, &str); 1] = [("sample", include_str!("../recipes/sample.toml"))];
+const SHIPPED: [(&str, &str); 4] = [
+    ("sample", include_str!("../recipes/sample.toml")),
+    ("m42-mistral-cpt", include_str!("../recipes/m42-mistral-cpt.toml")),
+    ("m42-mixtral-cpt", include_str!("../recipes/m42-mixtral-cpt.toml")),
+    ("definemed-cpt", include_str!("../recipes/definemed-cpt.toml")),
+];
 
 /// A recipe as resolved: every key with the value in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +24,7 @@ pub struct Recipe {
     pub name: String,
     /// Folder of the corpus run whose shards are trained on, relative to the recipe.
     pub corpus: PathBuf,
-    /// Where it runs: `cpu`.
+    /// Where it runs: `cpu`. Another may be named to reckon with, and is refused when a run begins.
     pub device: String,
     /// What activations and weights are stored as.
     pub precision: Precision,
@@ -36,6 +41,7 @@ pub struct Recipe {
     pub held_out: HeldOut,
     pub checkpoint: CheckpointSettings,
     pub alarm: AlarmSettings,
+    pub machine: MachineSettings,
 }
 
 /// How numbers are stored.
@@ -48,14 +54,15 @@ pub enum Precision {
     Bf16,
 }
 
-/// Where the weights come from: one of the two.
+/// Where the weights come from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSettings {
     /// Folder of a model with `config.json` and safetensors, relative to the recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// `config.json` of a model with random weights. What the shards know (vocabulary, EOS) may be left out.
+    /// With `path`: keys that its `config.json` must agree with. Without: the `config.json` of a model with random weights, where what the
+    /// shards know (vocabulary, EOS) may be left out.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub config: Map<String, Value>,
 }
@@ -82,6 +89,8 @@ pub struct OptimiserSettings {
     pub decay: Decay,
     /// Share of all steps in which the rate rises.
     pub warmup: f64,
+    /// Steps in which the rate rises, instead of a share; 0 takes the share.
+    pub warmup_steps: u64,
     /// The first step's rate as a part of the highest.
     pub warmup_start: f64,
     pub beta1: f64,
@@ -129,6 +138,31 @@ pub struct AlarmSettings {
     pub window: usize,
 }
 
+/// The machine that a run is meant for: what `--dry-run` reckons hours from, and what MFU is a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineSettings {
+    pub devices: u32,
+    /// Of one device, dense, in the precision of the run; 0 where it is not known.
+    pub peak_operations_per_second: f64,
+    /// Share of the peak that is expected.
+    pub utilisation: f64,
+}
+
+impl Default for MachineSettings {
+    fn default() -> Self {
+        Self { devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4 }
+    }
+}
+
+impl MachineSettings {
+    /// Operations a second of all devices, at most; `None` where that is not known.
+    pub fn peak(&self) -> Option<f64> {
+        let peak = f64::from(self.devices) * self.peak_operations_per_second;
+        (peak > 0.0).then_some(peak)
+    }
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -145,6 +179,7 @@ impl Default for Recipe {
             held_out: HeldOut::default(),
             checkpoint: CheckpointSettings::default(),
             alarm: AlarmSettings::default(),
+            machine: MachineSettings::default(),
         }
     }
 }
@@ -163,6 +198,7 @@ impl Default for OptimiserSettings {
             learning_rate_end: 0.0,
             decay: Decay::Cosine,
             warmup: 0.01,
+            warmup_steps: 0,
             warmup_start: 0.1,
             beta1,
             beta2,
@@ -217,17 +253,17 @@ impl Recipe {
 
     /// What a step of the run does not depend on is left out: where it runs, and how often it is written down.
     pub(crate) fn essence(&self) -> Self {
-        let Self { name, corpus, threads, device, held_out, checkpoint, alarm, .. } = Self::default();
+        let Self { name, corpus, threads, device, held_out, checkpoint, alarm, machine, .. } = Self::default();
         let held_out = HeldOut { every_chunks: self.held_out.every_chunks, ..held_out };
         // The shards and the model are told by their content.
         let model = ModelSettings { path: None, config: self.model.config.clone() };
-        Self { name, corpus, threads, device, held_out, checkpoint, alarm, model, ..self.clone() }
+        Self { name, corpus, threads, device, held_out, checkpoint, alarm, machine, model, ..self.clone() }
     }
 
     /// The learning rate by step.
     pub(crate) fn rates(&self, total_steps: u64) -> Schedule {
-        let OptimiserSettings { learning_rate, learning_rate_end, decay, warmup, warmup_start, .. } = self.optimiser;
-        let warmup_steps = (total_steps as f64 * warmup).ceil() as u64;
+        let OptimiserSettings { learning_rate, learning_rate_end, decay, warmup, warmup_steps, warmup_start, .. } = self.optimiser;
+        let warmup_steps = if warmup_steps > 0 { warmup_steps } else { (total_steps as f64 * warmup).ceil() as u64 };
         Schedule { highest: learning_rate, lowest: learning_rate_end, decay, warmup_steps, warmup_start, total_steps }
     }
 
@@ -270,7 +306,7 @@ impl Recipe {
         if let Some((name, _)) = amounts.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
             return Err(key(&format!("optimiser.{name}"), "must be a number, 0 or more".into()));
         }
-        if self.model.path.is_some() != self.model.config.is_empty() {
+        if self.model.path.is_none() && self.model.config.is_empty() {
             return Err(key("model", "give `path` to start from weights, or `config` to start from random ones".into()));
         }
         for (name, value) in [("checkpoint.every_steps", self.checkpoint.every_steps), ("held_out.every_steps", self.held_out.every_steps)]
@@ -278,6 +314,9 @@ impl Recipe {
             if value == 0 {
                 return Err(key(name, "must be at least 1".into()));
             }
+        }
+        if self.machine.devices == 0 || self.machine.utilisation <= 0.0 || self.machine.utilisation > 1.0 {
+            return Err(key("machine", "needs at least one device, and a utilisation above 0 and at most 1".into()));
         }
         if self.held_out.every_chunks == 1 {
             return Err(key("held_out.every_chunks", "is 1: nothing would be left to train on".into()));
@@ -317,8 +356,18 @@ mod tests {
         check("[optimiser]\nlearning_rates = 1", "did you mean `learning_rate`?");
         check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
         check("", "recipe key `model`: give `path`");
-        check("[model]\npath = 'x'\nconfig = { model_type = 'qwen2' }", "recipe key `model`");
         check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");
+    }
+
+    /// The numbers of the source paper, table 1 and section 3.1: 793 steps of warm-up from a tenth of 7e-6.
+    #[test]
+    fn published_rates() {
+        let recipe = Recipe::parse("m42-mistral-cpt", Recipe::shipped("m42-mistral-cpt").unwrap(), &[]).unwrap();
+        let rates = recipe.rates(79_259);
+        assert_eq!((rates.warmup_steps, rates.highest), (793, 7e-6));
+        assert!((rates.rate(0) - 7e-7).abs() < 1e-18);
+        let linear = Recipe::parse("definemed-cpt", Recipe::shipped("definemed-cpt").unwrap(), &[]).unwrap().rates(9728);
+        assert_eq!((linear.warmup_steps, linear.rate(0), linear.rate(250), linear.rate(9728)), (500, 0.0, 5e-6, 0.0));
     }
 
     #[test]

@@ -12,10 +12,10 @@
 use crate::data::Data;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
-use crate::outline::Outline;
-use crate::recipe::{Precision, Recipe};
+use crate::outline::{Budget, Outline};
+use crate::recipe::{Precision, Recipe, key};
 use crate::trainer::{BySource, Entropy, Plan, Step, TrainError, Trainer, copy_into};
-use osler_kernels::{Cpu, Operations};
+use osler_kernels::{Cpu, Device, KernelError, Operations};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -64,6 +64,9 @@ pub struct Finished {
 /// # Errors
 /// [`TrainError`]; after [`TrainError::Stopped`] the same call goes on.
 pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
+    let Device::Cpu = options.recipe.device.parse().map_err(|error: KernelError| key("device", error.to_string()))? else {
+        return Err(key("device", "is not one that a model can be trained on yet".into()).into());
+    };
     let threads = options.recipe.threads;
     match options.recipe.precision {
         Precision::F32 => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
@@ -88,13 +91,14 @@ impl<'a, O: Operations> Run<'a, O> {
         let lock = lock(out)?;
         claim(out, recipe, &outline)?;
         remove_unfinished(&out.join(CHECKPOINTS))?;
-        let plan = Plan { schedule: recipe.rates(outline.solved.steps), optimiser: recipe.settings(), accumulation: outline.passes };
+        let plan =
+            Plan { schedule: recipe.rates(outline.budget.solved.steps), optimiser: recipe.settings(), accumulation: outline.budget.passes };
         let trainer = match checkpoints(out)?.last() {
             Some((_, path)) => Trainer::resume(&ops, path, plan)?,
             None => {
                 let model = match &outline.weights {
                     Some(path) => model::read_weights(&ops, path)?,
-                    None => Model::random(&ops, outline.config.clone(), recipe.seed)?,
+                    None => Model::random(&ops, outline.budget.config.clone(), recipe.seed)?,
                 };
                 Trainer::new(&ops, model, plan)?
             }
@@ -105,7 +109,7 @@ impl<'a, O: Operations> Run<'a, O> {
     }
 
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
-        let (steps, recipe) = (self.outline.solved.steps, self.options.recipe);
+        let (steps, recipe) = (self.outline.budget.solved.steps, self.options.recipe);
         watch.begin(&self.outline, self.trainer.num_steps());
         let mut alarm = Alarm::new(recipe.alarm.window);
         let (mut first_loss, mut held_out_loss) = (None, None);
@@ -140,8 +144,9 @@ impl<'a, O: Operations> Run<'a, O> {
             Err(error) => return Err(error),
         };
         let seconds = begun.elapsed().as_secs_f64();
-        let operations_per_second = self.outline.operations_per_token() * step.num_tokens as f64 / seconds;
-        self.metrics.step(&step, seconds, operations_per_second)?;
+        let operations_per_second = self.outline.budget.operations_per_token() * step.num_tokens as f64 / seconds;
+        let utilisation = self.outline.budget.machine.peak().map(|peak| operations_per_second / peak);
+        self.metrics.step(&step, seconds, operations_per_second, utilisation)?;
         watch.step(&step, seconds, operations_per_second);
         let settings = self.options.recipe.alarm;
         if let Some(mean) = alarm.mean().filter(|mean| settings.spike > 0.0 && alarm.is_full() && step.loss > mean + settings.spike) {
@@ -290,12 +295,12 @@ fn claim(out: &Path, recipe: &Recipe, outline: &Outline) -> Result<(), TrainErro
         let problem = "holds something else than a training run; name another folder with --out".to_string();
         return Err(TrainError::Folder { path: out.to_path_buf(), problem });
     }
-    let memory = outline.memory;
+    let Budget { memory, solved, num_weights, .. } = &outline.budget;
     let text = json!({
         "format": FORMAT, "version": env!("CARGO_PKG_VERSION"), "fingerprint": outline.fingerprint, "recipe": recipe,
-        "weights": outline.num_weights, "steps": outline.solved.steps, "sequences_per_step": outline.solved.sequences_per_step,
-        "context_length": outline.solved.context_length, "sources": outline.source_names,
-        "operations_per_token": outline.operations_per_token(),
+        "weights": num_weights, "steps": solved.steps, "sequences_per_step": solved.sequences_per_step,
+        "context_length": solved.context_length, "sources": outline.source_names,
+        "operations_per_token": outline.budget.operations_per_token(),
         "memory_bytes": { "weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimiser,
             "activations": memory.activations },
     });
