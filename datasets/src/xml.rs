@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
     /// Starts at the first byte; a UTF-8 byte-order mark is skipped. See [`transcode`] for other encodings.
     pub fn new(bytes: &'a [u8], limits: &Limits) -> Self {
         let base = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-        let (text, failure) = match std::str::from_utf8(&bytes[base..]) {
+        let (text, failure) = match simdutf8::compat::from_utf8(&bytes[base..]) {
             Ok(text) => (text, None),
             Err(error) => ("", Some(Reject::new("invalid-utf8", base + error.valid_up_to(), "not UTF-8; convert the file to UTF-8"))),
         };
@@ -379,7 +379,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Opens the element whose tag ends with the `>` at `end`.
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, open: Open, end: usize) -> Result<Element<'a>, Reject> {
         let bytes = self.text.as_bytes();
         let name = &bytes[open.local..open.end];
