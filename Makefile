@@ -36,7 +36,8 @@ bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
 quality: ## holds near-duplicate detection against the exact similarity of all pairs: make quality [DATA=folder]
-	$(CARGO) run --quiet -p osler-corpus --example near_quality -- $(DATA)
+	$(CARGO) build --quiet --workspace --examples
+	$${CARGO_TARGET_DIR:-target}/debug/examples/near_quality $(DATA)
 
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run

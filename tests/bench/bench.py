@@ -15,17 +15,20 @@ def lxml_walk(paths):
     """The plain paragraph walk: parse, join the text of every paragraph."""
     parser = lxml.etree.XMLParser(load_dtd=False, no_network=True, resolve_entities=False, recover=True, huge_tree=True)
     files = [pathlib.Path(path).read_bytes() for path in paths]
-    start = time.perf_counter()
-    size = total = 0
-    for raw in files:
-        total += len(raw)
-        tree = lxml.etree.fromstring(raw, parser)
-        for paragraph in tree.iter("{*}p", "{*}title"):
-            size += len(" ".join("".join(paragraph.itertext()).split()))
-    return total / (time.perf_counter() - start) / 1e6, size
+    best = float("inf")
+    # The best of some rounds, as the other side has it.
+    for _ in range(5):
+        start = time.perf_counter()
+        for raw in files:
+            tree = lxml.etree.fromstring(raw, parser)
+            for paragraph in tree.iter("{*}p", "{*}title"):
+                " ".join("".join(paragraph.itertext()).split())
+        best = min(best, time.perf_counter() - start)
+    return sum(map(len, files)) / best / 1e6
 
 
 rows = []
+whole = [0, 0, 0]
 for folder, format in [("jats_epmc", "jats"), ("jats_plos", "jats"), ("jats_craft", "jats"), ("bmc_trials_xml", "bmc")]:
     paths = sorted(glob.glob(str(data / folder / "*.xml")))
     ours = []
@@ -35,10 +38,14 @@ for folder, format in [("jats_epmc", "jats"), ("jats_plos", "jats"), ("jats_craf
         ours.append(max(float(x) for x in re.findall(r"([0-9.]+) MB/s", out.stdout + out.stderr)))
         old = os.sched_getaffinity(0)
         pinned()
-        theirs.append(lxml_walk(paths)[0])
+        theirs.append(lxml_walk(paths))
         os.sched_setaffinity(0, old)
     a, b = sorted(ours)[1], sorted(theirs)[1]
+    size = sum(os.path.getsize(path) for path in paths) / 1e6
+    whole = [whole[0] + size, whole[1] + size / a, whole[2] + size / b]
     rows.append((f"XML to text, {folder}", f"lxml walk {b:.1f} MB/s", f"{a:.1f} MB/s", a / b))
+a, b = whole[0] / whole[1], whole[0] / whole[2]
+rows.append((f"XML to text, all {whole[0]:.0f} MB", f"lxml walk {b:.1f} MB/s", f"{a:.1f} MB/s", a / b))
 print(f"{'what':<32} {'baseline':<24} {'now':<14} ratio")
 for name, baseline, now, ratio in rows:
     print(f"{name:<32} {baseline:<24} {now:<14} {ratio:.1f}x")
