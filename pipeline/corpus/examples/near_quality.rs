@@ -28,8 +28,10 @@ const THRESHOLD: f64 = 0.85;
 const RECALL_FROM: f64 = 0.86;
 const RECALL_BAR: f64 = 0.995;
 const BIAS_BAR: f64 = 0.001;
-/// Standard errors by which a bin may miss the curve, or a spread its theory.
+/// Standard errors by which a spread may miss its theory.
 const DEVIATIONS: f64 = 4.0;
+/// How unlikely a bin may be, if the curve is right. A thousand bins are looked at.
+const CHANCE_BAR: f64 = 1e-5;
 /// Similarity from which pairs are looked at, and the bins they fall into.
 const FLOOR: f64 = 0.5;
 const BINS: usize = 51;
@@ -42,7 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("## {}: {} documents, {} pairs from {FLOOR} on\n", sample.name, sample.texts.len(), sample.truth.len());
         estimator(sample, &mut missed)?;
         let mut curves = Vec::new();
-        println!("| family | banding | candidates | pairs ≥ 0.85 | precision | recall ≥ 0.85 | recall ≥ 0.86 | expected | worst bin |");
+        println!(
+            "| family | banding | candidates | pairs ≥ 0.85 | precision | recall ≥ 0.85 | recall ≥ 0.86 | expected | chance of the oddest bin |"
+        );
         println!("|---|---|---|---|---|---|---|---|---|");
         for family in [Family::FastSimilaritySketch, Family::Minhash] {
             for (name, preset, short_shingles) in [
@@ -190,19 +194,34 @@ fn all_pairs(texts: &[String]) -> (Vec<(usize, usize, f64)>, Vec<usize>) {
     (pairs, sizes)
 }
 
-/// Pairs of one bin: how many there are, how many the curve expects with what variance, how many became candidates.
-#[derive(Clone, Copy, Default)]
+/// Pairs of one bin: how many there are, how many the curve expects, how many became candidates.
+#[derive(Clone, Default)]
 struct Bin {
     num_pairs: usize,
     expected: f64,
-    variance: f64,
     found: usize,
+    /// Probability of each number of candidates among the pairs so far.
+    distribution: Vec<f64>,
 }
 
 impl Bin {
-    fn deviations(&self) -> f64 {
-        // Half a pair either way: the counts are whole.
-        ((self.found as f64 - self.expected).abs() - 0.5).max(0.0) / self.variance.sqrt().max(0.05)
+    /// A pair that becomes a candidate with some probability.
+    fn add(&mut self, probability: f64, found: bool) {
+        self.num_pairs += 1;
+        self.expected += probability;
+        self.found += usize::from(found);
+        let before = if self.distribution.is_empty() { vec![1.0] } else { std::mem::take(&mut self.distribution) };
+        let of = |count: usize| before.get(count).copied().unwrap_or(0.0);
+        let one_more = |count: usize| count.checked_sub(1).map_or(0.0, of) * probability;
+        self.distribution = (0..=before.len()).map(|count| of(count) * (1.0 - probability) + one_more(count)).collect();
+    }
+
+    /// Probability of what was found or something more extreme on the same side, twice for the two sides.
+    fn chance(&self) -> f64 {
+        let (below, above) = self.distribution.split_at(self.found.min(self.distribution.len()));
+        let here = above.first().copied().unwrap_or(1.0);
+        let (below, above) = (below.iter().sum::<f64>() + here, above.iter().sum::<f64>());
+        if self.num_pairs == 0 { 1.0 } else { (2.0 * below.min(above)).min(1.0) }
     }
 }
 
@@ -219,12 +238,12 @@ struct Found {
 
 impl Found {
     fn worst(&self) -> f64 {
-        self.bins.iter().map(Bin::deviations).fold(0.0, f64::max)
+        self.bins.iter().map(Bin::chance).fold(1.0, f64::min)
     }
 
     fn row(&self) -> String {
         format!(
-            "{} | {} | {:.3} | {:.4} | {:.4} | {:.4} | {:.1} σ",
+            "{} | {} | {:.3} | {:.4} | {:.4} | {:.4} | {:.1e}",
             self.num_candidates,
             self.num_true,
             self.precision,
@@ -245,8 +264,8 @@ impl Found {
             bars.push(format!("recall {:.4} from {RECALL_FROM} on", self.recall_above));
         }
         // Pairs of one cluster share documents, and with them their luck.
-        if self.independent && self.worst() > DEVIATIONS {
-            bars.push(format!("a bin lies {:.1} standard errors off the curve", self.worst()));
+        if self.independent && self.worst() < CHANCE_BAR {
+            bars.push(format!("a bin would come about with probability {:.1e} if the curve were right", self.worst()));
         }
         bars.into_iter()
     }
@@ -290,15 +309,9 @@ fn measure(sample: &Sample, config: &NearDuplicatesConfig) -> Result<Found, Box<
     let (mut num_true, mut num_decided) = (0, 0);
     for (left, right, jaccard) in &sample.truth {
         let (found, probability) = (candidates.contains(&(*left, *right)), probability(*left, *right, *jaccard));
-        let add = |bin: &mut Bin| {
-            bin.num_pairs += 1;
-            bin.expected += probability;
-            bin.variance += probability * (1.0 - probability);
-            bin.found += usize::from(found);
-        };
-        add(&mut bins[((jaccard - FLOOR) * 100.0 + 1e-9) as usize]);
+        bins[((jaccard - FLOOR) * 100.0 + 1e-9) as usize].add(probability, found);
         if *jaccard >= RECALL_FROM {
-            add(&mut above);
+            above.add(probability, found);
         }
         if *jaccard >= THRESHOLD {
             num_true += 1;
@@ -367,7 +380,7 @@ fn print_curves(curves: &[(String, Vec<Bin>)]) {
     curves.iter().for_each(|(name, _)| print!(" {name}: predicted, found |"));
     println!("\n|---|---|{}", "---|".repeat(curves.len()));
     for bin in 0..BINS {
-        let Some(first) = curves.first().map(|(_, bins)| bins[bin]).filter(|first| first.num_pairs > 0) else { continue };
+        let Some(first) = curves.first().map(|(_, bins)| &bins[bin]).filter(|first| first.num_pairs > 0) else { continue };
         print!("| {:.2} | {} |", FLOOR + bin as f64 / 100.0, first.num_pairs);
         for (_, bins) in curves {
             let n = bins[bin].num_pairs as f64;

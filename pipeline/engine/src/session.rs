@@ -30,6 +30,9 @@ use url::Url;
 /// writers, batches in flight, the program itself.
 const POOL_SHARE: f64 = 0.6;
 
+/// Memory budget that a partition has to have: the merge of its sort cannot spill, and partitions that run out together all fail.
+const PARTITION_BYTES: usize = 64 << 20;
+
 /// A session and what operators share.
 #[derive(Clone)]
 pub struct Session {
@@ -50,6 +53,7 @@ impl Session {
         (memory_bytes, threads, batch_rows): (usize, usize, usize),
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
+        let threads = threads.min(memory_bytes / PARTITION_BYTES).max(1);
         let pool = GreedyMemoryPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
         let tracked = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
         let disk =
