@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         grads.clear(&ops)?;
         let scale = 1.0 / batch.num_targets() as f64;
         loss = model.forward_backward(&ops, &batch, scale, &mut work, &mut grads)?.sum() * scale;
-        optimiser.step(&ops, 1e-4, &grads, &mut model)?;
+        optimiser.step(&ops, 1e-4, grads.norm(&ops)?, &grads, &mut model)?;
         best = best.min(begun.elapsed().as_secs_f64());
     }
     let weights = model.parameters.num_weights();

@@ -63,13 +63,12 @@ impl<O: Operations> Optimiser<O> {
         Ok(optimiser)
     }
 
-    /// One step down the gradients; gives their norm before clipping.
+    /// One step down the gradients, whose norm together is `norm`.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
-    pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
+    pub fn step(&mut self, ops: &O, learning_rate: f64, norm: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<(), ModelError> {
         let Settings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
-        let norm = grads.norm(ops)?;
         self.step += 1;
         let gradient_scale = clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step, gradient_scale };
@@ -78,7 +77,7 @@ impl<O: Operations> Optimiser<O> {
             let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
             ops.adamw(&settings, grad, state, weight)?;
         }
-        Ok(norm)
+        Ok(())
     }
 }
 

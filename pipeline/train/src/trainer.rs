@@ -157,11 +157,12 @@ impl<O: Operations> Trainer<O> {
         if !(loss + balance).is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
         }
-        if !self.grads.norm(ops)?.is_finite() {
+        let norm = self.grads.norm(ops)?;
+        if !norm.is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
         }
         let learning_rate = self.plan.schedule.rate(at);
-        let norm = self.optimiser.step(ops, learning_rate, &self.grads, &mut self.model)?;
+        self.optimiser.step(ops, learning_rate, norm, &self.grads, &mut self.model)?;
         let num_tokens = batches.iter().map(Batch::len).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }

@@ -185,7 +185,7 @@ fn bf16_learns_as_f32_does() {
             grads.clear(&ops).unwrap();
             let scale = 1.0 / texts.num_targets() as f64;
             let losses = model.forward_backward(&ops, &texts, scale, &mut work, &mut grads).unwrap();
-            optimiser.step(&ops, 3e-3, &grads, &mut model).unwrap();
+            optimiser.step(&ops, 3e-3, grads.norm(&ops).unwrap(), &grads, &mut model).unwrap();
             losses.sum() * scale
         };
         (0..200).map(step).collect()
