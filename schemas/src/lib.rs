@@ -28,6 +28,18 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// Builds a schema whose metadata carries `name/version`.
 pub(crate) fn versioned(name: &str, version: u32, fields: Vec<Field>) -> SchemaRef {
     let metadata = HashMap::from([(VERSION_KEY.to_string(), format!("{name}/{version}"))]);

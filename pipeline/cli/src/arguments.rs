@@ -1,6 +1,7 @@
 //! The command line. Every recipe key is a flag too: `--near_duplicates.threshold 0.9`.
 
 use crate::Failure;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use osler_corpus::train_tokenizer::TrainConfig;
 use osler_engine::Recipe;
@@ -160,8 +161,8 @@ pub enum TokensCommand {
     Export {
         /// The run's folder.
         out: PathBuf,
-        #[arg(long, value_enum)]
-        format: TokenFormat,
+        #[arg(long, value_parser = token_format())]
+        format: Format,
         /// Folder for the files; `OUT/exports/FORMAT` where none is given.
         #[arg(long)]
         to: Option<PathBuf>,
@@ -171,8 +172,8 @@ pub enum TokensCommand {
         /// Token files (.bin, .ds, .npy) or folders of them, in order.
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        #[arg(long, value_enum)]
-        format: TokenFormat,
+        #[arg(long, value_parser = token_format())]
+        format: Format,
         /// The `tokenizer.json` that made the ids.
         #[arg(long)]
         tokenizer: PathBuf,
@@ -238,27 +239,10 @@ pub enum PackTail {
     Drop,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TokenFormat {
-    Megatron,
-    Datatrove,
-    Olmo,
-    Mds,
-    Litdata,
-    Npy,
-}
-
-impl From<TokenFormat> for Format {
-    fn from(format: TokenFormat) -> Self {
-        match format {
-            TokenFormat::Megatron => Self::Megatron,
-            TokenFormat::Datatrove => Self::Datatrove,
-            TokenFormat::Olmo => Self::Olmo,
-            TokenFormat::Mds => Self::Mds,
-            TokenFormat::Litdata => Self::Litdata,
-            TokenFormat::Npy => Self::Npy,
-        }
-    }
+/// Formats by their names.
+fn token_format() -> impl TypedValueParser<Value = Format> {
+    let named = |name: String| Format::ALL.into_iter().find(|format| format.name() == name).ok_or("no such format");
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(named)
 }
 
 #[derive(Debug, Args)]

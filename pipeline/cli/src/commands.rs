@@ -5,6 +5,7 @@ use crate::{Failure, generate, progress, render, tokens, train};
 use osler_engine::context::Silent;
 use osler_engine::inspect::{Removal, Story};
 use osler_engine::{Options, Recipe};
+use osler_schemas::chain;
 use osler_schemas::manifest::Manifest;
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
@@ -35,21 +36,22 @@ pub fn run(arguments: &Cli) -> Result<u8, Failure> {
 }
 
 fn resolve(arguments: &RecipeArguments) -> Result<(Recipe, PathBuf), Failure> {
-    let overrides = arguments.overrides()?;
-    if let Some(text) = osler_datasets::recipes::shipped(&arguments.recipe) {
-        let base = std::env::current_dir()?;
-        return Ok((Recipe::parse(&arguments.recipe, text, &overrides)?, base));
+    let shipped = osler_datasets::recipes::shipped(&arguments.recipe);
+    let (text, base) = read_recipe(&arguments.recipe, shipped, &osler_datasets::recipes::names())?;
+    Ok((Recipe::parse(&arguments.recipe, &text, &arguments.overrides()?)?, base))
+}
+
+/// The text of a recipe, a shipped one or a file, and the folder that its paths start from.
+pub(crate) fn read_recipe(name: &str, shipped: Option<&str>, names: &[&str]) -> Result<(String, PathBuf), Failure> {
+    if let Some(text) = shipped {
+        return Ok((text.to_string(), std::env::current_dir()?));
     }
-    let path = Path::new(&arguments.recipe);
+    let path = Path::new(name);
     let text = std::fs::read_to_string(path).map_err(|error| {
-        let shipped = osler_datasets::recipes::names().join(", ");
-        Failure::user(format!("recipe {}: {error}; give a file, or one that ships: {shipped}", path.display()))
+        Failure::user(format!("recipe {}: {error}; give a file, or one that ships: {}", path.display(), names.join(", ")))
     })?;
-    let base = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    Ok((Recipe::parse(&arguments.recipe, &text, &overrides)?, std::path::absolute(base)?))
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((text, std::path::absolute(base)?))
 }
 
 fn options(arguments: &RecipeArguments) -> Result<Options, Failure> {
@@ -229,16 +231,4 @@ fn verify_exact(out: &Path) -> Result<u8, Failure> {
     let proof = osler_engine::verify_exact(out)?;
     writeln!(stdout(), "{proof}")?;
     Ok(0)
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -2,9 +2,9 @@
 
 use crate::Failure;
 use crate::arguments::GenerateArguments;
-use crate::commands::chain;
 use osler_corpus::tokenize::{Ids, Tokenizer, TokenizerConfig};
 use osler_kernels::Cpu;
+use osler_schemas::chain;
 use osler_train::TrainError;
 use osler_train::generate::{Sampling, generate};
 use osler_train::model::{self, Config};

@@ -1,10 +1,11 @@
 //! `osler tokens`: shards by themselves.
 
-use crate::arguments::{PackArguments, TokenFormat, TokensCommand};
-use crate::commands::{chain, stop_on_signals};
+use crate::arguments::{PackArguments, TokensCommand};
+use crate::commands::stop_on_signals;
 use crate::{Failure, render};
 use osler_corpus::tokenize::{Tokenizer, TokenizerConfig};
 use osler_engine::{Options, Recipe};
+use osler_schemas::chain;
 use osler_tokens::exchange::{self, Format};
 use osler_tokens::writer::DEFAULT_SHARD_BYTES;
 use osler_tokens::{Expectations, MixConfig, PackConfig, ShardSet, ShardWriter, Summary, mix};
@@ -21,7 +22,7 @@ pub fn run(command: &TokensCommand) -> Result<u8, Failure> {
         TokensCommand::Verify { out } => verify(out),
         TokensCommand::Show { out, chunk } => show(out, *chunk),
         TokensCommand::Repack { out, recipe, pack } => repack(out, recipe.as_deref(), pack),
-        TokensCommand::Export { out, format, to } => export(out, (*format).into(), to.as_deref()),
+        TokensCommand::Export { out, format, to } => export(out, *format, to.as_deref()),
         TokensCommand::Import { paths, format, tokenizer, eos, out, source, pack } => {
             let config = TokenizerConfig { eos: eos.clone(), ..TokenizerConfig::default() };
             import(paths, *format, (tokenizer.as_path(), &config), out, source, &pack.over(PackConfig::default()))
@@ -133,7 +134,7 @@ fn export(out: &Path, format: Format, to: Option<&Path>) -> Result<u8, Failure> 
 
 fn import(
     paths: &[PathBuf],
-    format: TokenFormat,
+    format: Format,
     (file, config): (&Path, &TokenizerConfig),
     out: &Path,
     source: &str,
@@ -147,7 +148,7 @@ fn import(
     let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let tokenizer = Tokenizer::load(&bytes, &name, config).map_err(|error| Failure::user(chain(&error)))?;
     let mut writer = ShardWriter::create(&partial, tokenizer.identity().clone(), pack.clone(), DEFAULT_SHARD_BYTES).map_err(failure)?;
-    let imported = exchange::import(format.into(), paths, source, &mut writer).map_err(failure)?;
+    let imported = exchange::import(format, paths, source, &mut writer).map_err(failure)?;
     let summary = writer.finish().map_err(failure)?;
     std::fs::write(partial.join("tokenizer.json"), bytes)?;
     std::fs::rename(&partial, &tokens)?;

@@ -1,9 +1,10 @@
 //! `osler train`: shows what a run would do, or does it with a live line per step.
 
 use crate::arguments::{ProgressKind, TrainArguments};
-use crate::commands::{chain, stop_on};
+use crate::commands::{read_recipe, stop_on};
 use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
+use osler_schemas::chain;
 use osler_train::outline::{Budget, MemoryTable};
 use osler_train::trainer::Step;
 use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
@@ -47,17 +48,9 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
 }
 
 fn resolve(arguments: &TrainArguments) -> Result<(Recipe, PathBuf), Failure> {
-    let overrides = arguments.overrides()?;
-    if let Some(text) = Recipe::shipped(&arguments.recipe) {
-        return Ok((Recipe::parse(&arguments.recipe, text, &overrides).map_err(TrainError::from)?, std::env::current_dir()?));
-    }
-    let path = Path::new(&arguments.recipe);
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let shipped = Recipe::names().collect::<Vec<_>>().join(", ");
-        Failure::user(format!("recipe {}: {error}; give a file, or one that ships: {shipped}", path.display()))
-    })?;
-    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?, std::path::absolute(base)?))
+    let names: Vec<&str> = Recipe::names().collect();
+    let (text, base) = read_recipe(&arguments.recipe, Recipe::shipped(&arguments.recipe), &names)?;
+    Ok((Recipe::parse(&arguments.recipe, &text, &arguments.overrides()?).map_err(TrainError::from)?, base))
 }
 
 /// What would be trained: of a recipe that leaves nothing to shards and weights, also before there are any.

@@ -6,6 +6,7 @@ use crate::optimiser::Optimiser;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use osler_kernels::Counter;
+use osler_schemas::chain;
 use osler_schemas::shard::Header;
 use osler_tokens::schedule::Solved;
 use osler_tokens::{Expectations, Order, ShardSet};
@@ -252,17 +253,6 @@ fn fingerprint(recipe: &Recipe, set: &ShardSet, weights: Option<&Path>) -> Resul
     let shards: Vec<_> = set.shards().iter().map(|shard| format!("{:?}", shard.header())).collect();
     let parts = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), recipe.essence(), shards, files)).unwrap_or_default();
     Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(parts.as_bytes())))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
