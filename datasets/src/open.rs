@@ -351,13 +351,14 @@ impl Input {
         matches!(&self.body, Body::Plain(body) if body.buffer().starts_with(magic))
     }
 
-    /// Bytes taken so far, as stored; those that wait in the buffer count.
+    /// Bytes taken so far, as stored; those that wait in the buffer do not count.
     pub fn num_bytes(&self) -> u64 {
-        match &self.body {
-            Body::Plain(raw) => raw.get_ref().num_bytes,
-            Body::Gzip(decoder) => decoder.get_ref().get_ref().get_ref().num_bytes,
-            Body::Zstd(decoder) => decoder.get_ref().get_ref().get_ref().num_bytes,
-        }
+        let raw = match &self.body {
+            Body::Plain(raw) => raw,
+            Body::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Body::Zstd(decoder) => decoder.get_ref().get_ref(),
+        };
+        raw.get_ref().num_bytes - raw.buffer().len() as u64
     }
 
     /// Reads what is left as stored, without decompressing it, and gives the size and hash of the whole file.

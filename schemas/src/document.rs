@@ -84,3 +84,40 @@ fn public_fields() -> Vec<Field> {
         Field::new("num_words", DataType::UInt64, false),
     ]
 }
+
+/// Words of a text: runs of characters between white space (Unicode White_Space), as [`str::split_whitespace`] gives them.
+pub fn num_words(text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let (mut count, mut in_word, mut at) = (0, false, 0);
+    while let Some(&byte) = bytes.get(at) {
+        // 0x1C to 0x1F are no white space here, and of the bytes that begin a longer character only these four can begin a white one.
+        let (white, width) = match byte {
+            0x09..=0x0D | b' ' => (true, 1),
+            0xC2 | 0xE1..=0xE3 => {
+                let character = text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or(' ');
+                (character.is_whitespace(), character.len_utf8())
+            }
+            _ => (false, 1),
+        };
+        count += u64::from(!white && !in_word);
+        in_word = !white;
+        at += width;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::num_words;
+
+    #[test]
+    fn words_are_counted_as_they_are_split() {
+        for character in '\0'..=char::MAX {
+            let text = format!("{character}a{character}{character}é{character}b");
+            assert_eq!(num_words(&text), text.split_whitespace().count() as u64, "{character:?}");
+        }
+        for text in ["", " ", "a", " a b ", "a\u{3000}漢字\u{a0}c"] {
+            assert_eq!(num_words(text), text.split_whitespace().count() as u64, "{text:?}");
+        }
+    }
+}

@@ -11,6 +11,11 @@ mod train;
 
 use std::process::ExitCode;
 
+/// Keeps a run to its memory budget: batches of every size come and go on several threads, and the C library's allocator held on to three
+/// times what was in use.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A panic's message may quote the text at hand; its place says enough.
     std::panic::set_hook(Box::new(|panic| {

@@ -199,7 +199,9 @@ fn stage(texts: &[String], config: &NearDuplicatesConfig) -> Result<Steps, Box<d
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.1))),
     ];
     let mut candidates = Vec::new();
-    Candidates::new().push(RecordBatch::try_new(osler_schemas::sketch::band_schema(), columns)?, &mut candidates)?;
+    let mut operator = Candidates::new();
+    operator.push(RecordBatch::try_new(osler_schemas::sketch::band_schema(), columns)?, &mut candidates)?;
+    operator.finish(&mut candidates)?;
     let mut pairs = two_columns(&candidates);
     pairs.sort_unstable();
     pairs.dedup();

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Rows after which a block is encoded.
@@ -142,18 +144,14 @@ impl RunFolder {
     }
 }
 
-/// Writes a table of one schema in parts.
+/// Writes a table of one schema in parts. Rows are gathered here and encoded on a thread of their own.
 pub struct TableWriter {
-    folder: PathBuf,
     schema: SchemaRef,
-    writer: Option<ArrowWriter<File>>,
-    part: usize,
+    text_column: Option<usize>,
     block: Vec<RecordBatch>,
     block_rows: usize,
     block_bytes: usize,
-    group_rows: usize,
-    part_bytes: usize,
-    text_column: Option<usize>,
+    encoder: Encoder,
 }
 
 impl TableWriter {
@@ -165,48 +163,17 @@ impl TableWriter {
         let (folder, schema) = (folder.partial(table.folder), (table.schema)());
         fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let text_column = schema.index_of("text").ok();
-        let mut table = Self {
-            folder,
-            schema,
-            writer: None,
-            part: 0,
-            block: Vec::new(),
-            block_rows: 0,
-            block_bytes: 0,
-            group_rows: 0,
-            part_bytes: 0,
-            text_column,
-        };
-        table.open()?;
-        Ok(table)
-    }
-
-    fn open(&mut self) -> Result<(), Error> {
-        let path = self.part_path();
-        let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
-        let zstd = ZstdLevel::try_new(3).unwrap_or_default();
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(zstd))
-            .set_max_row_group_row_count(Some(usize::MAX))
-            .set_created_by("osler".to_string())
-            .build();
-        self.writer =
-            Some(ArrowWriter::try_new(file, self.schema.clone(), Some(properties)).map_err(|error| Error::parquet(&path, error))?);
-        Ok(())
-    }
-
-    fn part_path(&self) -> PathBuf {
-        self.folder.join(format!("part-{:05}.parquet", self.part))
+        let encoder = Encoder::spawn(Parts::new(folder, schema.clone(), text_column.is_some())?);
+        Ok(Self { schema, text_column, block: Vec::new(), block_rows: 0, block_bytes: 0, encoder })
     }
 
     /// Adds the rows of `batch`, of whose columns the table's are taken by name.
     ///
     /// # Errors
-    /// When a column is missing or of another type, or the disk does not take the rows.
+    /// When a column is missing or of another type, or the disk did not take rows given before.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        let path = self.part_path();
-        let columns = expect::columns(batch, &self.schema).map_err(|error| Error::Internal(format!("{}: {error}", path.display())))?;
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| Error::arrow(&path, error))?;
+        let columns = expect::columns(batch, &self.schema).map_err(|error| Error::Internal(format!("a table's rows: {error}")))?;
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| Error::Internal(error.to_string()))?;
         let text = self.text_column.map(|index| batch.column(index).as_string::<i32>().clone());
         let mut start = 0;
         for row in 0..batch.num_rows() {
@@ -225,34 +192,11 @@ impl TableWriter {
     }
 
     fn write_block(&mut self) -> Result<(), Error> {
-        let path = self.part_path();
-        let block = concat_batches(&self.schema, &self.block).map_err(|error| Error::arrow(&path, error))?;
+        let rows = concat_batches(&self.schema, &self.block).map_err(|error| Error::Internal(error.to_string()))?;
         self.block.clear();
-        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
-        let fault = |error| Error::parquet(&path, error);
-        writer.write(&block).map_err(fault)?;
-        self.group_rows += self.block_rows;
-        self.part_bytes += self.block_bytes;
-        // Measured from the part's start, so that it depends on rows alone.
-        if self.block_bytes >= ROW_GROUP_BYTES || self.group_rows >= ROW_GROUP_ROWS || self.text_column.is_some() {
-            writer.flush().map_err(fault)?;
-            self.group_rows = 0;
-        }
-        (self.block_rows, self.block_bytes) = (0, 0);
-        if self.part_bytes >= PART_BYTES {
-            self.close()?;
-            self.part += 1;
-            self.part_bytes = 0;
-            self.open()?;
-        }
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Error> {
-        let path = self.part_path();
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let file = writer.into_inner().map_err(|error| Error::parquet(&path, error))?;
-        file.sync_all().map_err(|error| Error::io(&path, error))
+        let num_bytes = std::mem::take(&mut self.block_bytes);
+        self.block_rows = 0;
+        self.encoder.send(Some(Block { rows, num_bytes }))
     }
 
     /// Writes what is left; the table is whole but still under its partial name.
@@ -263,8 +207,133 @@ impl TableWriter {
         if !self.block.is_empty() {
             self.write_block()?;
         }
-        self.close()
+        self.encoder.send(None)?;
+        self.encoder.outcome()
     }
+}
+
+/// Rows that are encoded in one go, and their bytes of text.
+struct Block {
+    rows: RecordBatch,
+    num_bytes: usize,
+}
+
+/// The thread that encodes. It ends when it is told that nothing follows, or when its table is given up.
+struct Encoder {
+    blocks: Option<SyncSender<Option<Block>>>,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+}
+
+impl Encoder {
+    fn spawn(mut parts: Parts) -> Self {
+        let (blocks, queue) = sync_channel::<Option<Block>>(1);
+        let work = move || {
+            while let Ok(next) = queue.recv() {
+                let Some(block) = next else { return parts.close() };
+                parts.write(&block)?;
+            }
+            Ok(())
+        };
+        Self { blocks: Some(blocks), thread: Some(std::thread::spawn(work)) }
+    }
+
+    fn send(&mut self, block: Option<Block>) -> Result<(), Error> {
+        let sent = self.blocks.as_ref().is_some_and(|blocks| blocks.send(block).is_ok());
+        // Nobody takes blocks any more once one could not be written.
+        if sent { Ok(()) } else { self.outcome().and(Err(Error::Internal("a table was written to after its end".into()))) }
+    }
+
+    fn outcome(&mut self) -> Result<(), Error> {
+        self.blocks = None;
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(Error::Internal("the encoding of a table ended early".into())))
+    }
+}
+
+impl Drop for Encoder {
+    /// A table given up is not written to any more once this is over.
+    fn drop(&mut self) {
+        let _ = self.outcome();
+    }
+}
+
+/// The files of a table.
+struct Parts {
+    folder: PathBuf,
+    schema: SchemaRef,
+    has_text: bool,
+    writer: Option<ArrowWriter<File>>,
+    part: usize,
+    group_rows: usize,
+    part_bytes: usize,
+}
+
+impl Parts {
+    fn new(folder: PathBuf, schema: SchemaRef, has_text: bool) -> Result<Self, Error> {
+        let mut parts = Self { folder, schema, has_text, writer: None, part: 0, group_rows: 0, part_bytes: 0 };
+        parts.open()?;
+        Ok(parts)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(format!("part-{:05}.parquet", self.part))
+    }
+
+    fn open(&mut self) -> Result<(), Error> {
+        let path = self.path();
+        let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
+        self.writer =
+            Some(ArrowWriter::try_new(file, self.schema.clone(), Some(properties())).map_err(|error| Error::parquet(&path, error))?);
+        Ok(())
+    }
+
+    fn write(&mut self, block: &Block) -> Result<(), Error> {
+        let path = self.path();
+        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        let fault = |error| Error::parquet(&path, error);
+        writer.write(&block.rows).map_err(fault)?;
+        self.group_rows += block.rows.num_rows();
+        self.part_bytes += block.num_bytes;
+        // Measured from the part's start, so that it depends on rows alone.
+        if block.num_bytes >= ROW_GROUP_BYTES || self.group_rows >= ROW_GROUP_ROWS || self.has_text {
+            writer.flush().map_err(fault)?;
+            self.group_rows = 0;
+        }
+        if self.part_bytes >= PART_BYTES {
+            self.close()?;
+            self.part += 1;
+            self.part_bytes = 0;
+            self.open()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        let path = self.path();
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let file = writer.into_inner().map_err(|error| Error::parquet(&path, error))?;
+        file.sync_all().map_err(|error| Error::io(&path, error))
+    }
+}
+
+fn properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
+        .set_max_row_group_row_count(Some(usize::MAX))
+        .set_created_by("osler".to_string())
+        .build()
+}
+
+/// Encodes batches, all of one schema, as tables are, and gives the bytes they come to.
+///
+/// # Errors
+/// When a batch cannot be encoded.
+pub fn encoded_bytes(batches: &[RecordBatch]) -> Result<usize, Error> {
+    let Some(first) = batches.first() else { return Ok(0) };
+    let fault = |error| Error::parquet(Path::new("a sample"), error);
+    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties())).map_err(fault)?;
+    batches.iter().try_for_each(|batch| writer.write(batch)).map_err(fault)?;
+    Ok(writer.into_inner().map_err(fault)?.len())
 }
 
 /// Writes a small file whole or not at all.

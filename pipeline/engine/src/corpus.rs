@@ -12,9 +12,13 @@ use crate::session::Session;
 use crate::spec::OperatorSpec;
 use crate::tables::{AGAINST, CLUSTERS, CORPUS, DOCUMENTS, DROPPED, LEDGER, REMOVED, SPANS};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{SortOptions, filter_record_batch};
 use arrow::datatypes::{DataType, Field};
+use datafusion::common::{JoinType, NullEquality};
+use datafusion::physical_expr::expressions::col;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::SortMergeJoinExec;
+use datafusion::prelude::ident;
 use osler_schemas::{document, expect, ledger};
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,7 +27,7 @@ use std::sync::Arc;
 /// The boundary's name.
 pub const BOUNDARY: &str = "corpus";
 
-/// Documents in order, those that a cluster's keeper stands for marked as dropped; with `partner_id`, `score` and `keeper_id` of the
+/// Documents in order, in one partition, those that a cluster's keeper stands for marked as dropped; with `partner_id`, `score` and `keeper_id` of the
 /// removal and `bytes_before`. Filters after near-duplicates are applied.
 ///
 /// # Errors
@@ -32,23 +36,46 @@ pub async fn survivors(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Exe
     session.register(&DOCUMENTS).await?;
     session.register(&CLUSTERS).await?;
     session.register(&AGAINST).await?;
-    let plan = session
+    let removed = session
         .plan(
-            "WITH removed AS (
-               SELECT c.ordinal, c.reason, c.jaccard, p.doc_id AS partner_id, k.doc_id AS keeper_id
-               FROM clusters c JOIN documents p ON c.partner = p.ordinal JOIN documents k ON c.keeper = k.ordinal
-               WHERE c.ordinal <> c.keeper
-               UNION ALL SELECT ordinal, reason, jaccard, partner_id, keeper_id FROM against)
-             SELECT d.doc_id, d.source, d.origin, d.title,
-               CASE WHEN r.ordinal IS NULL THEN d.text ELSE '' END AS text,
-               d.language, d.license, d.identifiers, d.published, d.sections, d.metadata, d.num_bytes, d.num_words, d.source_index,
-               CASE WHEN r.ordinal IS NULL THEN NULL ELSE 'near-duplicates' END AS drop_stage,
-               r.reason AS drop_reason, r.keeper_id AS drop_detail,
-               d.ordinal, d.num_bytes AS bytes_before, r.partner_id, r.jaccard AS score
-             FROM documents d LEFT JOIN removed r ON d.ordinal = r.ordinal
-             ORDER BY d.ordinal",
+            "SELECT c.ordinal AS removed, c.reason, c.jaccard, p.doc_id AS partner_id, k.doc_id AS keeper_id
+             FROM clusters c JOIN documents p ON c.partner = p.ordinal JOIN documents k ON c.keeper = k.ordinal
+             WHERE c.ordinal <> c.keeper
+             UNION ALL SELECT ordinal, reason, jaccard, partner_id, keeper_id FROM against
+             ORDER BY removed",
         )
         .await?;
+    // Documents rest in order: read so and joined by merging, their texts are never sorted or held.
+    let session = &session.in_order();
+    let documents = session.read(&DOCUMENTS).await?.create_physical_plan().await?;
+    let on = (col("ordinal", &documents.schema())?, col("removed", &removed.schema())?);
+    let options = vec![SortOptions::default()];
+    let joined = SortMergeJoinExec::try_new(documents, removed, vec![on], None, JoinType::Left, options, NullEquality::NullEqualsNothing)?;
+    let kept = "removed IS NULL";
+    let columns = [
+        "doc_id",
+        "source",
+        "origin",
+        "title",
+        &format!("CASE WHEN {kept} THEN text ELSE '' END AS text"),
+        "language",
+        "license",
+        "identifiers",
+        "published",
+        "sections",
+        "metadata",
+        "num_bytes",
+        "num_words",
+        "source_index",
+        &format!("CASE WHEN {kept} THEN NULL ELSE 'near-duplicates' END AS drop_stage"),
+        "reason AS drop_reason",
+        "keeper_id AS drop_detail",
+        "ordinal",
+        "num_bytes AS bytes_before",
+        "partner_id",
+        "jaccard AS score",
+    ];
+    let plan = session.frame(Arc::new(joined))?.select_exprs(&columns)?.create_physical_plan().await?;
     filter::place(session, recipe, FilterPlace::NearDuplicates, plan).await
 }
 
@@ -62,8 +89,8 @@ pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Executio
     let plan = session.operator(cut, survivors);
     let too_short = OperatorSpec::AfterCut { config: recipe.length_filter.clone(), spans: session.folder.path(SPANS.folder) };
     let plan = session.operator(too_short, plan);
-    let plan = filter::place(session, recipe, FilterPlace::ExactDuplicates, plan).await?;
-    session.frame(plan)?.sort_by(vec![datafusion::prelude::ident("ordinal")])?.create_physical_plan().await.map_err(Error::from)
+    let plan = filter::place(&session.in_order(), recipe, FilterPlace::ExactDuplicates, plan).await?;
+    session.in_order().frame(plan)?.sort_by(vec![ident("ordinal")])?.create_physical_plan().await.map_err(Error::from)
 }
 
 /// Runs the stretch, or finds it done. `before` are the markers of near and exact duplicates, whose time and memory the rows take.

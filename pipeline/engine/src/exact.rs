@@ -21,11 +21,8 @@ use std::sync::Arc;
 /// The boundary's name.
 pub const BOUNDARY: &str = STAGE;
 
-/// Text and index that do not fit in memory: files without names, which go with the process.
-const SCRATCH: &str = "work/spill";
-
 /// What the stage may keep in memory. The sort below it has to have room beside it.
-fn memory_bytes(recipe: &Recipe) -> Result<u64, Error> {
+pub(crate) fn memory_bytes(recipe: &Recipe) -> Result<u64, Error> {
     Ok(recipe.memory_bytes()? as u64 / 3)
 }
 
@@ -34,7 +31,7 @@ fn memory_bytes(recipe: &Recipe) -> Result<u64, Error> {
 /// # Errors
 /// As for [`survivors`].
 pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let survivors = session.frame(survivors(session, recipe).await?)?;
+    let survivors = session.in_order().frame(survivors(session, recipe).await?)?;
     let texts = survivors
         .filter(ident("drop_reason").is_null())?
         .select(vec![ident("ordinal"), ident("source_index"), ident("text")])?
@@ -45,7 +42,8 @@ pub async fn plan(session: &Session, recipe: &Recipe) -> Result<Arc<dyn Executio
         source_names,
         threads: recipe.num_threads(),
         memory_bytes: memory_bytes(recipe)?,
-        scratch: session.folder.path(SCRATCH),
+        // Files without names, which go with the process.
+        scratch: session.spill.clone(),
     };
     Ok(session.operator(find, texts.create_physical_plan().await?))
 }

@@ -1,14 +1,20 @@
 //! What a source will give, told from a sample of its files: they are read and parsed as the run would, up to a bound.
 
 use crate::error::Error;
-use crate::parse::chain;
+use crate::estimate::SAMPLE_BYTES;
+use crate::near::fault;
+use crate::parse::{Rows, chain};
 use crate::recipe::Recipe;
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use osler_corpus::operator::Sink;
 use osler_datasets::license::Verdict;
 use osler_datasets::list::FileEntry;
 use osler_datasets::open::Stores;
 use osler_datasets::read::read_file;
 use osler_datasets::source::SourceConfig;
 use osler_datasets::{Document, Reject};
+use osler_schemas::expect;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -33,6 +39,8 @@ pub struct Forecast {
     pub text_bytes: f64,
     /// Seconds that one thread reads and parses.
     pub seconds: f64,
+    /// Some of those documents, as parsing gives them.
+    pub sample: Vec<RecordBatch>,
 }
 
 /// Reads a sample of the source's files.
@@ -41,15 +49,25 @@ pub struct Forecast {
 /// As a run would: a file that cannot be read, or lacks a column the source names.
 pub fn forecast(source: &SourceConfig, files: &[&FileEntry], recipe: &Recipe, stores: &Stores) -> Result<Forecast, Error> {
     let num_bytes = files.iter().map(|file| file.num_bytes).sum();
-    let mut sample = Sample::default();
+    let (mut sample, mut rows) = (Sample::default(), Rows::default());
+    let mut kept = Kept { recipe, batches: Vec::new(), quota_bytes: 0 };
     let start = Instant::now();
     for file in spread(files) {
-        let mut text_bytes = 0;
+        let (mut text_bytes, mut full) = (0, Ok(()));
+        kept.quota_bytes = SAMPLE_BYTES / files.len().min(SAMPLE_FILES);
         let mut emit = |record: Result<&Document, Reject>| {
+            match &record {
+                Ok(document) => rows.document(source, file, document),
+                Err(reject) => rows.reject(source, file, reject),
+            }
             text_bytes += sample.record(source, recipe, record);
-            if text_bytes < TEXT_BYTES_PER_FILE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if rows.are_enough(recipe.batch_rows) {
+                full = rows.flush(&mut kept);
+            }
+            if text_bytes < TEXT_BYTES_PER_FILE && full.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let summary = read_file(source, file, stores, &recipe.limits, &mut emit).map_err(|error| Error::User(chain(&error)))?;
+        full.and_then(|()| rows.flush(&mut kept)).map_err(fault)?;
         // A stream that was broken off has read ahead; a file read whole is its size in the listing.
         sample.bytes_read += if summary.stopped { summary.num_bytes.min(file.num_bytes) } else { file.num_bytes };
         sample.files += 1;
@@ -63,7 +81,37 @@ pub fn forecast(source: &SourceConfig, files: &[&FileEntry], recipe: &Recipe, st
         documents: sample.documents as f64 * scale,
         text_bytes: sample.text_bytes as f64 * scale,
         seconds: start.elapsed().as_secs_f64() * scale,
+        sample: kept.batches,
     })
+}
+
+/// Keeps what passes the length filter, up to a number of bytes.
+struct Kept<'a> {
+    recipe: &'a Recipe,
+    batches: Vec<RecordBatch>,
+    quota_bytes: usize,
+}
+
+impl Sink for Kept<'_> {
+    fn push(&mut self, batch: RecordBatch) -> ControlFlow<()> {
+        let column = |name| expect::u64(&batch, name);
+        let (Ok(bytes), Ok(words)) = (column("num_bytes"), column("num_words")) else { return ControlFlow::Break(()) };
+        let dropped = batch.column_by_name("drop_reason");
+        let passes = (0..batch.num_rows()).map(|row| {
+            let length = self.recipe.length_filter.reason(words.value(row), bytes.value(row));
+            let passes = self.quota_bytes > 0 && length.is_none() && dropped.is_none_or(|dropped| dropped.is_null(row));
+            if passes {
+                self.quota_bytes = self.quota_bytes.saturating_sub(bytes.value(row) as usize);
+            }
+            Some(passes)
+        });
+        let passes: BooleanArray = passes.collect();
+        match filter_record_batch(&batch, &passes) {
+            Ok(batch) if batch.num_rows() > 0 => self.batches.push(batch),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Counts over the files looked at.
@@ -82,7 +130,7 @@ impl Sample {
         self.records += 1;
         let Ok(document) = record else { return 0 };
         let num_bytes = document.text.len() as u64;
-        let num_words = document.text.split_whitespace().count() as u64;
+        let num_words = osler_schemas::document::num_words(&document.text);
         let allowed = source.judge_license(document.license.as_deref()).1 == Verdict::Allowed;
         if allowed && num_bytes > 0 && recipe.length_filter.reason(num_words, num_bytes).is_none() {
             self.documents += 1;

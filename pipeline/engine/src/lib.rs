@@ -9,6 +9,7 @@ mod corpus;
 mod counts;
 mod documents;
 pub mod error;
+mod estimate;
 mod exact;
 mod filter;
 mod forecast;

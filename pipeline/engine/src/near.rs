@@ -15,9 +15,9 @@ use arrow::datatypes::{UInt32Type, UInt64Type};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
-use osler_corpus::near_duplicates::banding::{Banding, curve_points};
-use osler_corpus::near_duplicates::cluster::{DocumentFacts, clusters, representatives, to_batch, uncompared};
-use osler_corpus::near_duplicates::verify::{Evidence, blocks, max_evidence_bytes};
+use osler_corpus::near_duplicates::banding::{Banding, JaccardBins, curve_points};
+use osler_corpus::near_duplicates::cluster::{Clusters, DOCUMENT_BYTES, DocumentFacts, Found, representatives, to_batch};
+use osler_corpus::near_duplicates::verify::{Blocks, Evidence, max_evidence_bytes};
 use osler_corpus::near_duplicates::{NearDuplicatesConfig, cluster::Statistics};
 use osler_corpus::operator::Error as OperatorError;
 use osler_schemas::manifest::StageRow;
@@ -38,19 +38,24 @@ const EVIDENCE_SHARE: u64 = 2;
 /// # Errors
 /// When a table is not there.
 pub async fn candidates_plan(session: &Session, config: &NearDuplicatesConfig) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let sorted = bands_plan(session, config).await?;
-    let pairs = session.operator(OperatorSpec::Candidates, sorted);
+    let bands = bands(session, config).await?;
+    let pairs = session.operator(OperatorSpec::Candidates, bands);
     let distinct = session.frame(pairs)?.distinct()?.sort_by(vec![ident("left"), ident("right")])?;
     Ok(distinct.create_physical_plan().await?)
 }
 
 /// From documents to band keys, sorted.
 pub(crate) async fn bands_plan(session: &Session, config: &NearDuplicatesConfig) -> Result<Arc<dyn ExecutionPlan>, Error> {
+    let bands = bands(session, config).await?;
+    Ok(session.frame(bands)?.sort_by(vec![ident("key"), ident("ordinal")])?.create_physical_plan().await?)
+}
+
+/// From documents to band keys.
+async fn bands(session: &Session, config: &NearDuplicatesConfig) -> Result<Arc<dyn ExecutionPlan>, Error> {
     session.register(&DOCUMENTS).await?;
     let texts = session.plan("SELECT ordinal, text FROM documents").await?;
     let sketch = OperatorSpec::Sketch { config: config.clone(), copies: session.folder.path(COPIES.folder) };
-    let bands = session.operator(sketch, texts);
-    Ok(session.frame(bands)?.sort_by(vec![ident("key"), ident("ordinal")])?.create_physical_plan().await?)
+    Ok(session.operator(sketch, texts))
 }
 
 /// Runs the stage, or finds it done. Its `facts` are the cluster statistics and the S-curve.
@@ -67,19 +72,18 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
     let measure = Measure::start();
     folder.begin(BOUNDARY, &[COPIES, CANDIDATES, PAIRS, CLUSTERS, AGAINST])?;
     let config = &recipe.near_duplicates;
-    let mut facts = if config.enabled { load_facts(session).await? } else { Vec::new() };
+    let held = MemoryConsumer::new("near-duplicates: documents").register(&session.sql.runtime_env().memory_pool);
+    let mut facts = if config.enabled { load_facts(session, &held).await? } else { Vec::new() };
     progress.start(BOUNDARY, facts.iter().map(|document| document.num_bytes).sum());
     let indexed = near_index::against(session, recipe, base, &facts).await?;
     facts.retain(|document| indexed.binary_search(&document.ordinal).is_err());
     let mut files = propose(session, config, &facts, &indexed).await?;
     files.extend(folder.publish(&AGAINST)?.0);
-    let (mut pairs, mut short) = decide(session, config, &facts).await?;
+    let decided = decide(session, config, &facts).await?;
     files.extend(folder.publish(&PAIRS)?.0);
-    let num_candidates = pairs.len();
-    let further = uncompared(&facts, &pairs, config).map_err(fault)?;
-    pairs.extend(compare(session, config, &facts, &further).await?.into_iter().map(|pair| pair.pair));
-    let found = clusters(&facts, &pairs, config).map_err(fault)?;
-    pairs.truncate(num_candidates);
+    held.try_resize(facts.len() * DOCUMENT_BYTES)?;
+    let found = cluster(session, config, &facts, &decided.joined).await?;
+    drop(held);
     let mut table = TableWriter::new(folder, &CLUSTERS)?;
     table.push(&to_batch(&found.rows).map_err(fault)?)?;
     table.finish()?;
@@ -92,8 +96,7 @@ pub async fn run(session: &Session, recipe: &Recipe, base: &Path, fingerprint: &
         output_hash,
         ..StageRow::default()
     };
-    short.resize(pairs.len(), false);
-    let mut facts = summary(config, &found.statistics, &pairs, &short)?;
+    let mut facts = summary(config, &found.statistics, &decided)?;
     facts["already_indexed"] = indexed.len().into();
     let done = Done { fingerprint: fingerprint.to_string(), files, stages: vec![row], inputs: Vec::new(), facts };
     folder.finish(BOUNDARY, &done)?;
@@ -105,23 +108,15 @@ pub(crate) fn fault(error: OperatorError) -> Error {
     Error::from(datafusion::error::DataFusionError::External(Box::new(error)))
 }
 
-/// What the manifest and the report tell of the stage. `short` says of each pair whether both documents were proposed as short ones.
-fn summary(
-    config: &NearDuplicatesConfig,
-    statistics: &Statistics,
-    pairs: &[(u64, u64, f64)],
-    short: &[bool],
-) -> Result<serde_json::Value, Error> {
-    let curve = |bandings: &[Banding], wanted: bool| {
-        let jaccards = pairs.iter().zip(short).filter(|(_, short)| **short == wanted).map(|(pair, _)| pair.2);
-        if config.enabled { curve_points(bandings, jaccards) } else { Vec::new() }
-    };
-    let s_curve = curve(&config.resolve().map_err(fault)?, false);
-    let s_curve_short = config.short().map_or_else(Vec::new, |short| curve(&[short.banding], true));
+/// What the manifest and the report tell of the stage.
+fn summary(config: &NearDuplicatesConfig, statistics: &Statistics, decided: &Decided) -> Result<serde_json::Value, Error> {
+    let curve = |bandings: &[Banding], bins: &JaccardBins| if config.enabled { curve_points(bandings, bins) } else { Vec::new() };
+    let s_curve = curve(&config.resolve().map_err(fault)?, &decided.long);
+    let s_curve_short = config.short().map_or_else(Vec::new, |short| curve(&[short.banding], &decided.short));
     Ok(serde_json::json!({
         "clusters": statistics.num_clusters, "largest_cluster": statistics.largest, "exact_copies": statistics.num_exact_copies,
-        "near_duplicates": statistics.num_near_duplicates, "candidate_pairs": pairs.len(),
-        "pairs_at_threshold": pairs.iter().filter(|pair| pair.2 >= config.threshold).count(),
+        "near_duplicates": statistics.num_near_duplicates, "candidate_pairs": decided.num_pairs,
+        "pairs_at_threshold": decided.joined.len(),
         "weakest_jaccard": statistics.weakest_jaccard, "alarm": statistics.alarm(config),
         "s_curve": s_curve, "s_curve_short": s_curve_short,
     }))
@@ -175,10 +170,13 @@ pub(crate) async fn ordinals(session: &Session, table: &Table) -> Result<Vec<u64
 }
 
 /// What the choice of keepers looks at, for every document, by ordinal.
-async fn load_facts(session: &Session) -> Result<Vec<DocumentFacts>, Error> {
+async fn load_facts(session: &Session, held: &MemoryReservation) -> Result<Vec<DocumentFacts>, Error> {
     session.register(&DOCUMENTS).await?;
+    let count = session.query("SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM documents").await?;
+    let count = count.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0)) as usize;
+    held.try_resize(count * size_of::<DocumentFacts>())?;
     let plan = session.plan("SELECT ordinal, num_bytes, source_index, content_hash, doc_id FROM documents").await?;
-    let mut facts = Vec::new();
+    let mut facts = Vec::with_capacity(count);
     let take = |batch: RecordBatch| -> Result<(), Error> {
         let number = |index: usize| batch.column(index).as_primitive::<UInt64Type>();
         let source_index = batch.column(2).as_primitive::<UInt32Type>();
@@ -204,23 +202,91 @@ async fn load_facts(session: &Session) -> Result<Vec<DocumentFacts>, Error> {
 
 type Pairs = Vec<(u64, u64, f64)>;
 
-/// Compares every candidate pair and writes `work/pairs`. Says of each whether both documents were proposed as short ones.
-async fn decide(session: &Session, config: &NearDuplicatesConfig, facts: &[DocumentFacts]) -> Result<(Pairs, Vec<bool>), Error> {
+/// What the comparison of all candidates came to.
+#[derive(Default)]
+struct Decided {
+    /// Pairs at the threshold or above, sorted.
+    joined: Pairs,
+    num_pairs: u64,
+    /// All pairs by similarity: those of two short documents, and the others.
+    short: JaccardBins,
+    long: JaccardBins,
+}
+
+/// Compares every candidate pair, in blocks whose documents fit into the memory budget, and writes `work/pairs`.
+async fn decide(session: &Session, config: &NearDuplicatesConfig, facts: &[DocumentFacts]) -> Result<Decided, Error> {
     session.register(&CANDIDATES).await?;
     let held = MemoryConsumer::new("near-duplicates: pairs").register(&session.sql.runtime_env().memory_pool);
-    let mut candidates: Vec<(u64, u64)> = Vec::new();
-    let plan = session.plan("SELECT \"left\", \"right\" FROM candidates").await?;
+    let mut table = TableWriter::new(&session.folder, &PAIRS)?;
+    let mut decided = Decided::default();
+    let starts = block_starts(session, config, facts).await?;
+    for (index, start) in starts.iter().enumerate() {
+        let candidates = candidates_between(session, *start, starts.get(index + 1).copied()).await?;
+        let compared = compare(session, config, &candidates).await?;
+        write_pairs(&mut table, &compared)?;
+        decided.num_pairs += compared.len() as u64;
+        for Compared { pair, short } in compared {
+            if short {
+                decided.short.add(pair.2)
+            } else {
+                decided.long.add(pair.2)
+            }
+            if pair.2 >= config.threshold {
+                decided.joined.push(pair);
+            }
+        }
+        // The pair, and once more in the clustering.
+        held.try_resize(decided.joined.len() * 2 * size_of::<(u64, u64, f64)>())?;
+    }
+    table.finish()?;
+    Ok(decided)
+}
+
+/// The left documents with which blocks of candidates begin.
+async fn block_starts(session: &Session, config: &NearDuplicatesConfig, facts: &[DocumentFacts]) -> Result<Vec<u64>, Error> {
+    let mut starts = Vec::new();
+    let mut blocks = Blocks::new(evidence_budget(session), bytes_of(config, facts));
+    let plan = in_order(session, &CANDIDATES).await?;
     session
         .for_each(plan, |batch| {
-            let column = |index: usize| batch.column(index).as_primitive::<UInt64Type>().clone();
-            candidates.extend(column(0).values().iter().copied().zip(column(1).values().iter().copied()));
-            // The pair, its similarity, and both again in the clustering.
-            Ok(held.try_resize(candidates.len() * 3 * size_of::<(u64, u64, f64)>())?)
+            let column = |index: usize| batch.column(index).as_primitive::<UInt64Type>().values().iter().copied();
+            starts.extend(column(0).zip(column(1)).filter(|(left, right)| blocks.begins(*left, *right)).map(|(left, _)| left));
+            Ok(())
+        })
+        .await?;
+    Ok(starts)
+}
+
+/// A table's rows as they were written.
+async fn in_order(session: &Session, table: &Table) -> Result<Arc<dyn ExecutionPlan>, Error> {
+    Ok(session.in_order().read(table).await?.create_physical_plan().await?)
+}
+
+/// What a document takes while it is compared, by its ordinal.
+fn bytes_of(config: &NearDuplicatesConfig, facts: &[DocumentFacts]) -> impl Fn(u64) -> u64 {
+    move |ordinal| {
+        let place = facts.binary_search_by_key(&ordinal, |document| document.ordinal);
+        place.map_or(0, |place| max_evidence_bytes(config, facts[place].num_bytes))
+    }
+}
+
+/// The candidates from a left document to before another, sorted.
+async fn candidates_between(session: &Session, start: u64, end: Option<u64>) -> Result<Vec<(u64, u64)>, Error> {
+    let before = end.map_or_else(String::new, |end| format!(" AND \"left\" < {end}"));
+    let plan = session.plan(&format!("SELECT \"left\", \"right\" FROM candidates WHERE \"left\" >= {start}{before}")).await?;
+    let mut candidates: Vec<(u64, u64)> = Vec::new();
+    session
+        .for_each(plan, |batch| {
+            let column = |index: usize| batch.column(index).as_primitive::<UInt64Type>().values().iter().copied();
+            candidates.extend(column(0).zip(column(1)));
+            Ok(())
         })
         .await?;
     candidates.sort_unstable();
-    let compared = compare(session, config, facts, &candidates).await?;
-    let mut table = TableWriter::new(&session.folder, &PAIRS)?;
+    Ok(candidates)
+}
+
+fn write_pairs(table: &mut TableWriter, compared: &[Compared]) -> Result<(), Error> {
     for chunk in compared.chunks(65_536) {
         let number = |of: fn(&Compared) -> u64| Arc::new(UInt64Array::from_iter_values(chunk.iter().map(of))) as ArrayRef;
         let jaccard = Arc::new(Float64Array::from_iter_values(chunk.iter().map(|compared| compared.pair.2)));
@@ -228,8 +294,19 @@ async fn decide(session: &Session, config: &NearDuplicatesConfig, facts: &[Docum
         let batch = RecordBatch::try_new(sketch::pair_schema(), columns).map_err(|error| Error::arrow(Path::new(PAIRS.folder), error))?;
         table.push(&batch)?;
     }
-    table.finish()?;
-    Ok(compared.into_iter().map(|compared| (compared.pair, compared.short)).unzip())
+    Ok(())
+}
+
+/// Joins documents over decided pairs, and compares each member with its keeper where that was not done.
+async fn cluster(session: &Session, config: &NearDuplicatesConfig, facts: &[DocumentFacts], joined: &Pairs) -> Result<Clusters, Error> {
+    let mut found = Found::new(facts, joined, config).map_err(fault)?;
+    let uncompared = found.uncompared();
+    let mut told = Pairs::new();
+    for block in Blocks::new(evidence_budget(session), bytes_of(config, facts)).of(&uncompared) {
+        told.extend(compare(session, config, &uncompared[block]).await?.into_iter().map(|compared| compared.pair));
+    }
+    found.tell(&told);
+    Ok(found.tabulate(config))
 }
 
 /// A pair with its similarity, and whether both documents are short ones.
@@ -238,26 +315,12 @@ struct Compared {
     short: bool,
 }
 
-/// Compares pairs, sorted, in blocks whose documents fit into the memory budget.
-async fn compare(
-    session: &Session,
-    config: &NearDuplicatesConfig,
-    facts: &[DocumentFacts],
-    pairs: &[(u64, u64)],
-) -> Result<Vec<Compared>, Error> {
-    let num_bytes = |ordinal: u64| {
-        let place = facts.binary_search_by_key(&ordinal, |document| document.ordinal);
-        place.map_or(0, |place| max_evidence_bytes(config, facts[place].num_bytes))
-    };
-    let mut compared = Vec::with_capacity(pairs.len());
-    for block in blocks(pairs, evidence_budget(session), num_bytes) {
-        let pairs = &pairs[block];
-        let mut evidence = Evidence::new(config, pairs.iter().flat_map(|(left, right)| [*left, *right]).collect()).map_err(fault)?;
-        let _held = read_evidence(session, &mut evidence, pairs.iter().flat_map(|(left, right)| [*left, *right])).await?;
-        let threads = session.sql.copied_config().target_partitions();
-        compared.extend(compare_block(&evidence, pairs, threads)?);
-    }
-    Ok(compared)
+/// Compares pairs, sorted, whose documents fit into the memory budget.
+async fn compare(session: &Session, config: &NearDuplicatesConfig, pairs: &[(u64, u64)]) -> Result<Vec<Compared>, Error> {
+    let ordinals = || pairs.iter().flat_map(|(left, right)| [*left, *right]);
+    let mut evidence = Evidence::new(config, ordinals().collect()).map_err(fault)?;
+    let _held = read_evidence(session, &mut evidence, ordinals()).await?;
+    compare_block(&evidence, pairs, session.sql.copied_config().target_partitions())
 }
 
 /// Bytes that may be held of what pairs are decided by.

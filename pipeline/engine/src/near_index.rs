@@ -16,7 +16,7 @@ use arrow::datatypes::UInt64Type;
 use datafusion::prelude::ident;
 use osler_corpus::near_duplicates::cluster::DocumentFacts;
 use osler_corpus::near_duplicates::shingle::Shingler;
-use osler_corpus::near_duplicates::verify::{Evidence, Part, blocks, max_evidence_bytes};
+use osler_corpus::near_duplicates::verify::{Blocks, Evidence, Part, max_evidence_bytes};
 use osler_corpus::near_duplicates::{Decide, NearDuplicatesConfig};
 use osler_schemas::{DocumentId, expect, index};
 use serde::{Deserialize, Serialize};
@@ -267,8 +267,7 @@ async fn near_text(
         let num_bytes = new.get(&ordinal).copied().or_else(|| known.get(&ordinal).map(|document| document.0));
         max_evidence_bytes(config, num_bytes.unwrap_or_default())
     };
-    let runs = blocks(&candidates, near::evidence_budget(session), bytes_of);
-    for block in runs {
+    for block in Blocks::new(near::evidence_budget(session), bytes_of).of(&candidates) {
         let pairs = &candidates[block];
         let mut evidence = Evidence::new(config, pairs.iter().flat_map(|(left, right)| [*left, *right]).collect()).map_err(fault)?;
         let _held = near::read_evidence(session, &mut evidence, pairs.iter().map(|pair| pair.0)).await?;

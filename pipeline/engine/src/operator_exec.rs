@@ -44,8 +44,12 @@ impl OperatorExec {
     /// Places `spec` over `input`.
     pub fn new(spec: OperatorSpec, input: Arc<dyn ExecutionPlan>, context: Arc<Context>) -> Self {
         let partitions = if spec.is_blocking() { 1 } else { input.output_partitioning().partition_count() };
+        let mut equivalences = EquivalenceProperties::new(spec.output_schema(&input.schema()));
+        if let Some(order) = input.output_ordering().filter(|_| spec.keeps_order()) {
+            equivalences.add_ordering(order.iter().cloned());
+        }
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(spec.output_schema(&input.schema())),
+            equivalences,
             Partitioning::UnknownPartitioning(partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -76,7 +80,13 @@ impl ExecutionPlan for OperatorExec {
 
     #[allow(deprecated)]
     fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![if self.spec.is_blocking() { Distribution::SinglePartition } else { Distribution::UnspecifiedDistribution }]
+        let schema = self.input.schema();
+        let grouping: Vec<_> = self.spec.required_grouping().iter().filter_map(|name| col(name, &schema).ok()).collect();
+        vec![match (self.spec.is_blocking(), grouping.is_empty()) {
+            (true, _) => Distribution::SinglePartition,
+            (false, true) => Distribution::UnspecifiedDistribution,
+            (false, false) => Distribution::HashPartitioned(grouping),
+        }]
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
@@ -87,7 +97,7 @@ impl ExecutionPlan for OperatorExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![false]
+        vec![self.spec.keeps_order()]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

@@ -71,7 +71,7 @@ impl Parse {
                 Ok(document) => rows.document(source, file, document),
                 Err(reject) => rows.reject(source, file, &reject),
             }
-            if rows.len() < *batch_rows && rows.text_bytes < BATCH_BYTES {
+            if !rows.are_enough(*batch_rows) {
                 return ControlFlow::Continue(());
             }
             let stop = context.check_cancelled().map_err(|_| Error::Closed);
@@ -156,7 +156,7 @@ impl Operator for Parse {
 }
 
 /// A batch of [`document::flow_schema`] being filled.
-struct Rows {
+pub(crate) struct Rows {
     doc_id: StringBuilder,
     source: StringBuilder,
     origin: StringBuilder,
@@ -175,6 +175,8 @@ struct Rows {
     drop_reason: StringBuilder,
     drop_detail: StringBuilder,
     text_bytes: usize,
+    /// Source, what a record last stated of its licence, and what that came to.
+    judged: Option<(u32, Option<String>, (Option<String>, license::Verdict))>,
 }
 
 impl Default for Rows {
@@ -200,16 +202,22 @@ impl Default for Rows {
             drop_reason: StringBuilder::new(),
             drop_detail: StringBuilder::new(),
             text_bytes: 0,
+            judged: None,
         }
     }
 }
 
 impl Rows {
+    /// Whether a batch is full.
+    pub(crate) fn are_enough(&self, batch_rows: usize) -> bool {
+        self.len() >= batch_rows || self.text_bytes >= BATCH_BYTES
+    }
+
     fn len(&self) -> usize {
         arrow::array::ArrayBuilder::len(&self.doc_id)
     }
 
-    fn document(&mut self, source: &SourceConfig, file: &FileEntry, document: &Document) {
+    pub(crate) fn document(&mut self, source: &SourceConfig, file: &FileEntry, document: &Document) {
         let mut identifiers = document.identifiers.clone();
         identifiers.sort_unstable();
         identifiers.dedup();
@@ -226,7 +234,7 @@ impl Rows {
         ];
         self.doc_id.append_value(DocumentId::of(&parts).to_string());
         self.place(source, file, document.record);
-        let (license, verdict) = source.judge_license(document.license.as_deref());
+        let (license, verdict) = self.judge(source, file.source_index, document.license.as_deref());
         let dropped = match verdict {
             license::Verdict::Allowed => None,
             license::Verdict::Unknown => Some("license-unknown"),
@@ -246,11 +254,23 @@ impl Rows {
         self.sections.append(true);
         self.metadata.append_value(&metadata);
         self.num_bytes.append_value(document.text.len() as u64);
-        self.num_words.append_value(document.text.split_whitespace().count() as u64);
+        self.num_words.append_value(document::num_words(&document.text));
         self.drop_stage.append_option(dropped.map(|_| STAGE));
         self.drop_reason.append_option(dropped);
         self.drop_detail.append_option(dropped.and(license.as_deref()));
         self.text_bytes += document.text.len();
+    }
+
+    /// As [`SourceConfig::judge_license`]; most records of a source state what the one before stated.
+    fn judge(&mut self, source: &SourceConfig, source_index: u32, stated: Option<&str>) -> (Option<String>, license::Verdict) {
+        match &self.judged {
+            Some((index, before, judged)) if *index == source_index && before.as_deref() == stated => judged.clone(),
+            _ => {
+                let judged = source.judge_license(stated);
+                self.judged = Some((source_index, stated.map(str::to_string), judged.clone()));
+                judged
+            }
+        }
     }
 
     fn section(&mut self, section: &osler_datasets::Section) {
@@ -269,7 +289,7 @@ impl Rows {
         row.append(true);
     }
 
-    fn reject(&mut self, source: &SourceConfig, file: &FileEntry, reject: &Reject) {
+    pub(crate) fn reject(&mut self, source: &SourceConfig, file: &FileEntry, reject: &Reject) {
         let record = reject.record.unwrap_or(u64::MAX).to_le_bytes();
         let parts: [&[u8]; 5] =
             [source.name.as_bytes(), file.path.as_bytes(), &record, &reject.byte.to_le_bytes(), reject.reason.as_bytes()];
@@ -298,7 +318,7 @@ impl Rows {
         }
     }
 
-    fn flush(&mut self, out: &mut dyn Sink) -> Result<(), Error> {
+    pub(crate) fn flush(&mut self, out: &mut dyn Sink) -> Result<(), Error> {
         if self.len() == 0 {
             return Ok(());
         }

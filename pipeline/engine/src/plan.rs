@@ -2,6 +2,7 @@
 
 use crate::boundary::{RunFolder, TableWriter};
 use crate::error::Error;
+use crate::estimate::{Estimate, Work, measure};
 use crate::forecast::{Forecast, forecast};
 use crate::run::{Fingerprints, Options, prepare, runtime};
 use crate::session::{Session, explain};
@@ -11,13 +12,6 @@ use osler_corpus::near_duplicates::banding::{Banding, Bandings, candidate_probab
 use osler_corpus::near_duplicates::{NearDuplicatesConfig, Short};
 use osler_datasets::list::FileEntry;
 use std::fmt::Write;
-
-/// Text bytes a second that one thread takes through the stages after parsing: sketching, exact duplicates, tokenisation.
-const STAGES_BYTES_PER_SECOND: [(&str, f64); 3] = [("near-duplicates", 20e6), ("exact-duplicates", 30e6), ("tokenize and pack", 6e6)];
-
-/// Disk bytes that a byte of text takes: in `work/`, `corpus/` and `tokens/`.
-const DISK_PER_TEXT_BYTE: f64 = WORK_PER_TEXT_BYTE + 0.35 + 0.55;
-const WORK_PER_TEXT_BYTE: f64 = 0.35;
 
 /// Everything `osler plan` prints.
 ///
@@ -41,8 +35,8 @@ async fn describe(options: &Options, folder: RunFolder, handle: &tokio::runtime:
     let mut text = String::new();
     let _ = writeln!(text, "recipe {} ({}), output to {}\n", recipe.name, recipe.hash(), options.out.display());
     let forecasts = forecasts(&session, recipe, &files, handle).await?;
-    let total = totals(&mut text, recipe, &forecasts);
-    resources(&mut text, recipe, &total);
+    totals(&mut text, recipe, &forecasts);
+    resources(&mut text, options, &forecasts)?;
     text.push_str(&progress(options, &files)?);
     text.push_str(&tokens_and_steps(recipe)?);
     text.push_str(&s_curve(&recipe.near_duplicates)?);
@@ -70,8 +64,8 @@ async fn forecasts(
     Ok(forecasts)
 }
 
-/// Writes the table of sources and gives their sum.
-fn totals(text: &mut String, recipe: &Recipe, forecasts: &[Forecast]) -> Forecast {
+/// Writes the table of sources.
+fn totals(text: &mut String, recipe: &Recipe, forecasts: &[Forecast]) {
     let head = ["source", "format", "files", "bytes", "records", "documents", "text bytes", "looked at"];
     let [source, format, files, bytes, records, documents, text_bytes, sampled] = head;
     let _ = writeln!(text, "{source:<24} {format:<10} {files:>8} {bytes:>14} {records:>12} {documents:>12} {text_bytes:>14} {sampled:>10}");
@@ -91,26 +85,45 @@ fn totals(text: &mut String, recipe: &Recipe, forecasts: &[Forecast]) -> Forecas
         total.records += forecast.records;
         total.documents += forecast.documents;
         total.text_bytes += forecast.text_bytes;
-        total.seconds += forecast.seconds;
     }
     row(text, "all", "", &total);
-    total
 }
 
-/// Time, memory and disk, from what a byte of text took in the measured runs of `docs/benchmarks.md`.
-fn resources(text: &mut String, recipe: &Recipe, total: &Forecast) {
-    let threads = recipe.num_threads() as f64;
-    let stages: f64 = STAGES_BYTES_PER_SECOND.iter().map(|(_, speed)| total.text_bytes / speed).sum();
-    let seconds = total.seconds / threads + stages / threads.min(2.0);
-    let _ = writeln!(text, "\ntime about {:.0} s on {threads} threads", seconds.ceil());
+/// Time, memory and disk.
+fn resources(text: &mut String, options: &Options, forecasts: &[Forecast]) -> Result<(), Error> {
+    let recipe = &options.recipe;
+    let tokenizer = tokens::load(recipe, &options.base)?.map(|loaded| loaded.tokenizer);
+    let mut work = Work::default();
+    for forecast in forecasts {
+        let measured = measure(recipe, &forecast.sample, tokenizer.as_ref())?;
+        let scale = if measured.text_bytes > 0.0 { forecast.text_bytes / measured.text_bytes } else { 0.0 };
+        work += Work { parse_seconds: forecast.seconds, documents: forecast.documents, ..measured.scaled(scale) };
+    }
+    let Estimate { seconds, memory_bytes, work_bytes, output_bytes, spill_bytes } = Estimate::new(recipe, &work)?;
+    let threads = recipe.num_threads();
+    let _ = writeln!(text, "\ntime about {} on {threads} threads", duration(seconds));
     let _ = writeln!(
         text,
-        "disk about {:.0} bytes, of which {:.0} for `work/`",
-        total.text_bytes * DISK_PER_TEXT_BYTE,
-        total.text_bytes * WORK_PER_TEXT_BYTE
+        "disk about {} for the corpus and its tokens, {} for `work/`, and up to {} while a stage works",
+        size(output_bytes),
+        size(work_bytes),
+        size(spill_bytes)
     );
-    let wanted = 256e6 + total.text_bytes * 6.0;
-    let _ = writeln!(text, "memory budget {}; about {wanted:.0} bytes wanted, what does not fit is spilled\n", recipe.memory);
+    let _ = writeln!(text, "memory about {} of the budget of {}\n", size(memory_bytes), recipe.memory);
+    Ok(())
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+fn size(bytes: f64) -> String {
+    let (unit, name) = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB")].into_iter().find(|(unit, _)| bytes >= *unit).unwrap_or((1e3, "kB"));
+    format!("{:.1} {name}", bytes / unit)
 }
 
 /// Which stages an earlier run into the same folder has finished.

@@ -1,13 +1,13 @@
 //! `osler exact verify`: proves over a finished run that every removed span still stands in text that was kept.
 
-use crate::corpus;
 use crate::error::Error;
 use crate::inspect::ask;
 use crate::recipe::Recipe;
 use crate::tables::SPANS;
+use crate::{corpus, exact};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{UInt32Type, UInt64Type};
-use osler_corpus::exact_duplicates::{RemovedSpan, TextArena, cut, verify};
+use osler_corpus::exact_duplicates::{ArenaWriter, RemovedSpan, Resources, cut_all, verify};
 use osler_corpus::operator::Error as OperatorError;
 use osler_schemas::manifest::Manifest;
 use osler_schemas::span::Span;
@@ -24,13 +24,15 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
             return Err(Error::User(format!("{} is gone; the proof needs the texts and spans in `work/`", out.join("work").display())));
         }
         let fault = |error: OperatorError| Error::from(datafusion::error::DataFusionError::External(Box::new(error)));
-        let survivors = session.frame(corpus::survivors(session, &recipe).await?)?;
+        let resources =
+            Resources { memory_bytes: exact::memory_bytes(&recipe)?, scratch: Some(session.spill.clone()), ..Resources::default() };
+        let survivors = session.in_order().frame(corpus::survivors(session, &recipe).await?)?;
         let plan = survivors
             .filter(datafusion::prelude::ident("drop_reason").is_null())?
             .sort_by(vec![datafusion::prelude::ident("ordinal")])?
             .create_physical_plan()
             .await?;
-        let mut arena = TextArena::default();
+        let mut arena = ArenaWriter::new(&resources);
         session
             .for_each(plan, |batch| {
                 let wrong = |error: osler_schemas::SchemaError| Error::Internal(error.to_string());
@@ -42,6 +44,7 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
                     .map_err(fault)
             })
             .await?;
+        let mut arena = arena.finish().map_err(fault)?;
         session.register(&SPANS).await?;
         let mut lines = Vec::new();
         for (pass, length) in recipe.exact_duplicates.passes.iter().enumerate() {
@@ -49,7 +52,7 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
             verify(&arena, &spans).map_err(fault)?;
             let bytes: u64 = spans.iter().map(|span| span.span.len()).sum();
             lines.push(format!("pass {pass}, {length} bytes: {} spans, {bytes} bytes; each still stands in kept text", spans.len()));
-            arena = cut_all(&arena, &spans, &recipe.exact_duplicates.join).map_err(fault)?;
+            arena = cut_all(arena, &spans, &recipe.exact_duplicates.join, &resources).map_err(fault)?;
         }
         let orphans = "SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM spans s JOIN documents p ON s.partner = p.ordinal
                        LEFT ANTI JOIN corpus c ON p.doc_id = c.doc_id";
@@ -80,19 +83,6 @@ async fn spans_of(session: &crate::session::Session, pass: usize) -> Result<Vec<
         }
     }
     Ok(spans)
-}
-
-fn cut_all(arena: &TextArena, spans: &[RemovedSpan], join: &str) -> Result<TextArena, OperatorError> {
-    let mut left = TextArena::default();
-    let mut spans = spans.iter().peekable();
-    for index in 0..arena.len() {
-        let mut own = Vec::new();
-        while let Some(span) = spans.next_if(|span| span.ordinal == arena.ordinal(index)) {
-            own.push(span.span);
-        }
-        left.push(arena.ordinal(index), arena.source_index(index), &cut(arena.text(index), &own, join))?;
-    }
-    Ok(left)
 }
 
 pub(crate) fn recipe_of(manifest: &Manifest) -> Result<Recipe, Error> {

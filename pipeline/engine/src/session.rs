@@ -14,12 +14,12 @@ use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
-use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionConfig, SessionContext, ident};
 use futures::StreamExt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ use url::Url;
 
 /// Share of the memory budget that DataFusion and the operators may reserve; the rest is for what nobody declares: buffers of readers and
 /// writers, batches in flight, the program itself.
-const POOL_SHARE: f64 = 0.6;
+pub(crate) const POOL_SHARE: f64 = 0.6;
 
 /// Memory budget that a partition has to have: the merge of its sort cannot spill, and partitions that run out together all fail.
 const PARTITION_BYTES: usize = 64 << 20;
@@ -39,6 +39,8 @@ pub struct Session {
     pub sql: SessionContext,
     pub context: Arc<Context>,
     pub folder: RunFolder,
+    /// Where what does not fit in memory goes.
+    pub spill: PathBuf,
 }
 
 impl Session {
@@ -54,10 +56,11 @@ impl Session {
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
         let threads = threads.min(memory_bytes / PARTITION_BYTES).max(1);
-        let pool = GreedyMemoryPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
+        let pool = FairSpillPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
         let tracked = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
-        let disk =
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill])).with_max_temp_directory_size(u64::MAX);
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![spill.clone()]))
+            .with_max_temp_directory_size(u64::MAX);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(tracked)).with_disk_manager_builder(disk).build_arc()?;
         let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(batch_rows).with_information_schema(false);
         let options = config.options_mut();
@@ -70,7 +73,7 @@ impl Session {
         options.execution.sort_spill_reservation_bytes = (memory_bytes / (16 * threads.max(4))).clamp(64 << 10, 10 << 20);
         let sql = SessionContext::new_with_config_rt(config, runtime);
         crate::functions::all().into_iter().for_each(|function| sql.register_udf(function));
-        Ok(Self { sql, context, folder })
+        Ok(Self { sql, context, folder, spill })
     }
 
     /// The same session with one partition: a table comes in the order it was written in.
@@ -96,7 +99,9 @@ impl Session {
     /// When there is no such table, or it was written by another version of the program.
     pub async fn read(&self, table: &Table) -> Result<DataFrame, Error> {
         table.check(&self.folder)?;
-        Ok(self.sql.read_parquet(self.url(table)?, ParquetReadOptions::default()).await?)
+        let order = table.order.iter().map(|column| ident(*column).sort(true, true)).collect::<Vec<_>>();
+        let order = if order.is_empty() { Vec::new() } else { vec![order] };
+        Ok(self.sql.read_parquet(self.url(table)?, ParquetReadOptions::default().file_sort_order(order)).await?)
     }
 
     /// A table's folder as a URL, so that no character of the path means anything else.

@@ -51,16 +51,29 @@ impl OperatorSpec {
 
     /// Whether the operator has to see every row in one place and in order.
     pub fn is_blocking(&self) -> bool {
-        matches!(self, Self::Candidates | Self::FindExactDuplicates { .. } | Self::Tokenize { .. })
+        matches!(self, Self::FindExactDuplicates { .. } | Self::Tokenize { .. })
+    }
+
+    /// Columns that rows have to agree in to be needed in one place.
+    pub fn required_grouping(&self) -> &'static [&'static str] {
+        match self {
+            Self::Candidates => &["key"],
+            _ => &[],
+        }
     }
 
     /// Columns by which the operator's input has to be sorted; an optimiser would otherwise take the sort below it for idle.
     pub fn required_order(&self) -> &'static [&'static str] {
         match self {
-            Self::Candidates => &["key", "ordinal"],
+            Self::Candidates => &["key"],
             Self::FindExactDuplicates { .. } => &["ordinal"],
             _ => &[],
         }
+    }
+
+    /// Whether rows come out in the order they went in, with the columns they came with.
+    pub fn keeps_order(&self) -> bool {
+        matches!(self, Self::LengthFilter { .. } | Self::Cut { .. } | Self::AfterCut { .. })
     }
 
     /// The operator, ready to take batches of `input`.

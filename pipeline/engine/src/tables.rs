@@ -17,34 +17,36 @@ pub struct Table {
     pub folder: &'static str,
     /// The columns and the version it is written with.
     pub schema: fn() -> SchemaRef,
+    /// Columns by which its rows are sorted, part after part: what they are read in the order of needs no sort.
+    pub order: &'static [&'static str],
 }
 
 /// Documents that passed the length filter, in order, numbered.
-pub const DOCUMENTS: Table = Table { name: "documents", folder: "work/documents", schema: document::ordered_schema };
+pub const DOCUMENTS: Table = Table { name: "documents", folder: "work/documents", schema: document::ordered_schema, order: &["ordinal"] };
 /// Ledger rows of what parsing and the length filter dropped.
-pub const DROPPED: Table = Table { name: "dropped", folder: "work/dropped", schema: ledger::schema };
+pub const DROPPED: Table = Table { name: "dropped", folder: "work/dropped", schema: ledger::schema, order: &[] };
 /// Documents that are not sketched, since an exact copy or an index stands for them.
-pub const COPIES: Table = Table { name: "copies", folder: "work/copies", schema: sketch::ordinal_schema };
+pub const COPIES: Table = Table { name: "copies", folder: "work/copies", schema: sketch::ordinal_schema, order: &["ordinal"] };
 /// New documents that an index has already.
-pub const AGAINST: Table = Table { name: "against", folder: "work/against", schema: index::against_schema };
+pub const AGAINST: Table = Table { name: "against", folder: "work/against", schema: index::against_schema, order: &["ordinal"] };
 /// Band keys of an index.
-pub const INDEXED_BANDS: Table = Table { name: "indexed_bands", folder: "index/bands", schema: index::band_schema };
+pub const INDEXED_BANDS: Table = Table { name: "indexed_bands", folder: "index/bands", schema: index::band_schema, order: &[] };
 /// Documents of an index.
-pub const INDEXED: Table = Table { name: "indexed", folder: "index/documents", schema: index::document_schema };
+pub const INDEXED: Table = Table { name: "indexed", folder: "index/documents", schema: index::document_schema, order: &[] };
 /// Candidate pairs.
-pub const CANDIDATES: Table = Table { name: "candidates", folder: "work/candidates", schema: candidate_schema };
+pub const CANDIDATES: Table = Table { name: "candidates", folder: "work/candidates", schema: candidate_schema, order: &["left", "right"] };
 /// Candidate pairs with their Jaccard similarity.
-pub const PAIRS: Table = Table { name: "pairs", folder: "work/pairs", schema: sketch::pair_schema };
+pub const PAIRS: Table = Table { name: "pairs", folder: "work/pairs", schema: sketch::pair_schema, order: &["left", "right"] };
 /// Which document stands for which.
-pub const CLUSTERS: Table = Table { name: "clusters", folder: "work/clusters", schema: cluster::schema };
+pub const CLUSTERS: Table = Table { name: "clusters", folder: "work/clusters", schema: cluster::schema, order: &["ordinal"] };
 /// Spans to cut, by pass, document and start.
-pub const SPANS: Table = Table { name: "spans", folder: "work/spans", schema: span::schema };
+pub const SPANS: Table = Table { name: "spans", folder: "work/spans", schema: span::schema, order: &["pass", "ordinal", "start"] };
 /// Ledger rows of whole documents removed after parsing.
-pub const REMOVED: Table = Table { name: "removed", folder: "work/removed", schema: ledger::schema };
+pub const REMOVED: Table = Table { name: "removed", folder: "work/removed", schema: ledger::schema, order: &[] };
 /// The cleaned documents.
-pub const CORPUS: Table = Table { name: "corpus", folder: "corpus", schema: document::corpus_schema };
+pub const CORPUS: Table = Table { name: "corpus", folder: "corpus", schema: document::corpus_schema, order: &[] };
 /// Everything removed.
-pub const LEDGER: Table = Table { name: "ledger", folder: "ledger", schema: ledger::schema };
+pub const LEDGER: Table = Table { name: "ledger", folder: "ledger", schema: ledger::schema, order: &[] };
 
 impl Table {
     /// Checks every part against the schema, version included.

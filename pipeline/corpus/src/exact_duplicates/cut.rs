@@ -242,7 +242,7 @@ fn cut_batch(spans: &SpanTable, join: &str, batch: RecordBatch) -> Result<Record
         let left = remainder.as_ref().map_or(texts.value(row), |remainder| remainder.text.as_str());
         text.append_value(left);
         num_bytes.append_value(remainder.as_ref().map_or(old_bytes.value(row), |_| left.len() as u64));
-        num_words.append_value(remainder.as_ref().map_or(old_words.value(row), |_| left.split_whitespace().count() as u64));
+        num_words.append_value(remainder.as_ref().map_or(old_words.value(row), |_| document::num_words(left)));
     }
     let sections = remap_sections(&batch, &remainders)?;
     let mut columns = batch.columns().to_vec();

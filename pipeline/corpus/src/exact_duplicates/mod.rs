@@ -355,8 +355,11 @@ fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length:
     }
 }
 
-/// The documents without `spans`.
-fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<TextArena, Error> {
+/// The documents without `spans`, which are those of [`verify`].
+///
+/// # Errors
+/// As for [`ArenaWriter::push`].
+pub fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<TextArena, Error> {
     if spans.is_empty() {
         return Ok(arena);
     }

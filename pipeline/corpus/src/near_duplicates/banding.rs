@@ -87,23 +87,36 @@ fn bands_for(threshold: f64, recall: f64, rows: usize) -> f64 {
 /// Width of a bin of [`curve_points`].
 pub const BIN_WIDTH: f64 = 0.01;
 
-/// The candidate curve in bins of 0.01 from 0.50 to 1.00: what the bandings predict at each bin's middle, and how many of the candidate
-/// pairs' Jaccards fall into it. The last bin is that of exactly 1; pairs below 0.50 are not counted.
-pub fn curve_points(bandings: &[Banding], jaccards: impl IntoIterator<Item = f64>) -> Vec<CurvePoint> {
-    const FIRST: usize = 50;
-    let mut counts = [0_u64; 101];
-    for jaccard in jaccards {
+/// Pairs by the hundredth of their similarity.
+#[derive(Debug, Clone)]
+pub struct JaccardBins([u64; 101]);
+
+impl Default for JaccardBins {
+    fn default() -> Self {
+        Self([0; 101])
+    }
+}
+
+impl JaccardBins {
+    /// Counts a pair; what lies outside 0 to 1 is no similarity and is passed over.
+    pub fn add(&mut self, jaccard: f64) {
         // 0.29 / 0.01 lies below 29 in binary; a nudge keeps each hundredth in its own bin.
         let bin = (jaccard * 100.0 + 1e-9).floor();
         if (0.0..=100.0).contains(&bin) {
-            counts[bin as usize] += 1;
+            self.0[bin as usize] += 1;
         }
     }
+}
+
+/// The candidate curve in bins of 0.01 from 0.50 to 1.00: what the bandings predict at each bin's middle, and how many of the candidate
+/// pairs' Jaccards fall into it. The last bin is that of exactly 1; pairs below 0.50 are not shown.
+pub fn curve_points(bandings: &[Banding], pairs: &JaccardBins) -> Vec<CurvePoint> {
+    const FIRST: usize = 50;
     (FIRST..=100)
         .map(|bin| {
             let jaccard = bin as f64 / 100.0;
             let middle = if bin == 100 { 1.0 } else { jaccard + BIN_WIDTH / 2.0 };
-            CurvePoint { jaccard, predicted: candidate_probability(bandings, middle), num_pairs: counts[bin] }
+            CurvePoint { jaccard, predicted: candidate_probability(bandings, middle), num_pairs: pairs.0[bin] }
         })
         .collect()
 }
@@ -314,7 +327,9 @@ mod tests {
 
     #[test]
     fn the_curve_counts_each_pair_once() {
-        let points = curve_points(&preset("m42"), [0.5, 0.29, 0.57, 0.5799, 0.58, 0.85, 0.999, 1.0, f64::NAN]);
+        let mut bins = JaccardBins::default();
+        [0.5, 0.29, 0.57, 0.5799, 0.58, 0.85, 0.999, 1.0, f64::NAN].into_iter().for_each(|jaccard| bins.add(jaccard));
+        let points = curve_points(&preset("m42"), &bins);
         assert_eq!(points.len(), 51);
         let count = |bin: usize| points[bin - 50].num_pairs;
         assert_eq!((count(50), count(57), count(58), count(85), count(99), count(100)), (1, 2, 1, 1, 1, 1));

@@ -1,4 +1,4 @@
-//! The operator from sorted band keys to candidate pairs, with a bounded number of pairs per document and bucket.
+//! The operator from band keys, equal ones together, to candidate pairs, with a bounded number of pairs per document and bucket.
 
 use super::STAGE;
 use crate::operator::{Error, Operator, Sink, give};
@@ -24,63 +24,39 @@ pub fn candidate_schema() -> SchemaRef {
     SCHEMA.clone()
 }
 
-/// Turns rows of [`osler_schemas::sketch::band_schema`], sorted by `key` and then `ordinal`, into candidate pairs.
+/// Turns rows of [`osler_schemas::sketch::band_schema`], sorted by `key`, into candidate pairs.
 ///
-/// A bucket is a run of equal keys. Each of its first [`ALL_PAIRS`] members is paired with all before it, each later one with the
-/// bucket's first member and the [`WINDOW`] members before it: 15 pairs per member at most, whatever the bucket's size, and no bucket is
-/// held. Members of a larger bucket that are alike stay connected through their neighbours, and documents that are alike share many
-/// buckets, in each of which their neighbours are others.
+/// A bucket is a run of equal keys; its members are put in order here, which spares the sort below a second column. Each of the first
+/// [`ALL_PAIRS`] members is paired with all before it, each later one with the bucket's first member and the [`WINDOW`] members before it:
+/// 15 pairs per member at most, whatever the bucket's size. Members of a larger bucket that are alike stay connected through their
+/// neighbours, and documents that are alike share many buckets, in each of which their neighbours are others.
 #[derive(Debug, Default)]
 pub struct Candidates {
-    bucket: Bucket,
+    key: u64,
+    /// Ordinals of the bucket being read.
+    members: Vec<u64>,
     lefts: Vec<u64>,
     rights: Vec<u64>,
-}
-
-/// The bucket being read.
-#[derive(Debug, Default)]
-struct Bucket {
-    key: u64,
-    num_members: usize,
-    /// The first [`ALL_PAIRS`] members.
-    first: [u64; ALL_PAIRS],
-    /// The last [`WINDOW`] members, member i at i modulo [`WINDOW`].
-    last: [u64; WINDOW],
-}
-
-impl Bucket {
-    /// Takes the next row, and gives each pair it makes to `pair`. `false` when the row is out of order.
-    fn take(&mut self, key: u64, ordinal: u64, mut pair: impl FnMut(u64, u64)) -> bool {
-        if self.num_members == 0 || key > self.key {
-            (self.key, self.num_members) = (key, 0);
-        } else {
-            let previous = self.last[(self.num_members - 1) % WINDOW];
-            if key < self.key || ordinal < previous {
-                return false;
-            }
-            if ordinal == previous {
-                return true;
-            }
-            if self.num_members < ALL_PAIRS {
-                self.first[..self.num_members].iter().for_each(|left| pair(*left, ordinal));
-            } else {
-                pair(self.first[0], ordinal);
-                self.last.iter().for_each(|left| pair(*left, ordinal));
-            }
-        }
-        if let Some(slot) = self.first.get_mut(self.num_members) {
-            *slot = ordinal;
-        }
-        self.last[self.num_members % WINDOW] = ordinal;
-        self.num_members += 1;
-        true
-    }
 }
 
 impl Candidates {
     /// The operator; it has no settings.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Pairs the members of the bucket, which is over.
+    fn pair(&mut self) {
+        self.members.sort_unstable();
+        self.members.dedup();
+        for (at, right) in self.members.iter().enumerate().skip(1) {
+            let from = if at < ALL_PAIRS { 0 } else { at - WINDOW };
+            let first = if from > 0 { &self.members[..1] } else { &[] };
+            let lefts = first.iter().chain(&self.members[from..at]);
+            self.lefts.extend(lefts.clone());
+            self.rights.extend(lefts.map(|_| *right));
+        }
+        self.members.clear();
     }
 
     fn flush(&mut self, out: &mut dyn Sink) -> Result<(), Error> {
@@ -109,18 +85,16 @@ impl Operator for Candidates {
         let schema = |source| Error::Schema { operator: STAGE, source };
         let keys = expect::u64(&batch, "key").map_err(schema)?;
         let ordinals = expect::u64(&batch, "ordinal").map_err(schema)?;
-        for (key, ordinal) in keys.values().iter().zip(ordinals.values()) {
-            let (lefts, rights) = (&mut self.lefts, &mut self.rights);
-            let in_order = self.bucket.take(*key, *ordinal, |left, right| {
-                lefts.push(left);
-                rights.push(right);
-            });
-            if !in_order {
-                return Err(Error::Data {
-                    operator: STAGE,
-                    problem: format!("band keys are not sorted by key and ordinal at key {key:016x}, ordinal {ordinal}; sort them first"),
-                });
+        for (&key, &ordinal) in keys.values().iter().zip(ordinals.values()) {
+            if key != self.key {
+                if key < self.key {
+                    let problem = format!("band keys are not sorted at key {key:016x}, ordinal {ordinal}; sort them first");
+                    return Err(Error::Data { operator: STAGE, problem });
+                }
+                self.pair();
+                self.key = key;
             }
+            self.members.push(ordinal);
             if self.lefts.len() >= BATCH_ROWS {
                 self.flush(out)?;
             }
@@ -128,11 +102,12 @@ impl Operator for Candidates {
         self.flush(out)
     }
 
-    fn finish(&mut self, _: &mut dyn Sink) -> Result<(), Error> {
-        Ok(())
+    fn finish(&mut self, out: &mut dyn Sink) -> Result<(), Error> {
+        self.pair();
+        self.flush(out)
     }
 
     fn memory_bytes(&self) -> usize {
-        (self.lefts.capacity() + self.rights.capacity()) * size_of::<u64>()
+        (self.members.capacity() + self.lefts.capacity() + self.rights.capacity()) * size_of::<u64>()
     }
 }

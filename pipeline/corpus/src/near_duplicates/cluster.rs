@@ -114,21 +114,6 @@ pub fn clusters(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: 
     Ok(Found::new(documents, pairs, config)?.tabulate(config))
 }
 
-/// Pairs of a near-duplicate and its keeper that `pairs` do not hold, sorted, the lower ordinal first. Once compared and given to
-/// [`clusters`] with the others, they change no cluster, but every member's row tells of its keeper.
-///
-/// # Errors
-/// As for [`clusters`].
-pub fn uncompared(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Vec<(u64, u64)>, Error> {
-    let found = Found::new(documents, pairs, config)?;
-    let members = found.keeper.iter().enumerate().filter(|(rank, keeper)| found.first_copy[*rank] == *rank && **keeper != *rank);
-    let missing = members.filter(|(rank, keeper)| found.nearest[*rank].is_none_or(|(other, _)| other != **keeper));
-    let ordinals = missing.map(|(rank, keeper)| (found.ordinals[rank], found.ordinals[*keeper]));
-    let mut uncompared: Vec<(u64, u64)> = ordinals.map(|(member, keeper)| (member.min(keeper), member.max(keeper))).collect();
-    uncompared.sort_unstable();
-    Ok(uncompared)
-}
-
 /// Order of preference: the first document is the best keeper.
 fn prefer(a: &DocumentFacts, b: &DocumentFacts, rules: &[KeeperRule]) -> Ordering {
     let by_rules = rules.iter().fold(Ordering::Equal, |order, rule| {
@@ -238,8 +223,12 @@ fn nearest(pairs: &[(usize, usize, f64)], keeper: &[usize]) -> Vec<Option<(usize
     nearest
 }
 
-/// What was found, all by rank.
-struct Found {
+/// Bytes of memory that clustering takes for a document, its [`DocumentFacts`] included, while it works.
+pub const DOCUMENT_BYTES: usize = size_of::<DocumentFacts>() + 10 * size_of::<u64>();
+
+/// Who stands for whom, before it is told in rows: all by rank.
+#[derive(Debug)]
+pub struct Found {
     ordinals: Vec<u64>,
     first_copy: Vec<usize>,
     keeper: Vec<usize>,
@@ -247,7 +236,11 @@ struct Found {
 }
 
 impl Found {
-    fn new(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Self, Error> {
+    /// As for [`clusters`].
+    ///
+    /// # Errors
+    /// As for [`clusters`].
+    pub fn new(documents: &[DocumentFacts], pairs: &[(u64, u64, f64)], config: &NearDuplicatesConfig) -> Result<Self, Error> {
         let order = keeper_order(documents, config);
         let first_copy = exact_copies(documents, &order);
         let pairs = ranked(documents, &order, &first_copy, pairs)?;
@@ -261,7 +254,35 @@ impl Found {
         Ok(Self { ordinals, first_copy, keeper, nearest })
     }
 
-    fn tabulate(&self, config: &NearDuplicatesConfig) -> Clusters {
+    /// Pairs of a near-duplicate and its keeper that were not compared, sorted, the lower ordinal first.
+    pub fn uncompared(&self) -> Vec<(u64, u64)> {
+        let mut uncompared: Vec<(u64, u64)> = self.strangers().map(|(_, _, pair)| pair).collect();
+        uncompared.sort_unstable();
+        uncompared
+    }
+
+    /// Takes what a comparison of [`Found::uncompared`] gave, in its order. No cluster changes, but every member's row tells of its keeper.
+    pub fn tell(&mut self, compared: &[(u64, u64, f64)]) {
+        let known = |pair| compared.binary_search_by_key(&pair, |(left, right, _)| (*left, *right)).ok();
+        let told: Vec<(usize, usize, f64)> =
+            self.strangers().filter_map(|(rank, keeper, pair)| Some((rank, keeper, compared[known(pair)?].2))).collect();
+        for (rank, keeper, jaccard) in told {
+            self.nearest[rank] = Some((keeper, jaccard));
+        }
+    }
+
+    /// Near-duplicates that were not compared with their keeper: both ranks, and both ordinals, the lower first.
+    fn strangers(&self) -> impl Iterator<Item = (usize, usize, (u64, u64))> {
+        let members = self.keeper.iter().enumerate().filter(|(rank, keeper)| self.first_copy[*rank] == *rank && **keeper != *rank);
+        let strangers = members.filter(|(rank, keeper)| self.nearest[*rank].is_none_or(|(other, _)| other != **keeper));
+        strangers.map(|(rank, keeper)| {
+            let (member, other) = (self.ordinals[rank], self.ordinals[*keeper]);
+            (rank, *keeper, (member.min(other), member.max(other)))
+        })
+    }
+
+    /// Rows and statistics.
+    pub fn tabulate(&self, config: &NearDuplicatesConfig) -> Clusters {
         let num_documents = self.ordinals.len();
         let mut sizes = vec![0_u64; num_documents];
         let mut weak = vec![false; num_documents];
@@ -382,8 +403,11 @@ mod tests {
         let found = clusters(&documents, &pairs[..2], &config).unwrap();
         assert_eq!(short(&found), [(0, 0, 0, 100), (1, 0, 0, 90), (2, 0, 1, 86)]);
         assert_eq!((found.statistics.num_weak_clusters, found.statistics.num_uncompared), (0, 1));
-        assert_eq!(uncompared(&documents, &pairs[..2], &config).unwrap(), [(0, 2)]);
-        assert_eq!(uncompared(&documents, &pairs, &config).unwrap(), []);
+        let mut known = Found::new(&documents, &pairs[..2], &config).unwrap();
+        assert_eq!(known.uncompared(), [(0, 2)]);
+        known.tell(&[(0, 2, 0.6)]);
+        assert_eq!(known.uncompared(), []);
+        assert_eq!(known.tabulate(&config), clusters(&documents, &pairs, &config).unwrap());
 
         let found = clusters(&documents, &pairs, &star()).unwrap();
         assert_eq!(short(&found), [(0, 0, 0, 100), (1, 0, 0, 90)]);

@@ -167,10 +167,11 @@ fn buckets_do_not_run_into_each_other() {
         let pairs = rows(&run(&mut Candidates::new(), keys.chunks(batch_rows).map(band_batch)).unwrap());
         assert_eq!(pairs, [(0, 4), (4, 9), (1, u64::MAX)]);
     }
-    for unsorted in [[(1, 0), (0, 1)], [(1, 5), (1, 4)]] {
-        let error = run(&mut Candidates::new(), [band_batch(&unsorted)]).unwrap_err();
-        assert!(error.to_string().contains("not sorted"), "{error}");
-    }
+    // Within a bucket any order will do.
+    let turned = [(0, 4), (0, 0), (1, 9), (1, 4), (1, 4)];
+    assert_eq!(rows(&run(&mut Candidates::new(), [band_batch(&turned)]).unwrap()), [(0, 4), (4, 9)]);
+    let error = run(&mut Candidates::new(), [band_batch(&[(1, 0), (0, 1)])]).unwrap_err();
+    assert!(error.to_string().contains("not sorted"), "{error}");
 }
 
 #[test]

@@ -190,27 +190,44 @@ pub fn max_evidence_bytes(config: &NearDuplicatesConfig, num_bytes: u64) -> u64 
     items * size_of::<u64>() as u64 + FIXED
 }
 
-/// Splits `pairs` into runs, in order, whose documents together take up to `budget_bytes` by `bytes_of`; a run has one pair at least.
-pub fn blocks(pairs: &[(u64, u64)], budget_bytes: u64, bytes_of: impl Fn(u64) -> u64) -> Vec<std::ops::Range<usize>> {
-    let (mut blocks, mut start, mut held, mut bytes) = (Vec::new(), 0, HashSet::new(), 0_u64);
-    for (place, (left, right)) in pairs.iter().enumerate() {
-        let fresh = |held: &HashSet<u64>| -> u64 {
-            [*left, *right].iter().filter(|ordinal| !held.contains(ordinal)).map(|ordinal| bytes_of(*ordinal)).sum()
-        };
-        let mut more = fresh(&held);
-        if bytes.saturating_add(more) > budget_bytes && place > start {
-            blocks.push(start..place);
-            held.clear();
-            (start, bytes) = (place, 0);
-            more = fresh(&held);
+/// Cuts pairs, sorted, into blocks whose documents take up to a budget. All pairs of a left document are in one block: a block exceeds its
+/// budget by what one document is compared with, at most.
+#[derive(Debug)]
+pub struct Blocks<F> {
+    budget_bytes: u64,
+    bytes_of: F,
+    held: HashSet<u64>,
+    bytes: u64,
+    left: Option<u64>,
+}
+
+impl<F: Fn(u64) -> u64> Blocks<F> {
+    /// `bytes_of` a document, by its ordinal.
+    pub fn new(budget_bytes: u64, bytes_of: F) -> Self {
+        Self { budget_bytes, bytes_of, held: HashSet::new(), bytes: 0, left: None }
+    }
+
+    /// Takes the next pair, and says whether it begins a block; the first one does.
+    pub fn begins(&mut self, left: u64, right: u64) -> bool {
+        let begins = self.left.is_none_or(|before| before != left && self.bytes >= self.budget_bytes);
+        if begins {
+            self.held.clear();
+            self.bytes = 0;
         }
-        bytes += more;
-        held.extend([*left, *right]);
+        self.left = Some(left);
+        for ordinal in [left, right] {
+            if self.held.insert(ordinal) {
+                self.bytes = self.bytes.saturating_add((self.bytes_of)(ordinal));
+            }
+        }
+        begins
     }
-    if start < pairs.len() {
-        blocks.push(start..pairs.len());
+
+    /// Where `pairs` are cut.
+    pub fn of(mut self, pairs: &[(u64, u64)]) -> Vec<std::ops::Range<usize>> {
+        let starts: Vec<usize> = (0..pairs.len()).filter(|at| self.begins(pairs[*at].0, pairs[*at].1)).collect();
+        starts.iter().enumerate().map(|(index, start)| *start..starts.get(index + 1).copied().unwrap_or(pairs.len())).collect()
     }
-    blocks
 }
 
 /// Fraction of equal slots, of `num_slots`, two in each item.
@@ -246,17 +263,25 @@ mod tests {
     proptest! {
         #[test]
         fn blocks_cover_all_pairs_and_keep_to_the_budget(
-            pairs in prop::collection::vec((0_u64..12, 0_u64..12), 0..40),
+            pairs in prop::collection::btree_set((0_u64..12, 0_u64..12), 0..40),
             budget in 0_u64..40,
         ) {
+            let pairs: Vec<(u64, u64)> = pairs.into_iter().collect();
             let bytes_of = |ordinal: u64| ordinal + 1;
-            let blocks = blocks(&pairs, budget, bytes_of);
+            let blocks = Blocks::new(budget, bytes_of).of(&pairs);
             prop_assert_eq!(blocks.iter().cloned().flatten().collect::<Vec<_>>(), (0..pairs.len()).collect::<Vec<_>>());
-            for block in &blocks {
-                let documents: BTreeSet<u64> = pairs[block.clone()].iter().flat_map(|pair| [pair.0, pair.1]).collect();
-                prop_assert!(block.len() == 1 || documents.into_iter().map(bytes_of).sum::<u64>() <= budget);
+            let bytes = |pairs: &[(u64, u64)]| {
+                let documents: BTreeSet<u64> = pairs.iter().flat_map(|pair| [pair.0, pair.1]).collect();
+                documents.into_iter().map(bytes_of).sum::<u64>()
+            };
+            for (index, block) in blocks.iter().enumerate() {
+                // Without its last left document, a block has room.
+                let block = &pairs[block.clone()];
+                let lefts = block.partition_point(|pair| pair.0 < block[block.len() - 1].0);
+                prop_assert!(lefts == 0 || bytes(&block[..lefts]) < budget);
+                prop_assert!(index + 1 == blocks.len() || bytes(block) >= budget);
             }
-            prop_assert!(blocks.len() <= 1 || pairs.iter().map(|pair| bytes_of(pair.0) + bytes_of(pair.1)).sum::<u64>() > budget);
+            prop_assert!(blocks.windows(2).all(|two| pairs[two[0].end - 1].0 < pairs[two[1].start].0));
         }
 
         #[test]
