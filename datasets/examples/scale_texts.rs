@@ -164,12 +164,15 @@ fn lengths() -> impl Iterator<Item = usize> {
 /// Bytes of the repeat that is larger than most documents.
 const LARGE_BYTES: usize = 1 << 20;
 
-/// Documents of 20 kB with repeats of many lengths, two of each, a paragraph that ends every document, and a repeat of a megabyte.
+/// Bytes of a document, on average.
+const DOCUMENT_BYTES: usize = 18_285;
+
+/// Documents with repeats of many lengths, two of each, a paragraph that ends every document, and a repeat of a megabyte.
 /// `planted.csv`: repeat, document, first byte, length.
 fn exact(num_bytes: usize, mut output: Output, words: &[String]) -> Result<()> {
     let mut random = Random(3);
     writeln!(output.planted, "repeat,document,start,length")?;
-    let num_documents = (num_bytes / 20_000).max(1000);
+    let num_documents = (num_bytes / DOCUMENT_BYTES).max(1000);
     let licence = text(&mut random, 110, words).join(" ");
     let lengths: Vec<usize> = lengths().collect();
     let fragment = |repeat: usize, length: usize| {

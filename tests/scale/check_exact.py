@@ -1,10 +1,13 @@
 """Holds a finished run against what was planted: check_exact.py FOLDER OUT. Needs duckdb."""
 
+import json
 import sys
 
 import duckdb
 
 folder, out = sys.argv[1:]
+for stage in json.load(open(f"{out}/run.json"))["stages"]:
+    print(f"{stage['name']:<18} {stage['seconds']:7.1f} s, at most {stage['peak_memory_bytes'] / 1e6:6,.0f} MB")
 db = duckdb.connect()
 rows = lambda sql: db.execute(sql).fetchall()
 one = lambda sql: rows(sql)[0]

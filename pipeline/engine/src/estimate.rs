@@ -152,8 +152,8 @@ pub struct Estimate {
     pub work_bytes: f64,
     /// Disk that the corpus and its tokens keep.
     pub output_bytes: f64,
-    /// Disk that a stage takes while it works and gives back, at most.
-    pub spill_bytes: f64,
+    /// Disk at any time, at most: a stage gives back what it spills.
+    pub peak_disk_bytes: f64,
 }
 
 /// Memory of the program and the buffers of readers and writers.
@@ -192,12 +192,13 @@ impl Estimate {
             tokens(recipe, work, cores),
         ];
         let most = |of: fn(&Stage) -> f64| stages.iter().map(of).fold(0.0, f64::max);
+        let output_bytes = work.encoded_bytes + TOKEN_BYTES * work.tokens;
         Ok(Self {
             seconds: stages.iter().map(|stage| stage.seconds).sum(),
             memory_bytes: BASE_BYTES + most(|stage| stage.held_bytes),
             work_bytes: work.encoded_bytes,
-            output_bytes: work.encoded_bytes + TOKEN_BYTES * work.tokens,
-            spill_bytes: most(|stage| stage.spill_bytes),
+            output_bytes,
+            peak_disk_bytes: work.encoded_bytes + output_bytes.max(most(|stage| stage.spill_bytes)),
         })
     }
 }
@@ -212,7 +213,7 @@ struct Stage {
 
 /// Sorted within the budget, or spilled.
 fn sort(bytes: f64, budget_bytes: f64) -> Stage {
-    let room = SORT_SHARE * POOL_SHARE * budget_bytes;
+    let room = (SORT_SHARE * POOL_SHARE * budget_bytes).max(0.0);
     let spilled = if 1.3 * bytes > room { bytes } else { 0.0 };
     Stage { seconds: spilled * SPILL_SECONDS, held_bytes: room.min(1.3 * bytes), spill_bytes: 1.1 * spilled }
 }
@@ -226,9 +227,10 @@ fn near(recipe: &Recipe, work: &Work, budget_bytes: f64, cores: f64) -> Stage {
     if !recipe.near_duplicates.enabled {
         return Stage::default();
     }
-    let sort = sort(BAND_BYTES * work.band_rows, budget_bytes);
-    let seconds = (work.sketch_seconds + work.text_bytes * READ_SECONDS) / cores + work.band_rows * BAND_SECONDS;
+    // What keepers are chosen by is held meanwhile; clustering takes about as much again.
     let clustering = work.documents * DOCUMENT_BYTES as f64;
+    let sort = sort(BAND_BYTES * work.band_rows, budget_bytes - clustering / 2.0 / POOL_SHARE);
+    let seconds = (work.sketch_seconds + work.text_bytes * READ_SECONDS) / cores + work.band_rows * BAND_SECONDS;
     Stage { seconds: seconds + sort.seconds, held_bytes: clustering.max(clustering / 2.0 + sort.held_bytes), ..sort }
 }
 

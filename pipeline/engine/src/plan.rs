@@ -99,15 +99,15 @@ fn resources(text: &mut String, options: &Options, forecasts: &[Forecast]) -> Re
         let scale = if measured.text_bytes > 0.0 { forecast.text_bytes / measured.text_bytes } else { 0.0 };
         work += Work { parse_seconds: forecast.seconds, documents: forecast.documents, ..measured.scaled(scale) };
     }
-    let Estimate { seconds, memory_bytes, work_bytes, output_bytes, spill_bytes } = Estimate::new(recipe, &work)?;
+    let Estimate { seconds, memory_bytes, work_bytes, output_bytes, peak_disk_bytes } = Estimate::new(recipe, &work)?;
     let threads = recipe.num_threads();
     let _ = writeln!(text, "\ntime about {} on {threads} threads", duration(seconds));
     let _ = writeln!(
         text,
-        "disk about {} for the corpus and its tokens, {} for `work/`, and up to {} while a stage works",
+        "disk about {} for the corpus and its tokens, {} for `work/`, at most {} on the way",
         size(output_bytes),
         size(work_bytes),
-        size(spill_bytes)
+        size(peak_disk_bytes)
     );
     let _ = writeln!(text, "memory about {} of the budget of {}\n", size(memory_bytes), recipe.memory);
     Ok(())
