@@ -39,6 +39,9 @@ quality: ## holds near-duplicate detection against the exact similarity of all p
 	$(CARGO) build --quiet --workspace --examples
 	$${CARGO_TARGET_DIR:-target}/debug/examples/near_quality $(DATA)
 
+scale: ## ten million documents in 4 GiB, and 8 GB of text in 2 GiB, with planted repeats: make scale [KIND=near|exact]
+	for kind in $(or $(KIND),near exact); do tests/scale/run $$kind || exit 1; done
+
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run
 
@@ -52,4 +55,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan train install test bench quality fuzz fmt lint clean-out
+.PHONY: help build corpus plan train install test bench quality scale fuzz fmt lint clean-out

@@ -61,6 +61,8 @@ with tempfile.TemporaryDirectory() as folder:
             pathlib.Path(folder, f"{number:06}.txt").write_text("\n".join(lines))
     out = subprocess.run([target / "examples/exact_speed", folder], capture_output=True, text=True, preexec_fn=pinned, check=True)
     print(f"\nexact duplicates, one core\n{out.stdout.rstrip()}")
+    out = subprocess.run([target / "examples/exact_speed", folder], capture_output=True, text=True, check=True)
+    print("on every core\n" + "\n".join(line for line in out.stdout.splitlines() if line.startswith("SparseSuffixArray")))
 
 
 def tokenizers_alone(tokenizer, texts):

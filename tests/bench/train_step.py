@@ -1,5 +1,6 @@
 """Times what `pipeline/train/examples/step_speed.rs` times, in PyTorch eager: train_step.py [THREADS] [STEPS]"""
 
+import resource
 import sys
 import time
 
@@ -33,5 +34,6 @@ for _ in range(steps + 1):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     best = min(best, time.perf_counter() - begun)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
 weights = sum(p.numel() for p in model.parameters())
-print(f"{weights} weights, {threads} threads: {best * 1e3:.1f} ms a step, {512 / best:.0f} tokens/s, loss {loss.item():.3f}")
+print(f"{weights} weights, {threads} threads: {best * 1e3:.1f} ms a step, {512 / best:.0f} tokens/s, at most {peak} MB resident, loss {loss.item():.3f}")

@@ -102,6 +102,40 @@ fn a_model_is_trained_and_a_killed_run_ends_with_the_same_bits() {
     assert_eq!(metrics(&folder, "killed"), straight);
 }
 
+/// Three stages in a row: each starts where the one before ended, and a second call finds all done.
+#[test]
+fn stages_follow_each_other() {
+    let scratch = Scratch::new("train-stages");
+    let folder = scratch.path("");
+    succeed(&mut sample(&folder.join("corpus"), 60));
+    let stages = "
+[[stage]]
+name = 'books'
+[[stage]]
+name = 'notes'
+[stage.optimiser]
+learning_rate = 1e-3
+[[stage]]
+name = 'guidelines'
+[stage.batch]
+recompute = 'layer'
+[stage.schedule]
+steps = 6
+";
+    fs::write(folder.join("recipe.toml"), format!("{RECIPE}{stages}")).expect("recipe");
+    let plan = String::from_utf8(succeed(train(&folder, "out").arg("--dry-run")).stdout).expect("text");
+    assert!(plan.contains("stage books\nmodel") && plan.contains("stage guidelines\nbegins with the weights"), "{plan}");
+    succeed(&mut train(&folder, "out"));
+    let losses =
+        |stage: &str| -> Vec<f64> { metrics(&folder, &format!("out/{stage}")).iter().filter_map(|line| line["loss"].as_f64()).collect() };
+    let (books, notes, guidelines) = (losses("books"), losses("notes"), losses("guidelines"));
+    assert_eq!((books.len(), notes.len(), guidelines.len()), (24, 24, 6));
+    assert!(notes[0] < 0.95 * books[0] && guidelines[0] < 0.95 * books[0], "{} {} {}", books[0], notes[0], guidelines[0]);
+    let before = model(&folder, "out/guidelines");
+    succeed(&mut train(&folder, "out"));
+    assert!(model(&folder, "out/guidelines") == before);
+}
+
 #[test]
 fn a_signal_stops_at_a_checkpoint() {
     let scratch = Scratch::new("train-stop");

@@ -292,7 +292,8 @@ pub struct GenerateArguments {
 
 #[derive(Debug, Args)]
 pub struct TrainArguments {
-    /// A recipe file, or the name of one that ships: sample, m42-mistral-cpt, m42-mixtral-cpt, definemed-cpt.
+    /// A recipe file, or the name of one that ships: sample, m42-mistral-cpt, m42-mixtral-cpt, definemed-cpt,
+    /// mdm-sft-base.
     #[arg(long, default_value = "sample")]
     pub recipe: String,
     /// Folder for the run; `out/NAME-model` by the recipe's name where none is given.

@@ -10,7 +10,7 @@ use osler_train::trainer::Step;
 use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
 use serde_json::json;
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -20,19 +20,45 @@ use std::time::Duration;
 /// # Errors
 /// [`Failure`] with a message and the exit code.
 pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, progress: ProgressKind) -> Result<u8, Failure> {
-    let (recipe, base) = resolve(arguments)?;
+    let names: Vec<&str> = Recipe::names().collect();
+    let (text, base) = read_recipe(&arguments.recipe, Recipe::shipped(&arguments.recipe), &names)?;
+    let overrides = arguments.overrides()?;
     if print_recipe {
+        let recipe = Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?;
         write!(stdout(), "{}", recipe.to_toml())?;
         return Ok(0);
     }
-    if only_plan {
-        write!(stdout(), "{}", dry_run(&recipe, &base)?)?;
-        return Ok(0);
-    }
-    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{}-model", recipe.name)));
+    let runs = Recipe::runs(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?;
+    let name = Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?.name;
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{name}-model")));
     let cancelled = Arc::new(AtomicBool::new(false));
     stop_on(&cancelled)?;
-    let options = Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled };
+    let all = std::path::absolute(&out)?;
+    let mut weights = None;
+    for (folder, recipe) in runs {
+        let out = if folder.as_os_str().is_empty() { out.clone() } else { out.join(&folder) };
+        let recipe = match weights.replace(std::path::absolute(out.join("model"))?) {
+            Some(weights) => recipe.starting_from(weights),
+            None => recipe,
+        };
+        if only_plan {
+            // What a later stage begins with is there when the one before has ended.
+            let waits = recipe.model.path.as_ref().is_some_and(|path| path.starts_with(&all) && !path.exists());
+            if waits {
+                writeln!(stdout(), "stage {}\nbegins with the weights of the stage before, which are not there yet", folder.display())?;
+                continue;
+            }
+            let head = if folder.as_os_str().is_empty() { String::new() } else { format!("stage {}\n", folder.display()) };
+            writeln!(stdout(), "{head}{}", dry_run(&recipe, &base)?.trim_end())?;
+        } else {
+            one(Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled }, progress)?;
+        }
+    }
+    Ok(0)
+}
+
+/// One run, to its end.
+fn one(options: Options<'_>, progress: ProgressKind) -> Result<(), Failure> {
     let finished = match progress {
         ProgressKind::None => osler_train::run(options, &mut Silent),
         ProgressKind::Auto if !stderr().is_terminal() => osler_train::run(options, &mut Lines),
@@ -40,17 +66,10 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
         ProgressKind::Auto | ProgressKind::Bar => osler_train::run(options, &mut Live::default()),
     };
     // A run that stopped early has a report, too.
-    let report = osler_report::build_training(&out);
+    let report = osler_report::build_training(options.out);
     let finished = finished?;
     report.map_err(|error| Failure::user(chain(&error)))?;
-    closing(&out, &finished)?;
-    Ok(0)
-}
-
-fn resolve(arguments: &TrainArguments) -> Result<(Recipe, PathBuf), Failure> {
-    let names: Vec<&str> = Recipe::names().collect();
-    let (text, base) = read_recipe(&arguments.recipe, Recipe::shipped(&arguments.recipe), &names)?;
-    Ok((Recipe::parse(&arguments.recipe, &text, &arguments.overrides()?).map_err(TrainError::from)?, base))
+    closing(options.out, &finished)
 }
 
 /// What would be trained: of a recipe that leaves nothing to shards and weights, also before there are any.
@@ -114,6 +133,17 @@ fn describe_budget(budget: &Budget) -> String {
         [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations), ("in all", memory.total())]
     {
         lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
+    }
+    if machine.devices > 1 {
+        lines.push(format!(
+            "memory    {:<12} {:>20} bytes, all but activations shared out",
+            "a device",
+            render::grouped(budget.device_bytes())
+        ));
+    }
+    for (recompute, bytes) in &budget.policies {
+        let chosen = if *recompute == budget.recompute { "  <- this run" } else { "" };
+        lines.push(format!("recompute {:<12} {:>20} bytes of activations{chosen}", recompute.name(), render::grouped(*bytes)));
     }
     lines.join("\n") + "\n"
 }

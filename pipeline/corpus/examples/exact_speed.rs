@@ -1,10 +1,10 @@
-//! Prints how fast exact deduplication goes over a folder of text files, on one core, beside a full suffix array and its longest common
-//! prefixes: `exact_speed FOLDER [LENGTH…]`, lengths 400 and 100 by default.
+//! Prints how fast exact deduplication goes over a folder of text files, on one core beside a full suffix array and its longest common
+//! prefixes, and on every number of cores that there are: `exact_speed FOLDER [LENGTH…]`, lengths 400 and 100 by default.
 
 use osler_corpus::exact_duplicates::keep_first::{Removals, keep_first};
 use osler_corpus::exact_duplicates::sparse::SparseClasses;
 use osler_corpus::exact_duplicates::suffix_array::SuffixArrayClasses;
-use osler_corpus::exact_duplicates::{Engine, ExactDuplicates, ExactDuplicatesConfig, TextArena};
+use osler_corpus::exact_duplicates::{Engine, ExactDuplicates, ExactDuplicatesConfig, Resources, TextArena};
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -44,16 +44,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             if sparse == full { "equal" } else { "DIFFERENT" },
         );
     }
-    for engine in [Engine::SuffixArray, Engine::SparseSuffixArray] {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let more = (1..=cores).map(|threads| (Engine::SparseSuffixArray, threads));
+    for (engine, threads) in [(Engine::SuffixArray, 1)].into_iter().chain(more) {
         let config = ExactDuplicatesConfig { passes: passes.clone(), removed_share_max: 1.0, engine, ..ExactDuplicatesConfig::default() };
-        let mut stage = ExactDuplicates::new(config)?;
+        let mut stage = ExactDuplicates::new(config)?.with_resources(Resources { threads, ..Resources::default() });
         for (ordinal, text) in texts.iter().enumerate() {
             stage.push_document(ordinal as u64, 0, text)?;
         }
         let start = Instant::now();
         let outcome = stage.finish()?;
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{engine:?}, all passes, verified and cut: {:.1} MB/s; bytes {:?}", megabytes / seconds, outcome.sources.values().next());
+        let (speed, bytes) = (megabytes / start.elapsed().as_secs_f64(), outcome.sources.values().next());
+        println!("{engine:?}, {threads} threads, all passes, verified and cut: {speed:.1} MB/s; bytes {bytes:?}");
     }
     Ok(())
 }

@@ -171,19 +171,23 @@ pub fn gather<B: AsMut<[u8]>>(
     let header = set.header();
     let (context, chunk_bytes) = (header.context_length, (u64::from(header.context_length) * header.dtype.num_bytes()) as usize);
     let (mut cu_seqlens, mut sources, mut loss) = (vec![0], Vec::new(), Vec::<Range<u32>>::new());
-    let mut places = buffer.as_mut().chunks_exact_mut(chunk_bytes).take(chunks_per_batch as usize);
-    for (index, place) in indices.zip(&mut places) {
-        let Some(chunk) = set.chunk(index) else { break };
-        let base = chunks.len() as u32 * context;
-        chunk.copy_bytes_into(place);
-        describe(&chunk, base, context, &mut cu_seqlens, &mut sources);
+    // All are looked up before any is copied: the sidecars' cache misses overlap, and none interrupts the copying.
+    let found = indices.take(chunks_per_batch as usize).map_while(|index| Some((index, set.chunk(index)?)));
+    let found: Vec<(u64, Chunk<'_>)> = found.collect();
+    for (at, (index, chunk)) in (0u32..).zip(&found) {
+        let base = at * context;
+        describe(chunk, base, context, &mut cu_seqlens, &mut sources);
         for range in chunk.loss() {
             match loss.last_mut() {
                 Some(last) if last.end == base + range.start => last.end = base + range.end,
                 _ => loss.push(base + range.start..base + range.end),
             }
         }
-        chunks.push(index);
+        chunks.push(*index);
+    }
+    let mut places = buffer.as_mut().chunks_exact_mut(chunk_bytes).take(chunks_per_batch as usize);
+    for ((_, chunk), place) in found.iter().zip(&mut places) {
+        chunk.copy_bytes_into(place);
     }
     for place in places {
         pad(place, header.tokenizer.pad_id, header.dtype.num_bytes() as usize);

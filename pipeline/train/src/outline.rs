@@ -1,7 +1,7 @@
 //! What a run will do, before it does it: steps, memory to the byte, operations.
 
 use crate::data::Data;
-use crate::model::{Config, Gradients, Model, ModelError, Workspace};
+use crate::model::{Config, Gradients, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::Optimiser;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
@@ -22,7 +22,7 @@ pub struct MemoryTable {
     pub gradients: u64,
     /// Moments, and master weights where stored ones are coarser.
     pub optimiser: u64,
-    /// Of one pass: what layers keep for their backward pass, and what they share. Every activation is kept.
+    /// Of one pass: what layers keep for their backward pass, and what they share.
     pub activations: u64,
 }
 
@@ -31,7 +31,7 @@ impl MemoryTable {
     ///
     /// # Errors
     /// Never; the device's errors have their type.
-    pub fn new(config: &Config, rows: usize, recipe: &Recipe) -> Result<Self, ModelError> {
+    pub fn new(config: &Config, rows: usize, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
         let counter = match recipe.precision {
             Precision::F32 => Counter::new(4),
             // On a CPU, bf16 mode rounds values and keeps them in f32.
@@ -44,8 +44,13 @@ impl MemoryTable {
         let gradients = counter.take();
         Optimiser::allocate(&counter, &model.parameters, recipe.settings())?;
         let optimiser = counter.take();
-        Workspace::new(&counter, config, rows)?;
+        Workspace::with_recompute(&counter, config, rows, recompute)?;
         Ok(Self { weights, gradients, optimiser, activations: counter.take() })
+    }
+
+    /// What one of several devices holds of weights, gradients and optimiser, where each holds a part.
+    fn shared_out(&self, devices: u32) -> u64 {
+        (self.weights + self.gradients + self.optimiser).div_ceil(u64::from(devices.max(1)))
     }
 
     /// All of it.
@@ -64,7 +69,11 @@ pub struct Budget {
     pub solved: Solved,
     pub sequences_per_pass: u32,
     pub passes: u32,
+    /// What is computed again, and what the run takes with it.
+    pub recompute: Recompute,
     pub memory: MemoryTable,
+    /// Bytes of activations with each policy, the fastest first.
+    pub policies: Vec<(Recompute, u64)>,
     pub machine: MachineSettings,
 }
 
@@ -78,9 +87,22 @@ impl Budget {
     fn new(recipe: &Recipe, config: Config, solved: Solved) -> Result<Self, TrainError> {
         let (sequences_per_pass, passes) = recipe.passes(&solved)?;
         let rows = sequences_per_pass as usize * solved.context_length as usize;
-        let memory = MemoryTable::new(&config, rows, recipe)?;
+        let mut policies = Vec::new();
+        for recompute in Recompute::ALL {
+            policies.push((recompute, MemoryTable::new(&config, rows, recipe, recompute)?.activations));
+        }
+        let (shared, machine) =
+            (MemoryTable::new(&config, rows, recipe, Recompute::None)?.shared_out(recipe.machine.devices), recipe.machine);
+        let room = (machine.memory_bytes > 0.0).then(|| machine.memory_bytes - shared as f64);
+        let recompute = recipe.batch.recompute.unwrap_or_else(|| fastest(&policies, room));
+        let memory = MemoryTable::new(&config, rows, recipe, recompute)?;
         let (num_weights, num_active_weights) = weights_of(&config);
-        Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, memory, machine: recipe.machine })
+        Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, recompute, memory, policies, machine })
+    }
+
+    /// Bytes of one device, where all but the activations are shared out among them.
+    pub fn device_bytes(&self) -> u64 {
+        self.memory.shared_out(self.machine.devices) + self.memory.activations
     }
 
     /// Operations that training on one token takes: `6 N + 6 L Q D T`, with N the weights of matrices that a token meets (the head, not the
@@ -101,6 +123,13 @@ impl Budget {
     pub fn seconds(&self) -> Option<f64> {
         Some(self.operations() / (self.machine.peak()? * self.machine.utilisation))
     }
+}
+
+/// The first policy that fits into the room, where that is known; the leanest where none does.
+fn fastest(policies: &[(Recompute, u64)], room_bytes: Option<f64>) -> Recompute {
+    let Some(room_bytes) = room_bytes else { return Recompute::None };
+    let fitting = policies.iter().find(|(_, bytes)| *bytes as f64 <= room_bytes);
+    fitting.or(policies.last()).map_or(Recompute::None, |(recompute, _)| *recompute)
 }
 
 /// A run that could begin.
@@ -268,19 +297,34 @@ mod tests {
             let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
             let ops = Cpu::<f32>::new(1).unwrap();
             let model = Model::random(&ops, config.clone(), 1).unwrap();
-            let table = MemoryTable::new(&config, 24, &Recipe::default()).unwrap();
+            let table = MemoryTable::new(&config, 24, &Recipe::default(), Recompute::None).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
             assert_eq!((table.gradients, table.optimiser), (weights as u64, 2 * weights as u64));
-            let with_master = MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }).unwrap();
+            let with_master =
+                MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
             assert_eq!(with_master.optimiser, 3 * weights as u64);
             let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
-            assert_eq!(MemoryTable::new(&config, 24, &device).unwrap().optimiser, with_master.optimiser);
-            assert!(MemoryTable::new(&config, 24, &device).unwrap().weights < table.weights);
-            let twice = MemoryTable::new(&config, 48, &Recipe::default()).unwrap();
+            assert_eq!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().optimiser, with_master.optimiser);
+            assert!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().weights < table.weights);
+            let twice = MemoryTable::new(&config, 48, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
         }
+    }
+
+    #[test]
+    fn the_fastest_policy_that_fits_is_taken() {
+        let config = Config::read(&golden_folder("mistral").join("config.json")).unwrap();
+        let bytes = |recompute| MemoryTable::new(&config, 512, &Recipe::default(), recompute).unwrap().activations;
+        let policies: Vec<(Recompute, u64)> = Recompute::ALL.into_iter().map(|recompute| (recompute, bytes(recompute))).collect();
+        // Each policy holds less than the one before.
+        assert!(policies.windows(2).all(|pair| pair[0].1 > pair[1].1), "{policies:?}");
+        assert_eq!(fastest(&policies, None), Recompute::None);
+        for (recompute, bytes) in &policies {
+            assert_eq!(fastest(&policies, Some(*bytes as f64)), *recompute);
+        }
+        assert_eq!(fastest(&policies, Some(-1.0)), Recompute::Layer);
     }
 
     /// The published runs, reckoned without a file: 260 billion tokens each.

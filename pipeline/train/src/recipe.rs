@@ -1,5 +1,6 @@
 //! Recipes of training runs: what is trained on what, and how, in one TOML file. Defaults are those of the source paper where it has any.
 
+use crate::model::Recompute;
 use crate::optimiser::Settings;
 use crate::schedule::{Decay, Schedule};
 use osler_schemas::recipe::{self, RecipeError};
@@ -9,11 +10,12 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Name and text of each recipe that ships.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("sample", include_str!("../recipes/sample.toml")),
     ("m42-mistral-cpt", include_str!("../recipes/m42-mistral-cpt.toml")),
     ("m42-mixtral-cpt", include_str!("../recipes/m42-mixtral-cpt.toml")),
     ("definemed-cpt", include_str!("../recipes/definemed-cpt.toml")),
+    ("mdm-sft-base", include_str!("../recipes/mdm-sft-base.toml")),
 ];
 
 /// A recipe as resolved: every key with the value in force.
@@ -42,6 +44,19 @@ pub struct Recipe {
     pub checkpoint: CheckpointSettings,
     pub alarm: AlarmSettings,
     pub machine: MachineSettings,
+    /// Stages in order, each with keys that differ from those above; each starts from the weights that the one before ended with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<Stage>,
+}
+
+/// One of several runs in a row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Name of its folder within the run's.
+    pub name: String,
+    /// Keys of [`Recipe`] as it has them.
+    #[serde(flatten)]
+    pub keys: Map<String, Value>,
 }
 
 /// How numbers are stored.
@@ -76,6 +91,10 @@ pub struct BatchSettings {
     pub sequences_per_pass: u32,
     /// Whether attention ends at the borders of documents.
     pub isolate_documents: bool,
+    /// Activations that are not kept but computed again: none, elementwise, feed-forward or layer. Left out, the fastest of these with which
+    /// a device's part fits into `machine.memory_bytes`. No bit of the result depends on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
 }
 
 /// AdamW and its learning rate.
@@ -147,11 +166,13 @@ pub struct MachineSettings {
     pub peak_operations_per_second: f64,
     /// Share of the peak that is expected.
     pub utilisation: f64,
+    /// Memory of one device; 0 where it is not known.
+    pub memory_bytes: f64,
 }
 
 impl Default for MachineSettings {
     fn default() -> Self {
-        Self { devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4 }
+        Self { devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4, memory_bytes: 0.0 }
     }
 }
 
@@ -180,13 +201,14 @@ impl Default for Recipe {
             checkpoint: CheckpointSettings::default(),
             alarm: AlarmSettings::default(),
             machine: MachineSettings::default(),
+            stage: Vec::new(),
         }
     }
 }
 
 impl Default for BatchSettings {
     fn default() -> Self {
-        Self { sequences_per_pass: 0, isolate_documents: true }
+        Self { sequences_per_pass: 0, isolate_documents: true, recompute: None }
     }
 }
 
@@ -236,6 +258,44 @@ impl Recipe {
         recipe::parse::<Self>(path, text, overrides)?.checked()
     }
 
+    /// The runs of a recipe, in order, with the folder of each within that of all: one in the folder itself, or its stages. All but the
+    /// first are without weights: see [`Recipe::starting_from`]. `overrides` win over what a stage says.
+    ///
+    /// # Errors
+    /// As for [`Recipe::parse`]; and when two stages share a name, or one cannot be that of a folder.
+    pub fn runs(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Vec<(PathBuf, Self)>, RecipeError> {
+        let recipe = Self::parse(path, text, overrides)?;
+        if recipe.stage.is_empty() {
+            return Ok(vec![(PathBuf::new(), recipe)]);
+        }
+        let whole = Self { stage: Vec::new(), ..recipe.clone() }.to_toml();
+        let mut runs: Vec<(PathBuf, Self)> = Vec::new();
+        for stage in &recipe.stage {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            let folder = PathBuf::from(&stage.name);
+            if stage.name.is_empty() || !stage.name.chars().all(plain) || runs.iter().any(|(other, _)| *other == folder) {
+                return Err(key("stage.name", format!("is `{}`: letters, digits, - and _, and no two the same", stage.name)));
+            }
+            let mut keys = vec![("name".to_string(), format!("{}-{}", recipe.name, stage.name))];
+            for (name, value) in &stage.keys {
+                flatten(name, value, &mut keys);
+            }
+            keys.extend(overrides.iter().cloned());
+            let run = Self::parse(&format!("{path}, stage {}", stage.name), &whole, &keys)?;
+            if !run.stage.is_empty() {
+                return Err(key("stage.stage", "cannot be: a stage has no stages".into()));
+            }
+            runs.push((folder, run));
+        }
+        Ok(runs)
+    }
+
+    /// The same with the weights of an earlier run, where `model.path` names none.
+    pub fn starting_from(self, weights: PathBuf) -> Self {
+        let path = self.model.path.or(Some(weights));
+        Self { model: ModelSettings { path, ..self.model }, ..self }
+    }
+
     /// The shipped recipe called `name`.
     pub fn shipped(name: &str) -> Option<&'static str> {
         SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
@@ -257,7 +317,8 @@ impl Recipe {
         let held_out = HeldOut { every_chunks: self.held_out.every_chunks, ..held_out };
         // The shards and the model are told by their content.
         let model = ModelSettings { path: None, config: self.model.config.clone() };
-        Self { name, corpus, threads, device, held_out, checkpoint, alarm, machine, model, ..self.clone() }
+        let batch = BatchSettings { recompute: None, ..self.batch };
+        Self { name, corpus, threads, device, held_out, checkpoint, alarm, machine, model, batch, ..self.clone() }
     }
 
     /// The learning rate by step.
@@ -331,6 +392,15 @@ impl Recipe {
     }
 }
 
+/// A value of a stage as overrides of single keys.
+fn flatten(name: &str, value: &Value, keys: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(table) => table.iter().for_each(|(inner, value)| flatten(&format!("{name}.{inner}"), value, keys)),
+        // What JSON writes of anything else is TOML too.
+        value => keys.push((name.to_string(), value.to_string())),
+    }
+}
+
 pub(crate) fn key(key: &str, problem: String) -> RecipeError {
     RecipeError::Key { key: key.to_string(), problem }
 }
@@ -368,6 +438,33 @@ mod tests {
         assert!((rates.rate(0) - 7e-7).abs() < 1e-18);
         let linear = Recipe::parse("definemed-cpt", Recipe::shipped("definemed-cpt").unwrap(), &[]).unwrap().rates(9728);
         assert_eq!((linear.warmup_steps, linear.rate(0), linear.rate(250), linear.rate(9728)), (500, 0.0, 5e-6, 0.0));
+    }
+
+    #[test]
+    fn stages_are_runs_with_keys_of_their_own() {
+        let text =
+            "name = 'three'\nseed = 5\n[model.config]\nmodel_type = 'mistral'\n[schedule]\nsteps = 9\n[optimiser]\nlearning_rate = 1e-3
+            [[stage]]\nname = 'books'\ncorpus = 'a'\n[[stage]]\nname = 'notes'\ncorpus = 'b'\n[stage.schedule]\nsteps = 4
+            [stage.optimiser]\nlearning_rate = 6e-4\n[[stage]]\nname = 'guidelines'\n[stage.checkpoint]\nevery_steps = 2";
+        let runs = Recipe::runs("r", text, &[("seed".into(), "7".into())]).unwrap();
+        let seen: Vec<_> = runs
+            .iter()
+            .map(|(folder, run)| (folder.to_str().unwrap(), run.corpus.to_str().unwrap(), run.schedule.steps, run.optimiser.learning_rate))
+            .collect();
+        let wanted = [("books", "a", Some(9), 1e-3), ("notes", "b", Some(4), 6e-4), ("guidelines", "out/sample", Some(9), 1e-3)];
+        assert_eq!(seen, wanted);
+        assert!(runs.iter().all(|(_, run)| run.seed == 7 && run.stage.is_empty()));
+        assert_eq!((runs[2].1.name.as_str(), runs[2].1.checkpoint.every_steps), ("three-guidelines", 2));
+        let whole = Recipe::parse("r", text, &[]).unwrap();
+        assert_eq!(Recipe::parse("r", &whole.to_toml(), &[]).unwrap(), whole);
+        let refused = |stages: &str, wanted: &str| {
+            let error = Recipe::runs("r", &format!("[model]\npath = 'x'\n{stages}"), &[]).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        };
+        refused("[[stage]]\nname = '../a'", "`stage.name`: is `../a`");
+        refused("[[stage]]\nname = 'a'\n[[stage]]\nname = 'a'", "no two the same");
+        refused("[[stage]]\nname = 'a'\n[stage.schedule]\nstep = 3", "did you mean `steps`?");
+        refused("[[stage]]\ncorpus = 'a'", "name");
     }
 
     #[test]

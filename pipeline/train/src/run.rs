@@ -91,8 +91,12 @@ impl<'a, O: Operations> Run<'a, O> {
         let lock = lock(out)?;
         claim(out, recipe, &outline)?;
         remove_unfinished(&out.join(CHECKPOINTS))?;
-        let plan =
-            Plan { schedule: recipe.rates(outline.budget.solved.steps), optimiser: recipe.settings(), accumulation: outline.budget.passes };
+        let plan = Plan {
+            schedule: recipe.rates(outline.budget.solved.steps),
+            optimiser: recipe.settings(),
+            accumulation: outline.budget.passes,
+            recompute: outline.budget.recompute,
+        };
         let trainer = match checkpoints(out)?.last() {
             Some((_, path)) => Trainer::resume(&ops, path, plan)?,
             None => {

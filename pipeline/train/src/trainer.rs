@@ -1,6 +1,6 @@
 //! The training loop: steps of several passes, and checkpoints from which a run goes on as if it had not stopped.
 
-use crate::model::{self, Batch, Gradients, Model, ModelError, Workspace};
+use crate::model::{self, Batch, Gradients, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{Optimiser, Settings};
 use crate::schedule::Schedule;
 use osler_kernels::operations::IGNORED;
@@ -65,6 +65,8 @@ pub struct Plan {
     pub optimiser: Settings,
     /// Passes whose gradients are added up in one step.
     pub accumulation: u32,
+    /// What a pass computes again instead of keeping it.
+    pub recompute: Recompute,
 }
 
 /// Cross entropy over some targets.
@@ -148,7 +150,7 @@ impl<O: Operations> Trainer<O> {
         self.grads.clear(ops)?;
         let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
         for batch in batches.iter().filter(|batch| !batch.is_empty()) {
-            let work = workspace(&mut self.work, ops, &self.model, batch)?;
+            let work = workspace(&mut self.work, ops, &self.model, batch, self.plan.recompute)?;
             let losses = self.model.forward_backward(ops, batch, scale, work, &mut self.grads)?;
             loss += losses.sum() * scale;
             balance += losses.balance * scale * batch.num_targets() as f64;
@@ -174,7 +176,7 @@ impl<O: Operations> Trainer<O> {
     pub fn measure(&mut self, ops: &O, batches: impl Iterator<Item = Batch>) -> Result<(Entropy, BySource), TrainError> {
         let (mut all, mut sources) = (Entropy::default(), BySource::new());
         for batch in batches.filter(|batch| batch.num_targets() > 0) {
-            let work = workspace(&mut self.work, ops, &self.model, &batch)?;
+            let work = workspace(&mut self.work, ops, &self.model, &batch, self.plan.recompute)?;
             let losses = self.model.forward(ops, &batch, work)?;
             all.sum += losses.sum();
             all.num_targets += batch.num_targets() as u64;
@@ -250,6 +252,7 @@ fn workspace<'a, O: Operations>(
     ops: &O,
     model: &Model<O>,
     batch: &Batch,
+    recompute: Recompute,
 ) -> Result<&'a mut Workspace<O>, TrainError> {
     if held.as_ref().is_some_and(|work| work.rows() != batch.len()) {
         // Before the new one, so that there are never two.
@@ -257,7 +260,7 @@ fn workspace<'a, O: Operations>(
     }
     match held {
         Some(work) => Ok(work),
-        none => Ok(none.insert(Workspace::new(ops, &model.config, batch.len())?)),
+        none => Ok(none.insert(Workspace::with_recompute(ops, &model.config, batch.len(), recompute)?)),
     }
 }
 
@@ -306,7 +309,7 @@ mod tests {
 
     fn plan(highest: f64, accumulation: u32) -> Plan {
         let schedule = Schedule { highest, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 5, warmup_start: 0.1, total_steps: 60 };
-        Plan { schedule, optimiser: Settings::default(), accumulation }
+        Plan { schedule, optimiser: Settings::default(), accumulation, recompute: Recompute::None }
     }
 
     fn begin(ops: &Cpu<f32>, kind: &str, plan: Plan) -> Trainer<Cpu<f32>> {

@@ -36,6 +36,14 @@ struct Document {
     end: usize,
 }
 
+/// How a text is read for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    InOrder,
+    /// Here and there: a page that is not in memory is read alone, where reading ahead would read megabytes for each.
+    Anywhere,
+}
+
 /// Takes documents into a [`TextArena`]: into memory, and into a file once there are more than fit.
 #[derive(Debug, Default)]
 pub struct ArenaWriter {
@@ -142,6 +150,21 @@ impl TextArena {
             Text::Memory(text) => text.as_bytes(),
             Text::Mapped(text) => text,
         }
+    }
+
+    /// Tells the system how the text will be read, if it is in a file.
+    pub(super) fn advise(&self, access: Access) {
+        #[cfg(unix)]
+        if let Text::Mapped(text) = &self.text {
+            let advice = match access {
+                Access::InOrder => memmap2::Advice::Normal,
+                Access::Anywhere => memmap2::Advice::Random,
+            };
+            // Only speed depends on it.
+            let _ = text.advise(advice);
+        }
+        #[cfg(not(unix))]
+        let _ = access;
     }
 
     /// Where document `index` lies in [`TextArena::bytes`].

@@ -16,15 +16,32 @@ impl<O: Operations> Model<O> {
         output: &mut O::Stored,
         balance: Option<&mut Balance<O>>,
     ) -> Result<(), ModelError> {
+        self.feed_forward_inner(ops, layer, saved, balance)?;
+        match (&saved.routes, self.config.experts) {
+            (Some(routes), Some(experts)) => {
+                let moves = self.moves(experts, saved.rows);
+                Ok(ops.combine_forward(moves, &routes.slots, &routes.weights, &routes.returned, output)?)
+            }
+            _ => Ok(ops.linear_forward(self.shapes(saved.rows).1, &saved.active, &self.weights[layer.down], None, output)?),
+        }
+    }
+
+    /// All of it that is kept for the way back.
+    pub(super) fn feed_forward_inner(
+        &self,
+        ops: &O,
+        layer: &Layer,
+        saved: &mut LayerActivations<O>,
+        balance: Option<&mut Balance<O>>,
+    ) -> Result<(), ModelError> {
         if let (Some(router), Some(experts)) = (layer.router, self.config.experts) {
-            return self.experts(ops, layer, (router, experts), saved, output, balance);
+            return self.experts(ops, layer, (router, experts), saved, balance);
         }
         let weights = &self.weights;
-        let (wide, narrow) = self.shapes(saved.rows);
+        let wide = self.shapes(saved.rows).0;
         ops.linear_forward(wide, &saved.middle_normed, &weights[layer.gate], None, &mut saved.gate)?;
         ops.linear_forward(wide, &saved.middle_normed, &weights[layer.up], None, &mut saved.up)?;
-        ops.swiglu_forward(&saved.gate, &saved.up, &mut saved.active)?;
-        Ok(ops.linear_forward(narrow, &saved.active, &weights[layer.down], None, output)?)
+        Ok(ops.swiglu_forward(&saved.gate, &saved.up, &mut saved.active)?)
     }
 
     /// Takes `work.grad` from the stream after the layer to the stream in its middle.
@@ -60,7 +77,6 @@ impl<O: Operations> Model<O> {
         layer: &Layer,
         (router, experts): (usize, Experts),
         saved: &mut LayerActivations<O>,
-        output: &mut O::Stored,
         balance: Option<&mut Balance<O>>,
     ) -> Result<(), ModelError> {
         let weights = &self.weights;
@@ -77,8 +93,7 @@ impl<O: Operations> Model<O> {
         ops.grouped_linear_forward(wide, &routes.segments, &routes.sent, &weights[layer.gate], &mut saved.gate)?;
         ops.grouped_linear_forward(wide, &routes.segments, &routes.sent, &weights[layer.up], &mut saved.up)?;
         ops.swiglu_forward(&saved.gate, &saved.up, &mut saved.active)?;
-        ops.grouped_linear_forward(narrow, &routes.segments, &saved.active, &weights[layer.down], &mut routes.returned)?;
-        Ok(ops.combine_forward(moves, &routes.slots, &routes.weights, &routes.returned, output)?)
+        Ok(ops.grouped_linear_forward(narrow, &routes.segments, &saved.active, &weights[layer.down], &mut routes.returned)?)
     }
 
     fn experts_backward(

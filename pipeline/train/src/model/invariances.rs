@@ -72,6 +72,30 @@ fn packed_documents_are_separate_documents() {
     }
 }
 
+/// Whatever is computed again, losses and gradients have the same bits, and less is held.
+#[test]
+fn recomputing_changes_no_bit() {
+    fn run<F: Number>(ops: &Cpu<F>, kind: &str, recompute: Recompute) -> (Losses, Vec<Vec<F>>) {
+        let model = Model::random(ops, config(kind, &[]), 1).unwrap();
+        let batch = batch(&[document(20, 1), document(1, 2), document(30, 3)]);
+        let mut grads = Gradients::new(ops, &model.parameters).unwrap();
+        let mut work = Workspace::with_recompute(ops, &model.config, batch.len(), recompute).unwrap();
+        // Twice, since buffers have been swapped by then.
+        model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
+        let losses = model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
+        (losses, grads.0)
+    }
+    let (exact, rounded) = (Cpu::<f32>::new(2).unwrap(), Cpu::bf16(2).unwrap());
+    for kind in KINDS {
+        for ops in [&exact, &rounded] {
+            let wanted = run(ops, kind, Recompute::None);
+            for recompute in Recompute::ALL {
+                assert!(run(ops, kind, recompute) == wanted, "{kind}, {}", recompute.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_window_over_all_is_causal() {
     let ops = Cpu::<f32>::new(1).unwrap();

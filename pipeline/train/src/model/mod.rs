@@ -13,7 +13,7 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
-pub use activations::Workspace;
+pub use activations::{Recompute, Workspace};
 pub use batch::Batch;
 pub use config::{Config, Experts, Kind};
 pub use decode::Decoder;
@@ -200,8 +200,11 @@ impl<O: Operations> Model<O> {
         let (stream, scale) = (&work.stream, &work.scale);
         ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, &mut grads.0[norm])?;
         for (at, layer) in self.parameters.layers.iter().enumerate().rev() {
+            work.layers[at].lend(&mut work.spare, work.recompute);
+            self.compute_again(ops, layer, at, work)?;
             self.feed_forward_backward(ops, layer, at, work, grads)?;
             self.attention_backward(ops, layer, at, work, grads)?;
+            work.layers[at].lend(&mut work.spare, work.recompute);
         }
         let embedding = &mut grads.0[self.parameters.embedding];
         ops.embedding_backward(self.config.hidden_size, &work.input.tokens, &work.grad, embedding)?;
@@ -238,6 +241,7 @@ impl<O: Operations> Model<O> {
         for (at, layer) in self.parameters.layers.iter().enumerate() {
             let (before, rest) = work.layers.split_at_mut(at);
             let saved = &mut rest[0];
+            saved.lend(&mut work.spare, work.recompute);
             let norm = &self.weights[layer.attention_norm];
             match before.last() {
                 None => {
@@ -246,7 +250,9 @@ impl<O: Operations> Model<O> {
                 }
                 Some(before) => {
                     let (stream, normed, scale) = (&mut saved.stream, &mut saved.normed, &mut saved.scale);
-                    ops.add_rmsnorm_forward(epsilon, &before.middle, &work.delta, norm, stream, normed, scale)?;
+                    // What the layer before had borrowed has come here.
+                    let middle = if work.recompute == Recompute::Layer { &saved.middle } else { &before.middle };
+                    ops.add_rmsnorm_forward(epsilon, middle, &work.delta, norm, stream, normed, scale)?;
                 }
             }
             self.attention(ops, layer, saved, &mut work.delta, &work.input)?;
@@ -254,14 +260,42 @@ impl<O: Operations> Model<O> {
             let (middle, normed, scale) = (&mut saved.middle, &mut saved.middle_normed, &mut saved.middle_scale);
             ops.add_rmsnorm_forward(epsilon, &saved.stream, &work.delta, norm, middle, normed, scale)?;
             self.feed_forward(ops, layer, saved, &mut work.delta, work.balance.as_mut())?;
+            saved.lend(&mut work.spare, work.recompute);
         }
         let norm = &self.weights[self.parameters.norm];
         let (stream, normed, scale) = (&mut work.stream, &mut work.normed, &mut work.scale);
         match work.layers.last() {
-            Some(last) => ops.add_rmsnorm_forward(epsilon, &last.middle, &work.delta, norm, stream, normed, scale)?,
+            Some(last) => {
+                let middle = if work.recompute == Recompute::Layer { &work.spare.middle } else { &last.middle };
+                ops.add_rmsnorm_forward(epsilon, middle, &work.delta, norm, stream, normed, scale)?;
+            }
             None => ops.rmsnorm_forward(epsilon, stream, norm, normed, scale)?,
         }
         Ok(())
+    }
+
+    /// Fills what a layer did not keep, from what it did: the same operations on the same numbers.
+    fn compute_again(&self, ops: &O, layer: &Layer, at: usize, work: &mut Workspace<O>) -> Result<(), ModelError> {
+        let (recompute, epsilon) = (work.recompute, self.config.epsilon);
+        if recompute == Recompute::None {
+            return Ok(());
+        }
+        let saved = &mut work.layers[at];
+        let norm = &self.weights[layer.attention_norm];
+        ops.rmsnorm_forward(epsilon, &saved.stream, norm, &mut saved.normed, &mut saved.scale)?;
+        let norm = &self.weights[layer.feed_forward_norm];
+        if recompute == Recompute::Layer {
+            self.attention(ops, layer, saved, &mut work.delta, &work.input)?;
+            let (middle, normed, scale) = (&mut saved.middle, &mut saved.middle_normed, &mut saved.middle_scale);
+            ops.add_rmsnorm_forward(epsilon, &saved.stream, &work.delta, norm, middle, normed, scale)?;
+        } else {
+            ops.rmsnorm_forward(epsilon, &saved.middle, norm, &mut saved.middle_normed, &mut saved.middle_scale)?;
+        }
+        if recompute >= Recompute::FeedForward {
+            self.feed_forward_inner(ops, layer, saved, None)
+        } else {
+            Ok(ops.swiglu_forward(&saved.gate, &saved.up, &mut saved.active)?)
+        }
     }
 
     /// Attention of one layer, from its norm to `output`.

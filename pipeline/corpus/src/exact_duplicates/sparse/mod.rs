@@ -33,7 +33,7 @@ mod periods;
 mod rolling;
 
 use super::resources::{Resources, SpillFile};
-use super::text::TextArena;
+use super::text::{Access, TextArena};
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
 use anchors::{Anchor, PIECE_WINDOWS, Sampler, gram_bytes};
@@ -111,7 +111,10 @@ impl SparseClasses {
         let anchors = Partitions::new(ANCHOR_PARTITIONS, spill.as_ref(), resources.index_bytes() / 2);
         select(arena, length, gram_bytes, resources, &anchors)?;
         let equal = Partitions::new(TEXT_PARTITIONS, spill.as_ref(), resources.index_bytes() / 4);
-        let periodic = compare(arena.bytes(), length, gram_bytes, resources, &anchors, &equal)?;
+        arena.advise(Access::Anywhere);
+        let periodic = compare(arena.bytes(), length, gram_bytes, resources, &anchors, &equal);
+        arena.advise(Access::InOrder);
+        let periodic = periodic?;
         drop(anchors);
         let mut copies = Vec::new();
         for index in 0..equal.len() {
