@@ -93,7 +93,7 @@ impl Budget {
         }
         let (shared, machine) =
             (MemoryTable::new(&config, rows, recipe, Recompute::None)?.shared_out(recipe.machine.devices), recipe.machine);
-        let room = (machine.memory_bytes > 0.0).then(|| machine.memory_bytes - shared as f64);
+        let room = (machine.memory_bytes > 0.0).then_some(machine.memory_bytes - shared as f64);
         let recompute = recipe.batch.recompute.unwrap_or_else(|| fastest(&policies, room));
         let memory = MemoryTable::new(&config, rows, recipe, recompute)?;
         let (num_weights, num_active_weights) = weights_of(&config);

@@ -1,7 +1,9 @@
 //! Equal windows among those whose anchors have one key. Grams decide nothing here: windows are equal if their bytes are.
 
+use super::super::resources::{Resources, scratch_file};
 use super::anchors::Anchor;
 use super::rolling::RollingHash;
+use memmap2::MmapMut;
 
 /// Windows that each equal an earlier one: the window at `first + i` has the bytes of the one at `leader + i`, for `i` below `len`, and
 /// no window with those bytes begins before `leader + i`.
@@ -18,6 +20,10 @@ const LEADERS_MAX: usize = 8;
 /// Numbers of a matrix of hashes, which is to stay in cache.
 const MATRIX_LEN: usize = 1 << 15;
 
+/// Members of a hashed group from which on the windows of all are brought together first: they are looked at offset by offset, and in the
+/// text each look would be at another page.
+const GATHERED_MEMBERS: usize = 4096;
+
 /// Takes groups of anchors, and gives runs of equal windows.
 #[derive(Debug)]
 pub struct Grouper<'a> {
@@ -31,6 +37,31 @@ pub struct Grouper<'a> {
     members: Vec<Member>,
     matrix: Vec<u64>,
     table: Vec<Entry>,
+    gathered_members: usize,
+    resources: Resources,
+}
+
+/// The bytes that a hashed group looks at: the text, or rows of it that lie one behind the other.
+struct Windows<'a> {
+    bytes: &'a [u8],
+    /// Bytes of a row; `None` in the text itself.
+    stride: Option<usize>,
+}
+
+impl Windows<'_> {
+    /// Where the window at `offset` of the anchor at `index` begins.
+    fn start(&self, index: usize, anchor: &Anchor, offset: usize) -> usize {
+        match self.stride {
+            Some(stride) => index * stride + anchor.offset as usize - offset,
+            None => anchor.position() - offset,
+        }
+    }
+}
+
+/// Rows in memory, or in a file where they are more than the index may take.
+enum Rows {
+    Memory(Vec<u8>),
+    Mapped(MmapMut),
 }
 
 /// A member of a hashed group.
@@ -64,7 +95,13 @@ impl<'a> Grouper<'a> {
         let hash = RollingHash::new(window_bytes);
         let (leaders, open, still_open) = (Vec::new(), Vec::new(), Vec::new());
         let (members, matrix, table) = (Vec::new(), Vec::new(), Vec::new());
-        Self { text, window_bytes, hash, leaders, leaders_max, open, still_open, members, matrix, table }
+        let (gathered_members, resources) = (GATHERED_MEMBERS, Resources::default());
+        Self { text, window_bytes, hash, leaders, leaders_max, open, still_open, members, matrix, table, gathered_members, resources }
+    }
+
+    /// Sets from how many members on windows are gathered, and what may be used for it.
+    pub(super) fn gathering(self, gathered_members: Option<usize>, resources: &Resources) -> Self {
+        Self { gathered_members: gathered_members.unwrap_or(GATHERED_MEMBERS), resources: resources.clone(), ..self }
     }
 
     /// Adds the runs of a group, anchors of one key in text order, none of them periodic.
@@ -135,7 +172,48 @@ impl<'a> Grouper<'a> {
 
     /// Looks each window up among those at the same offset before it, by hash and then by bytes.
     fn hash(&mut self, anchors: &[Anchor], runs: &mut Vec<EqualRun>) {
-        let (text, length) = (self.text, self.window_bytes);
+        let stride = anchors.iter().map(Anchor::num_windows).max().unwrap_or(0) + self.window_bytes - 1;
+        let rows = if anchors.len() >= self.gathered_members { self.gather(anchors, stride) } else { None };
+        let windows = match &rows {
+            Some(Rows::Memory(bytes)) => Windows { bytes, stride: Some(stride) },
+            Some(Rows::Mapped(bytes)) => Windows { bytes, stride: Some(stride) },
+            None => Windows { bytes: self.text, stride: None },
+        };
+        self.hash_in(&windows, anchors, runs);
+    }
+
+    /// The bytes of all windows of each anchor, in rows. `None` where there is no room: the text has them, too.
+    fn gather(&self, anchors: &[Anchor], stride: usize) -> Option<Rows> {
+        let len = anchors.len().checked_mul(stride)?;
+        let mut rows = match &self.resources.scratch {
+            Some(folder) if len as u64 > self.resources.index_bytes() => {
+                let file = scratch_file(folder).ok()?;
+                file.set_len(len as u64).ok()?;
+                // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
+                Rows::Mapped(unsafe { MmapMut::map_mut(&file) }.ok()?)
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                bytes.try_reserve_exact(len).ok()?;
+                bytes.resize(len, 0);
+                Rows::Memory(bytes)
+            }
+        };
+        let bytes: &mut [u8] = match &mut rows {
+            Rows::Memory(bytes) => bytes,
+            Rows::Mapped(bytes) => bytes,
+        };
+        // Anchors come in text order, so every page of the text is read once.
+        for (anchor, row) in anchors.iter().zip(bytes.chunks_exact_mut(stride)) {
+            let start = anchor.position() - anchor.offset as usize;
+            let own = anchor.num_windows() + self.window_bytes - 1;
+            row[..own].copy_from_slice(&self.text[start..start + own]);
+        }
+        Some(rows)
+    }
+
+    fn hash_in(&mut self, windows: &Windows<'_>, anchors: &[Anchor], runs: &mut Vec<EqualRun>) {
+        let (text, length) = (windows.bytes, self.window_bytes);
         let capacity = (anchors.len() * 2).next_power_of_two();
         self.table.clear();
         self.table.resize(capacity, Entry { hash: 0, member: NO_MEMBER, stamp: 0 });
@@ -145,7 +223,7 @@ impl<'a> Grouper<'a> {
         let mut top = anchors.iter().map(|anchor| anchor.offset as usize + 1).max().unwrap_or(0);
         while top > 0 {
             let bottom = top.saturating_sub(width);
-            self.fill_matrix(anchors, (bottom, top), width);
+            self.fill_matrix(windows, anchors, (bottom, top), width);
             for offset in (bottom..top).rev() {
                 let stamp = offset as u32 + 1;
                 for (index, anchor) in anchors.iter().enumerate() {
@@ -153,7 +231,7 @@ impl<'a> Grouper<'a> {
                         continue;
                     }
                     let hash = self.matrix[index * width + (top - 1 - offset)];
-                    let position = anchor.position() - offset;
+                    let position = windows.start(index, anchor, offset);
                     let mut slot = (hash >> 32) as usize & (capacity - 1);
                     let leader = loop {
                         let entry = self.table[slot];
@@ -162,7 +240,7 @@ impl<'a> Grouper<'a> {
                             break NO_MEMBER;
                         }
                         if entry.hash == hash {
-                            let other = anchors[entry.member as usize].position() - offset;
+                            let other = windows.start(entry.member as usize, &anchors[entry.member as usize], offset);
                             // What was equal one byte earlier needs one more byte.
                             let equal = if self.members[index].leader == entry.member {
                                 text[position + length - 1] == text[other + length - 1]
@@ -194,16 +272,17 @@ impl<'a> Grouper<'a> {
     }
 
     /// Hashes windows at offsets below `top` and not below `bottom`, a row of `width` per anchor, from the top.
-    fn fill_matrix(&mut self, anchors: &[Anchor], (bottom, top): (usize, usize), width: usize) {
+    fn fill_matrix(&mut self, windows: &Windows<'_>, anchors: &[Anchor], (bottom, top): (usize, usize), width: usize) {
         self.matrix.resize(anchors.len() * width, 0);
-        for ((anchor, member), row) in anchors.iter().zip(&mut self.members).zip(self.matrix.chunks_exact_mut(width)) {
+        let rows = anchors.iter().zip(&mut self.members).zip(self.matrix.chunks_exact_mut(width)).enumerate();
+        for (index, ((anchor, member), row)) in rows {
             let (highest, lowest) = (anchor.offset as usize, lowest(anchor));
             for offset in (bottom.max(lowest)..top.min(highest + 1)).rev() {
-                let position = anchor.position() - offset;
+                let position = windows.start(index, anchor, offset);
                 member.state = if offset == highest {
-                    self.hash.first(&self.text[position..])
+                    self.hash.first(&windows.bytes[position..])
                 } else {
-                    self.hash.next(member.state, self.text[position + self.window_bytes - 1], self.text[position - 1])
+                    self.hash.next(member.state, windows.bytes[position + self.window_bytes - 1], windows.bytes[position - 1])
                 };
                 row[top - 1 - offset] = member.state;
             }

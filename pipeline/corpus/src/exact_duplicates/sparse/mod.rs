@@ -202,7 +202,7 @@ fn compare(
     let periodic: Mutex<(u32, Vec<PeriodicRun>)> = Mutex::default();
     let range_bytes = (text.len() / equal.len() + 1) as u64;
     let work = || {
-        let (mut grouper, mut runs, mut feeder) = (Grouper::new(text, length), Vec::new(), equal.feeder());
+        let (mut grouper, mut runs, mut feeder) = (Grouper::new(text, length).gathering(None, resources), Vec::new(), equal.feeder());
         loop {
             resources.go_on()?;
             let index = next.fetch_add(1, Ordering::Relaxed);

@@ -118,14 +118,22 @@ proptest! {
         let windows = |runs: Vec<EqualRun>| -> HashMap<u64, u64> {
             runs.iter().flat_map(|run| (0..u64::from(run.len)).map(|index| (run.first + index, run.leader + index))).collect()
         };
+        // Windows are gathered in memory, in a file, or not.
+        let scratch = tempfile::tempdir().unwrap();
+        let in_file = Resources { memory_bytes: 0, scratch: Some(scratch.path().to_path_buf()), ..Resources::default() };
         for group in anchors.values().filter(|group| !group[0].is_periodic()) {
-            let runs = [0, 2, usize::MAX].map(|leaders_max| {
+            let run = |leaders_max: usize, gathered: usize, resources: &Resources| {
                 let mut runs = Vec::new();
-                Grouper::with_leaders_max(arena.bytes(), length, leaders_max).group(group, &mut runs);
+                let grouper = Grouper::with_leaders_max(arena.bytes(), length, leaders_max);
+                grouper.gathering(Some(gathered), resources).group(group, &mut runs);
                 windows(runs)
-            });
-            prop_assert_eq!(&runs[0], &runs[2]);
-            prop_assert_eq!(&runs[1], &runs[2]);
+            };
+            let compared = run(usize::MAX, usize::MAX, &Resources::default());
+            for leaders_max in [0, 2] {
+                prop_assert_eq!(&run(leaders_max, usize::MAX, &Resources::default()), &compared);
+                prop_assert_eq!(&run(leaders_max, 0, &Resources::default()), &compared);
+                prop_assert_eq!(&run(leaders_max, 0, &in_file), &compared);
+            }
         }
     }
 
