@@ -23,14 +23,13 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
     let names: Vec<&str> = Recipe::names().collect();
     let (text, base) = read_recipe(&arguments.recipe, Recipe::shipped(&arguments.recipe), &names)?;
     let overrides = arguments.overrides()?;
+    let recipe = Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?;
     if print_recipe {
-        let recipe = Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?;
         write!(stdout(), "{}", recipe.to_toml())?;
         return Ok(0);
     }
-    let runs = Recipe::runs(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?;
-    let name = Recipe::parse(&arguments.recipe, &text, &overrides).map_err(TrainError::from)?.name;
-    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{name}-model")));
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(format!("{}-model", recipe.name)));
+    let runs = recipe.runs(&arguments.recipe, &overrides).map_err(TrainError::from)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     stop_on(&cancelled)?;
     let all = std::path::absolute(&out)?;

@@ -258,32 +258,36 @@ impl Recipe {
         recipe::parse::<Self>(path, text, overrides)?.checked()
     }
 
-    /// The runs of a recipe, in order, with the folder of each within that of all: one in the folder itself, or its stages. All but the
-    /// first are without weights: see [`Recipe::starting_from`]. `overrides` win over what a stage says.
+    /// The runs of the recipe, read from `path`, in order, with the folder of each within that of all: one in the folder itself, or its
+    /// stages. All but the first are without weights, unless the stage names its own: see [`Recipe::starting_from`]. `overrides` win over
+    /// what a stage says.
     ///
     /// # Errors
     /// As for [`Recipe::parse`]; and when two stages share a name, or one cannot be that of a folder.
-    pub fn runs(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Vec<(PathBuf, Self)>, RecipeError> {
-        let recipe = Self::parse(path, text, overrides)?;
-        if recipe.stage.is_empty() {
-            return Ok(vec![(PathBuf::new(), recipe)]);
+    pub fn runs(self, path: &str, overrides: &[(String, String)]) -> Result<Vec<(PathBuf, Self)>, RecipeError> {
+        if self.stage.is_empty() {
+            return Ok(vec![(PathBuf::new(), self)]);
         }
-        let whole = Self { stage: Vec::new(), ..recipe.clone() }.to_toml();
+        let whole = Self { stage: Vec::new(), ..self.clone() }.to_toml();
         let mut runs: Vec<(PathBuf, Self)> = Vec::new();
-        for stage in &recipe.stage {
+        for stage in &self.stage {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
             let folder = PathBuf::from(&stage.name);
             if stage.name.is_empty() || !stage.name.chars().all(plain) || runs.iter().any(|(other, _)| *other == folder) {
                 return Err(key("stage.name", format!("is `{}`: letters, digits, - and _, and no two the same", stage.name)));
             }
-            let mut keys = vec![("name".to_string(), format!("{}-{}", recipe.name, stage.name))];
+            let mut keys = vec![("name".to_string(), format!("{}-{}", self.name, stage.name))];
             for (name, value) in &stage.keys {
                 flatten(name, value, &mut keys);
             }
+            let own_weights = keys.iter().any(|(name, _)| name == "model.path");
             keys.extend(overrides.iter().cloned());
-            let run = Self::parse(&format!("{path}, stage {}", stage.name), &whole, &keys)?;
+            let mut run = Self::parse(&format!("{path}, stage {}", stage.name), &whole, &keys)?;
             if !run.stage.is_empty() {
                 return Err(key("stage.stage", "cannot be: a stage has no stages".into()));
+            }
+            if !runs.is_empty() && !own_weights {
+                run.model.path = None;
             }
             runs.push((folder, run));
         }
@@ -446,7 +450,8 @@ mod tests {
             "name = 'three'\nseed = 5\n[model.config]\nmodel_type = 'mistral'\n[schedule]\nsteps = 9\n[optimiser]\nlearning_rate = 1e-3
             [[stage]]\nname = 'books'\ncorpus = 'a'\n[[stage]]\nname = 'notes'\ncorpus = 'b'\n[stage.schedule]\nsteps = 4
             [stage.optimiser]\nlearning_rate = 6e-4\n[[stage]]\nname = 'guidelines'\n[stage.checkpoint]\nevery_steps = 2";
-        let runs = Recipe::runs("r", text, &[("seed".into(), "7".into())]).unwrap();
+        let all = |text: &str, overrides: &[(String, String)]| Recipe::parse("r", text, overrides)?.runs("r", overrides);
+        let runs = all(text, &[("seed".into(), "7".into())]).unwrap();
         let seen: Vec<_> = runs
             .iter()
             .map(|(folder, run)| (folder.to_str().unwrap(), run.corpus.to_str().unwrap(), run.schedule.steps, run.optimiser.learning_rate))
@@ -458,9 +463,13 @@ mod tests {
         let whole = Recipe::parse("r", text, &[]).unwrap();
         assert_eq!(Recipe::parse("r", &whole.to_toml(), &[]).unwrap(), whole);
         let refused = |stages: &str, wanted: &str| {
-            let error = Recipe::runs("r", &format!("[model]\npath = 'x'\n{stages}"), &[]).unwrap_err().to_string();
+            let error = all(&format!("[model]\npath = 'x'\n{stages}"), &[]).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         };
+        // The weights of the whole recipe are those that the first stage begins with; a stage can name its own.
+        let stages = "[model]\npath = 'x'\n[[stage]]\nname = 'a'\n[[stage]]\nname = 'b'\n[[stage]]\nname = 'c'\n[stage.model]\npath = 'y'";
+        let weights = all(stages, &[]).unwrap().into_iter().map(|(_, run)| run.starting_from("last".into()).model.path.unwrap());
+        assert_eq!(weights.collect::<Vec<_>>(), ["x", "last", "y"].map(PathBuf::from));
         refused("[[stage]]\nname = '../a'", "`stage.name`: is `../a`");
         refused("[[stage]]\nname = 'a'\n[[stage]]\nname = 'a'", "no two the same");
         refused("[[stage]]\nname = 'a'\n[stage.schedule]\nstep = 3", "did you mean `steps`?");
