@@ -10,8 +10,6 @@ use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::spec::OperatorSpec;
 use crate::tables::{DOCUMENTS, SPANS};
-use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::ident;
 use osler_corpus::exact_duplicates::STAGE;
@@ -62,8 +60,7 @@ pub async fn run(session: &Session, recipe: &Recipe, fingerprint: &str) -> Resul
     let measure = Measure::start();
     folder.begin(BOUNDARY, &[SPANS])?;
     session.register(&DOCUMENTS).await?;
-    let total = session.query("SELECT CAST(sum(num_bytes) AS BIGINT UNSIGNED) FROM documents").await?;
-    let total = total.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0));
+    let total = session.number("SELECT CAST(sum(num_bytes) AS BIGINT UNSIGNED) FROM documents").await?;
     progress.start(BOUNDARY, total);
     let mut table = TableWriter::new(folder, &SPANS)?;
     let mut num_spans = 0;

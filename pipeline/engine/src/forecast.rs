@@ -8,7 +8,6 @@ use crate::recipe::Recipe;
 use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use osler_corpus::operator::Sink;
-use osler_datasets::license::Verdict;
 use osler_datasets::list::FileEntry;
 use osler_datasets::open::Stores;
 use osler_datasets::read::read_file;
@@ -50,17 +49,20 @@ pub struct Forecast {
 pub fn forecast(source: &SourceConfig, files: &[&FileEntry], recipe: &Recipe, stores: &Stores) -> Result<Forecast, Error> {
     let num_bytes = files.iter().map(|file| file.num_bytes).sum();
     let (mut sample, mut rows) = (Sample::default(), Rows::default());
-    let mut kept = Kept { recipe, batches: Vec::new(), quota_bytes: 0 };
+    let mut kept = Kept { recipe, documents: 0, text_bytes: 0, batches: Vec::new(), quota_bytes: 0 };
     let start = Instant::now();
     for file in spread(files) {
-        let (mut text_bytes, mut full) = (0, Ok(()));
+        let (mut text_bytes, mut full) = (0_u64, Ok(()));
         kept.quota_bytes = SAMPLE_BYTES / files.len().min(SAMPLE_FILES);
         let mut emit = |record: Result<&Document, Reject>| {
-            match &record {
-                Ok(document) => rows.document(source, file, document),
-                Err(reject) => rows.reject(source, file, reject),
+            sample.records += 1;
+            match record {
+                Ok(document) => {
+                    text_bytes += document.text.len() as u64;
+                    rows.document(source, file, document);
+                }
+                Err(reject) => rows.reject(source, file, &reject),
             }
-            text_bytes += sample.record(source, recipe, record);
             if rows.are_enough(recipe.batch_rows) {
                 full = rows.flush(&mut kept);
             }
@@ -78,16 +80,18 @@ pub fn forecast(source: &SourceConfig, files: &[&FileEntry], recipe: &Recipe, st
         num_bytes,
         sampled_files: sample.files,
         records: sample.records as f64 * scale,
-        documents: sample.documents as f64 * scale,
-        text_bytes: sample.text_bytes as f64 * scale,
+        documents: kept.documents as f64 * scale,
+        text_bytes: kept.text_bytes as f64 * scale,
         seconds: start.elapsed().as_secs_f64() * scale,
         sample: kept.batches,
     })
 }
 
-/// Keeps what passes the length filter, up to a number of bytes.
+/// Counts what passes the length filter, and keeps of it up to a number of bytes.
 struct Kept<'a> {
     recipe: &'a Recipe,
+    documents: u64,
+    text_bytes: u64,
     batches: Vec<RecordBatch>,
     quota_bytes: usize,
 }
@@ -99,11 +103,14 @@ impl Sink for Kept<'_> {
         let dropped = batch.column_by_name("drop_reason");
         let passes = (0..batch.num_rows()).map(|row| {
             let length = self.recipe.length_filter.reason(words.value(row), bytes.value(row));
-            let passes = self.quota_bytes > 0 && length.is_none() && dropped.is_none_or(|dropped| dropped.is_null(row));
+            let passes = length.is_none() && dropped.is_none_or(|dropped| dropped.is_null(row));
+            let keeps = passes && self.quota_bytes > 0;
             if passes {
+                self.documents += 1;
+                self.text_bytes += bytes.value(row);
                 self.quota_bytes = self.quota_bytes.saturating_sub(bytes.value(row) as usize);
             }
-            Some(passes)
+            Some(keeps)
         });
         let passes: BooleanArray = passes.collect();
         match filter_record_batch(&batch, &passes) {
@@ -120,24 +127,6 @@ struct Sample {
     files: usize,
     bytes_read: u64,
     records: u64,
-    documents: u64,
-    text_bytes: u64,
-}
-
-impl Sample {
-    /// Counts a record and gives the bytes of its text.
-    fn record(&mut self, source: &SourceConfig, recipe: &Recipe, record: Result<&Document, Reject>) -> u64 {
-        self.records += 1;
-        let Ok(document) = record else { return 0 };
-        let num_bytes = document.text.len() as u64;
-        let num_words = osler_schemas::document::num_words(&document.text);
-        let allowed = source.judge_license(document.license.as_deref()).1 == Verdict::Allowed;
-        if allowed && num_bytes > 0 && recipe.length_filter.reason(num_words, num_bytes).is_none() {
-            self.documents += 1;
-            self.text_bytes += num_bytes;
-        }
-        num_bytes
-    }
 }
 
 /// Up to [`SAMPLE_FILES`] of the files, at equal distances.

@@ -172,8 +172,7 @@ pub(crate) async fn ordinals(session: &Session, table: &Table) -> Result<Vec<u64
 /// What the choice of keepers looks at, for every document, by ordinal.
 async fn load_facts(session: &Session, held: &MemoryReservation) -> Result<Vec<DocumentFacts>, Error> {
     session.register(&DOCUMENTS).await?;
-    let count = session.query("SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM documents").await?;
-    let count = count.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0)) as usize;
+    let count = session.number("SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM documents").await? as usize;
     held.try_resize(count * size_of::<DocumentFacts>())?;
     let plan = session.plan("SELECT ordinal, num_bytes, source_index, content_hash, doc_id FROM documents").await?;
     let mut facts = Vec::with_capacity(count);

@@ -56,7 +56,7 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
         }
         let orphans = "SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM spans s JOIN documents p ON s.partner = p.ordinal
                        LEFT ANTI JOIN corpus c ON p.doc_id = c.doc_id";
-        let orphans = session.query(orphans).await?.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0));
+        let orphans = session.number(orphans).await?;
         if orphans > 0 {
             return Err(Error::User(format!(
                 "the kept copies of {orphans} spans were dropped afterwards by a filter after exact-duplicates; place it before them"

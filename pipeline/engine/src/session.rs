@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::operator_exec::OperatorExec;
 use crate::spec::OperatorSpec;
 use crate::tables::Table;
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use async_trait::async_trait;
 use datafusion::catalog::{Session as CatalogSession, TableProvider};
 use datafusion::datasource::TableType;
@@ -182,6 +182,15 @@ impl Session {
     /// What the query runs into.
     pub async fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
         Ok(self.sql.sql(sql).await?.collect().await?)
+    }
+
+    /// The one number, unsigned, that a query gives; 0 where it gives none.
+    ///
+    /// # Errors
+    /// What the query runs into.
+    pub async fn number(&self, sql: &str) -> Result<u64, Error> {
+        let rows = self.query(sql).await?;
+        Ok(rows.first().map_or(0, |batch| batch.column(0).as_primitive::<UInt64Type>().value(0)))
     }
 
     /// The physical plan of a query.

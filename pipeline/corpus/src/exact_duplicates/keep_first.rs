@@ -1,6 +1,6 @@
 //! The two rules that decide which windows are removed, and the cover that turns removed windows into spans with a kept copy each.
 
-use super::resources::{Resources, io, scratch_file};
+use super::resources::{Resources, scratch_map};
 use super::text::{TextArena, out_of_memory};
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
@@ -134,10 +134,7 @@ impl KeptWindows {
         let needed = num_classes as u64 * if narrow { 4 } else { 8 };
         match &resources.scratch {
             Some(folder) if needed > resources.index_bytes() && num_classes > 0 => {
-                let file = scratch_file(folder)?;
-                file.set_len(num_classes as u64 * 8).map_err(|source| io(folder, source))?;
-                // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
-                unsafe { MmapMut::map_mut(&file) }.map(Self::Mapped).map_err(|source| io(folder, source))
+                scratch_map(folder, num_classes as u64 * 8).map(Self::Mapped)
             }
             _ if narrow => zeros(num_classes).map(Self::Narrow),
             _ => zeros(num_classes).map(Self::Wide),

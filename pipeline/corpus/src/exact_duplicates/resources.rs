@@ -2,6 +2,7 @@
 
 use super::STAGE;
 use crate::operator::Error;
+use memmap2::MmapMut;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -73,6 +74,14 @@ pub(super) fn scratch_file(folder: &Path) -> Result<File, Error> {
     // The space is given back when the file is closed, however the process ends.
     std::fs::remove_file(&path).map_err(|source| io(&path, source))?;
     Ok(file)
+}
+
+/// Zeros in a file without a name in `folder`, mapped for reading and writing.
+pub(super) fn scratch_map(folder: &Path, num_bytes: u64) -> Result<MmapMut, Error> {
+    let file = scratch_file(folder)?;
+    file.set_len(num_bytes).map_err(|source| io(folder, source))?;
+    // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
+    unsafe { MmapMut::map_mut(&file) }.map_err(|source| io(folder, source))
 }
 
 pub(super) fn io(path: &Path, source: std::io::Error) -> Error {

@@ -1,6 +1,6 @@
 //! Equal windows among those whose anchors have one key. Grams decide nothing here: windows are equal if their bytes are.
 
-use super::super::resources::{Resources, scratch_file};
+use super::super::resources::{Resources, scratch_map};
 use super::anchors::Anchor;
 use super::rolling::RollingHash;
 use memmap2::MmapMut;
@@ -186,12 +186,7 @@ impl<'a> Grouper<'a> {
     fn gather(&self, anchors: &[Anchor], stride: usize) -> Option<Rows> {
         let len = anchors.len().checked_mul(stride)?;
         let mut rows = match &self.resources.scratch {
-            Some(folder) if len as u64 > self.resources.index_bytes() => {
-                let file = scratch_file(folder).ok()?;
-                file.set_len(len as u64).ok()?;
-                // SAFETY: the file is ours, and was removed from its folder when it was made: nothing else changes the mapping.
-                Rows::Mapped(unsafe { MmapMut::map_mut(&file) }.ok()?)
-            }
+            Some(folder) if len as u64 > self.resources.index_bytes() => Rows::Mapped(scratch_map(folder, len as u64).ok()?),
             _ => {
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(len).ok()?;
