@@ -1,32 +1,15 @@
 """Holds a finished run against what was planted: check_exact.py FOLDER OUT. Needs duckdb."""
 
-import json
 import sys
 
-import duckdb
+from planted import check, failed, folder, one, out, rows
 
-folder, out = sys.argv[1:]
-for stage in json.load(open(f"{out}/run.json"))["stages"]:
-    print(f"{stage['name']:<18} {stage['seconds']:7.1f} s, at most {stage['peak_memory_bytes'] / 1e6:6,.0f} MB")
-db = duckdb.connect()
-rows = lambda sql: db.execute(sql).fetchall()
-one = lambda sql: rows(sql)[0]
-rows("SET memory_limit = '6GB'")
 rows(f"""CREATE TABLE planted AS SELECT "repeat", document, "start", "start" + length AS "end", length
          FROM read_csv('{folder}/planted.csv', types = {{'repeat': 'VARCHAR'}})""")
 # The generator's number of a document is its own key of the record.
 rows(f"""CREATE TABLE documents AS SELECT ordinal, num_bytes, CAST(split_part(identifiers[1], ':', 2) AS BIGINT) AS document
          FROM '{out}/work/documents/*.parquet'""")
 rows(f"CREATE TABLE spans AS SELECT d.document, s.pass, s.start, s.\"end\" FROM '{out}/work/spans/*.parquet' s JOIN documents d USING (ordinal)")
-failed = []
-
-
-def check(what, good, seen):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}")
-    if not good:
-        failed.append(what)
-
-
 total, num_bytes = one("SELECT count(*), sum(num_bytes) FROM documents")
 print(f"{total:,} documents, {num_bytes:,} bytes of text, {one('SELECT count(*) FROM spans')[0]:,} spans")
 # The number before the paragraph may end like that of the document whose paragraph is kept.

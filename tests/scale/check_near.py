@@ -1,17 +1,9 @@
 """Holds a finished run against what was planted: check_near.py FOLDER OUT. Needs duckdb."""
 
-import json
 import sys
 
-import duckdb
+from planted import check, failed, folder, one, out, rows
 
-folder, out = sys.argv[1:]
-for stage in json.load(open(f"{out}/run.json"))["stages"]:
-    print(f"{stage['name']:<18} {stage['seconds']:7.1f} s, at most {stage['peak_memory_bytes'] / 1e6:6,.0f} MB")
-db = duckdb.connect()
-rows = lambda sql: db.execute(sql).fetchall()
-one = lambda sql: rows(sql)[0]
-rows("SET memory_limit = '6GB'")
 rows(f"CREATE TABLE planted AS SELECT * FROM read_csv('{folder}/planted.csv')")
 # The generator's number of a document is its own key of the record.
 rows(f"""CREATE TABLE documents AS SELECT ordinal, CAST(split_part(identifiers[1], ':', 2) AS BIGINT) AS document
@@ -19,15 +11,6 @@ rows(f"""CREATE TABLE documents AS SELECT ordinal, CAST(split_part(identifiers[1
 rows("CREATE TABLE known AS SELECT * FROM planted JOIN documents USING (document)")
 rows(f"CREATE TABLE pairs AS SELECT * FROM '{out}/work/pairs/*.parquet'")
 rows(f"CREATE TABLE clusters AS SELECT * FROM '{out}/work/clusters/*.parquet'")
-failed = []
-
-
-def check(what, good, seen):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}")
-    if not good:
-        failed.append(what)
-
-
 total = one(f"SELECT count(*) FROM '{out}/work/documents/*.parquet'")[0]
 print(f"{total:,} documents, {one('SELECT count(*) FROM pairs')[0]:,} candidate pairs")
 # Documents of 100 shingles of which the last k words differ share 100 - k of 100 + k.
