@@ -8,6 +8,8 @@ use crate::order::Order;
 use crate::shards::{Chunk, ShardSet};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
+use std::hint::black_box;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -154,9 +156,11 @@ pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: 
     let given = state.epoch.saturating_mul(chunks_per_epoch).saturating_add(state.position);
     let end = given.saturating_add(u64::from(world) * u64::from(chunks_per_batch)).min(total);
     let after = State { seed: state.seed, epoch: end / chunks_per_epoch.max(1), position: end % chunks_per_epoch.max(1) };
-    let mine = (0..u64::from(chunks_per_batch)).map(|index| given + index * u64::from(world) + u64::from(rank));
-    let mine = mine.take_while(|&number| number < end);
-    gather(set, mine.map_while(|number| order.at(number / chunks_per_epoch, number % chunks_per_epoch)), chunks_per_batch, after, buffer)
+    // Of the step's chunks, every `world`-th from `rank` on.
+    let count = (end - given).saturating_sub(u64::from(rank)).div_ceil(u64::from(world).max(1));
+    let stride = NonZeroU64::new(u64::from(world)).unwrap_or(NonZeroU64::MIN);
+    let mine = order.walk(state.epoch, state.position + u64::from(rank), stride).take(count as usize);
+    gather(set, mine, chunks_per_batch, after, buffer)
 }
 
 /// Fills `buffer`, which has room for `chunks_per_batch` chunks, with these; the rest is padding.
@@ -167,26 +171,20 @@ pub fn gather<B: AsMut<[u8]>>(
     after: State,
     mut buffer: B,
 ) -> Batch<B> {
-    let mut chunks = Vec::with_capacity(chunks_per_batch as usize);
     let header = set.header();
     let (context, chunk_bytes) = (header.context_length, (u64::from(header.context_length) * header.dtype.num_bytes()) as usize);
-    let (mut cu_seqlens, mut sources, mut loss) = (vec![0], Vec::new(), Vec::<Range<u32>>::new());
-    // All are looked up before any is copied: the sidecars' cache misses overlap, and none interrupts the copying.
-    let found = indices.take(chunks_per_batch as usize).map_while(|index| Some((index, set.chunk(index)?)));
-    let found: Vec<(u64, Chunk<'_>)> = found.collect();
-    for (at, (index, chunk)) in (0u32..).zip(&found) {
-        let base = at * context;
-        describe(chunk, base, context, &mut cu_seqlens, &mut sources);
-        for range in chunk.loss() {
-            match loss.last_mut() {
-                Some(last) if last.end == base + range.start => last.end = base + range.end,
-                _ => loss.push(base + range.start..base + range.end),
-            }
-        }
-        chunks.push(*index);
+    let chunks: Vec<u64> = indices.take(chunks_per_batch as usize).take_while(|&index| index < set.num_chunks()).collect();
+    let found = look_up(set, &chunks);
+    let pieces = found.iter().map(Chunk::num_pieces).sum::<usize>();
+    let (mut cu_seqlens, mut sources) = (Vec::with_capacity(pieces + found.len() + 2), Vec::with_capacity(pieces + found.len() + 1));
+    let mut loss = Vec::<Range<u32>>::new();
+    cu_seqlens.push(0);
+    for (at, chunk) in (0u32..).zip(&found) {
+        describe(chunk, at * context, context, &mut cu_seqlens, &mut sources);
+        chunk.extend_loss(at * context, &mut loss);
     }
     let mut places = buffer.as_mut().chunks_exact_mut(chunk_bytes).take(chunks_per_batch as usize);
-    for ((_, chunk), place) in found.iter().zip(&mut places) {
+    for (chunk, place) in found.iter().zip(&mut places) {
         chunk.copy_bytes_into(place);
     }
     for place in places {
@@ -198,6 +196,18 @@ pub fn gather<B: AsMut<[u8]>>(
         sources.push(PADDING_SOURCE);
     }
     Batch { buffer, chunks, cu_seqlens, sources, loss, after }
+}
+
+/// The chunks, with what will be read of them on its way.
+///
+/// A chunk is found through rows of the sidecar that lie in pages of their own, and its tokens in others. Each read of the three rounds
+/// depends on none of its round, so their cache misses and page walks overlap, where a loop of copies would take them one after another.
+fn look_up<'a>(set: &'a ShardSet, indices: &[u64]) -> Vec<Chunk<'a>> {
+    black_box(indices.iter().fold(0, |sum, &index| sum ^ set.touch_rows(index)));
+    let found: Vec<Chunk<'a>> = indices.iter().filter_map(|&index| set.chunk(index)).collect();
+    black_box(found.iter().fold(0, |sum, chunk| sum ^ chunk.touch_pieces()));
+    black_box(found.iter().fold(0, |sum, chunk| sum ^ chunk.touch_tokens()));
+    found
 }
 
 fn describe(chunk: &Chunk<'_>, base: u32, context_length: u32, cu_seqlens: &mut Vec<u32>, sources: &mut Vec<u32>) {

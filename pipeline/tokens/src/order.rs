@@ -116,12 +116,26 @@ impl Order {
             return None;
         }
         if self.parts.is_empty() {
-            let index = Permutation::new(self.chunks_per_epoch, self.seed, epoch).at(position)?;
-            return Some(self.held_out.map_or(index, |every| index + index / (every.get() - 1)));
+            return self.all_chunks(epoch).at(position).map(|index| self.not_held_out(index));
         }
         let (index, rank) = self.interleave(position);
         let part = self.parts.get(index)?;
         part.chunk(part.ordinal(epoch, rank, self.seed.wrapping_add(mix(index as u64 + 1)))?)
+    }
+
+    /// Every `stride`-th chunk from `position` of `epoch` on, epoch after epoch without end.
+    pub fn walk(&self, epoch: u64, position: u64, stride: NonZeroU64) -> Walk<'_> {
+        Walk { order: self, epoch, position, stride, all_chunks: self.all_chunks(epoch) }
+    }
+
+    /// The permutation of an epoch without a mix.
+    fn all_chunks(&self, epoch: u64) -> Permutation {
+        Permutation::new(self.chunks_per_epoch, self.seed, epoch)
+    }
+
+    /// Which chunk of the set is the `index`th of those that are given.
+    fn not_held_out(&self, index: u64) -> u64 {
+        self.held_out.map_or(index, |every| index + index / (every.get() - 1))
     }
 
     /// Which part stands at `position`, and how many of that part stand before it.
@@ -144,6 +158,40 @@ impl Order {
             }
         }
         (low, rank)
+    }
+}
+
+/// Chunks in order: [`Order::walk`].
+#[derive(Debug, Clone)]
+pub struct Walk<'a> {
+    order: &'a Order,
+    epoch: u64,
+    position: u64,
+    stride: NonZeroU64,
+    /// Of the epoch, where there is no mix.
+    all_chunks: Permutation,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let Order { chunks_per_epoch, parts, .. } = self.order;
+        if *chunks_per_epoch == 0 {
+            return None;
+        }
+        while self.position >= *chunks_per_epoch {
+            self.position -= chunks_per_epoch;
+            self.epoch = self.epoch.checked_add(1)?;
+            self.all_chunks = self.order.all_chunks(self.epoch);
+        }
+        let chunk = if parts.is_empty() {
+            self.all_chunks.at(self.position).map(|index| self.order.not_held_out(index))
+        } else {
+            self.order.at(self.epoch, self.position)
+        };
+        self.position = self.position.checked_add(self.stride.get())?;
+        chunk
     }
 }
 
@@ -186,8 +234,13 @@ impl Permutation {
     /// The permutation of `0..len` for this seed and epoch.
     pub fn new(len: u64, seed: u64, epoch: u64) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
-        let keys = std::array::from_fn(|round| xxh3_64_with_seed(&[epoch.to_le_bytes(), (round as u64).to_le_bytes()].concat(), seed));
-        Self { len, half_bits: bits.div_ceil(2).max(1), keys }
+        let key = |round: usize| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&epoch.to_le_bytes());
+            bytes[8..].copy_from_slice(&(round as u64).to_le_bytes());
+            xxh3_64_with_seed(&bytes, seed)
+        };
+        Self { len, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(key) }
     }
 
     /// Number of values.
@@ -245,6 +298,22 @@ mod tests {
             }
         }
         assert!(Order::uniform(9, 7, 1).holding_out(NonZeroU64::MIN).is_none());
+    }
+
+    #[test]
+    fn a_walk_gives_what_stands_at_each_position() {
+        let mut orders = vec![Order::uniform(17, 7, 1), Order::uniform(1, 7, 1)];
+        orders.extend(Order::uniform(17, 7, 1).holding_out(NonZeroU64::new(5).unwrap()));
+        for order in orders {
+            let len = order.chunks_per_epoch();
+            for (epoch, position, stride) in [(0, 0, 1), (3, len - 1, 1), (1, 0, 5), (0, len - 1, 40)] {
+                let numbers = (0..50).map(|step| epoch * len + position + step * stride);
+                let wanted: Vec<u64> = numbers.filter_map(|number| order.at(number / len, number % len)).collect();
+                let walk = order.walk(epoch, position, NonZeroU64::new(stride).unwrap());
+                assert_eq!(walk.take(50).collect::<Vec<_>>(), wanted, "{epoch} {position} {stride}");
+            }
+        }
+        assert_eq!(Order::uniform(0, 7, 1).walk(0, 0, NonZeroU64::MIN).next(), None);
     }
 
     #[test]

@@ -161,9 +161,23 @@ impl ShardSet {
 
     /// Chunk `index`; `None` from [`Self::num_chunks`] on.
     pub fn chunk(&self, index: u64) -> Option<Chunk<'_>> {
+        let (shard, index) = self.place(index)?;
+        shard.chunk(index)
+    }
+
+    /// The shard that holds chunk `index`, and the chunk's number in it.
+    fn place(&self, index: u64) -> Option<(&Shard, usize)> {
         let number = self.chunk_ends.partition_point(|&end| end <= index);
         let before = if number == 0 { 0 } else { self.chunk_ends[number - 1] };
-        self.shards.get(number)?.chunk((index - before) as usize)
+        Some((self.shards.get(number)?, (index - before) as usize))
+    }
+
+    /// Reads what [`Self::chunk`] will read of the sidecar, and gives a number that only depends on having done so.
+    pub(crate) fn touch_rows(&self, index: u64) -> u32 {
+        let Some((shard, index)) = self.place(index) else { return 0 };
+        let Chunks { pieces, cu_seqlens, padding, .. } = &shard.chunks;
+        let offset = |list: &ListArray| list.value_offsets().get(index).map_or(0, |&offset| offset as u32);
+        offset(pieces) ^ offset(cu_seqlens) ^ padding.values().get(index).copied().unwrap_or(0)
     }
 
     /// The shards, in order.
@@ -218,6 +232,23 @@ impl ShardSet {
 }
 
 impl<'a> Chunk<'a> {
+    /// Reads the beginning of what the pieces are made of, and gives a number that only depends on having done so.
+    pub(crate) fn touch_pieces(&self) -> u32 {
+        let first = |values: &[u32]| values.first().copied().unwrap_or(0);
+        first(self.cu_seqlens) ^ first(self.sources) ^ self.starts.first().map_or(0, |&start| start as u32)
+    }
+
+    /// Reads one token of each page of the file that a chunk lying together covers, and gives a number that only depends on having done so.
+    pub(crate) fn touch_tokens(&self) -> u32 {
+        const PAGE_BYTES: usize = 4096;
+        let start = self.starts.first().map_or(0, |&start| start as usize);
+        let range = start..start + self.num_tokens();
+        match self.shard.tokens() {
+            Tokens::U16(ids) => ids.get(range).map_or(0, |ids| ids.iter().step_by(PAGE_BYTES / 2).fold(0, |sum, &id| sum ^ u32::from(id))),
+            Tokens::U32(ids) => ids.get(range).map_or(0, |ids| ids.iter().step_by(PAGE_BYTES / 4).fold(0, |sum, &id| sum ^ id)),
+        }
+    }
+
     /// Number of pieces.
     pub fn num_pieces(&self) -> usize {
         self.starts.len()
@@ -290,27 +321,30 @@ impl<'a> Chunk<'a> {
 
     /// Ranges of the chunk's positions whose tokens count in the loss, sorted and disjoint; padding never does.
     pub fn loss(&self) -> Vec<Range<u32>> {
-        let Some((starts, lens)) = &self.shard.loss else {
-            let end = self.num_tokens() as u32;
-            return if end > 0 { vec![0..end] } else { Vec::new() };
+        let mut ranges = Vec::new();
+        self.extend_loss(0, &mut ranges);
+        ranges
+    }
+
+    /// Appends [`Self::loss`] of the chunk where it begins at position `base`; a range that goes on where the last one ended becomes one with it.
+    pub fn extend_loss(&self, base: u32, ranges: &mut Vec<Range<u32>>) {
+        let mut extend = |range: Range<u32>| match ranges.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end == base + range.start => last.end = base + range.end,
+            _ => ranges.push(base + range.start..base + range.end),
         };
+        let Some((starts, lens)) = &self.shard.loss else { return extend(0..self.num_tokens() as u32) };
         let (starts, lens) = (starts.values(), lens.values());
-        let mut ranges: Vec<Range<u32>> = Vec::new();
         for (&start, ends) in self.starts.iter().zip(self.cu_seqlens.windows(2)) {
             let end = start + u64::from(ends[1] - ends[0]);
             let first = starts.partition_point(|&span| span <= start).saturating_sub(1);
             for (&span, &len) in starts[first..].iter().zip(&lens[first..]).take_while(|(span, _)| **span < end) {
                 let (from, to) = (span.max(start), (span + len).min(end));
                 if from < to {
-                    let range = ends[0] + (from - start) as u32..ends[0] + (to - start) as u32;
-                    match ranges.last_mut() {
-                        Some(last) if last.end == range.start => last.end = range.end,
-                        _ => ranges.push(range),
-                    }
+                    extend(ends[0] + (from - start) as u32..ends[0] + (to - start) as u32);
                 }
             }
         }
-        ranges
     }
 
     /// Documents of the pieces: ids in the corpus.
