@@ -85,6 +85,12 @@ fn public_fields() -> Vec<Field> {
     ]
 }
 
+/// A length to its five leading bits, so rounded down by less than a sixteenth: what counts of lengths are kept by, to be few.
+pub fn rounded_length(length: u64) -> u64 {
+    let shift = (u64::BITS - length.leading_zeros()).saturating_sub(5);
+    length >> shift << shift
+}
+
 /// Words of a text: runs of characters between white space (Unicode White_Space), as [`str::split_whitespace`] gives them.
 pub fn num_words(text: &str) -> u64 {
     let bytes = text.as_bytes();

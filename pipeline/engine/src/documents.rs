@@ -136,7 +136,7 @@ struct OrderedSink {
     next_ordinal: u64,
     max_broken: u64,
     reasons: BTreeMap<String, u64>,
-    /// Documents that parsing gave, by their number of words as [`rounded`].
+    /// Documents that parsing gave, by their number of words as [`document::rounded_length`].
     lengths: BTreeMap<u64, u64>,
 }
 
@@ -153,7 +153,7 @@ impl OrderedSink {
         let num_words = expect::u64(batch, "num_words").map_err(wrong)?;
         for row in 0..batch.num_rows() {
             if reason.is_null(row) || stage.value(row) != parse::STAGE {
-                *self.lengths.entry(rounded(num_words.value(row))).or_default() += 1;
+                *self.lengths.entry(document::rounded_length(num_words.value(row))).or_default() += 1;
             }
             if reason.is_null(row) {
                 self.counter.kept(source.value(row), num_bytes.value(row));
@@ -246,12 +246,6 @@ fn too_many(broken: &BTreeMap<String, u64>, limit: u64) -> Option<Error> {
     let count = broken.values().sum::<u64>();
     let most = broken.iter().max_by_key(|(_, count)| **count).map_or(String::new(), |(reason, _)| reason.clone());
     (count > limit).then_some(Error::TooManyRejected { count, limit, most })
-}
-
-/// A length to its five leading bits, which keeps the report's bins apart and the counts few.
-fn rounded(num_words: u64) -> u64 {
-    let shift = (u64::BITS - num_words.leading_zeros()).saturating_sub(5);
-    num_words >> shift << shift
 }
 
 fn content_hashes(text: &StringArray) -> StringArray {

@@ -272,6 +272,7 @@ fn facts(recipe: &Recipe, pack: &PackConfig, summary: &Summary) -> serde_json::V
         "tokens": summary.num_tokens, "chunks": summary.num_chunks, "padding": summary.num_padding,
         "tail_tokens": summary.num_tail_tokens, "documents": summary.num_documents, "shards": summary.shards.len(),
         "source_tokens": summary.source_tokens, "context_length": pack.context_length, "packing": pack.to_string(),
+        "documents_by_tokens": summary.document_tokens.iter().collect::<Vec<_>>(),
         "tokenizer": tokenizer_name(&recipe.tokenizer), "mix": summary.parts, "warnings": summary.warnings,
     })
 }

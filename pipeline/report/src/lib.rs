@@ -7,6 +7,7 @@ mod chart;
 mod format;
 mod numbers;
 mod page;
+mod tokens;
 mod training;
 
 pub use numbers::Report;

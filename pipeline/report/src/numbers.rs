@@ -3,7 +3,7 @@
 use crate::Error;
 use osler_schemas::manifest::{CurvePoint, Manifest, StageRow};
 use polars::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +150,31 @@ pub struct Tokens {
     pub context_length: Option<u64>,
     pub tokenizer: Option<String>,
     pub source_tokens: BTreeMap<String, u64>,
+    /// Packing method and tail policy.
+    pub packing: Option<String>,
+    pub documents: Option<u64>,
+    pub shards: Option<u64>,
+    /// Places in chunks that hold no token.
+    pub padding: u64,
+    /// Tokens in no chunk.
+    pub tail_tokens: u64,
+    /// Documents by tokens, each length rounded down by less than a sixteenth.
+    pub lengths: Option<Histogram>,
+    /// What training is given in an epoch, where the recipe mixes.
+    pub mix: Vec<MixPart>,
+}
+
+/// One part of a mix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MixPart {
+    pub name: String,
+    /// Chunks it has.
+    pub available_chunks: u64,
+    /// Chunks given in one epoch.
+    pub chunks_per_epoch: u64,
+    /// Times that a chunk is given over the whole run, on average.
+    pub passes: f64,
 }
 
 impl Report {
@@ -272,13 +297,22 @@ fn sources(manifest: &Manifest, shares: &[Share], tokens: Option<&Tokens>) -> Ve
 
 fn tokens(summary: &serde_json::Value) -> Option<Tokens> {
     let count = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64);
+    let text = |key: &str| summary.get(key).and_then(serde_json::Value::as_str).map(str::to_string);
     let by_source = summary.get("source_tokens").and_then(serde_json::Value::as_object);
+    let lengths = summary.get("documents_by_tokens").and_then(|noted| serde_json::from_value(noted.clone()).ok());
     Some(Tokens {
         tokens: count("tokens")?,
         chunks: count("chunks"),
         context_length: count("context_length"),
-        tokenizer: summary.get("tokenizer").and_then(serde_json::Value::as_str).map(str::to_string),
+        tokenizer: text("tokenizer"),
         source_tokens: by_source.into_iter().flatten().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect(),
+        packing: text("packing"),
+        documents: count("documents"),
+        shards: count("shards"),
+        padding: count("padding").unwrap_or_default(),
+        tail_tokens: count("tail_tokens").unwrap_or_default(),
+        lengths: lengths.map(Histogram::of),
+        mix: summary.get("mix").and_then(|parts| serde_json::from_value(parts.clone()).ok()).unwrap_or_default(),
     })
 }
 

@@ -3,6 +3,7 @@
 use crate::chart::{self, Column, NUM_COLOURS};
 use crate::format::{bytes, memory, number, percent, seconds, short, title};
 use crate::numbers::{Histogram, Report, Share, Source};
+use crate::tokens;
 use minijinja::{AutoEscape, Environment, Value, context};
 use osler_schemas::manifest::{CurvePoint, Manifest};
 use serde::Serialize;
@@ -45,6 +46,7 @@ pub fn templates() -> Result<Environment<'static>, minijinja::Error> {
 pub fn render(report: &Report, manifest: &Manifest) -> Result<String, minijinja::Error> {
     let mut chapters =
         vec![funnel(report), lengths(report), near_duplicates(report), exact_duplicates(report), contents(report), run(report)];
+    chapters.extend(report.tokens.as_ref().map(|tokens| tokens::chapter(report, tokens)));
     chapters.retain(|chapter| !chapter.figures.is_empty());
     let totals = &report.totals;
     let tokens = report.tokens.as_ref().map(|tokens| short(tokens.tokens));
@@ -76,7 +78,7 @@ pub fn render(report: &Report, manifest: &Manifest) -> Result<String, minijinja:
 }
 
 /// The largest sources with a colour each; the smaller ones share the last.
-fn coloured(sources: &[Source], size: impl Fn(&Source) -> u64) -> Vec<(String, usize, Vec<&Source>)> {
+pub(crate) fn coloured(sources: &[Source], size: impl Fn(&Source) -> u64) -> Vec<(String, usize, Vec<&Source>)> {
     let mut ranked: Vec<&Source> = sources.iter().collect();
     ranked.sort_by_key(|source| std::cmp::Reverse(size(source)));
     let own = if ranked.len() <= NUM_COLOURS { ranked.len() } else { NUM_COLOURS - 1 };
@@ -89,7 +91,7 @@ fn coloured(sources: &[Source], size: impl Fn(&Source) -> u64) -> Vec<(String, u
     groups
 }
 
-fn legend(groups: &[(String, usize, Vec<&Source>)]) -> Vec<(String, String)> {
+pub(crate) fn legend(groups: &[(String, usize, Vec<&Source>)]) -> Vec<(String, String)> {
     groups.iter().map(|(name, colour, _)| (format!("c{colour}"), name.clone())).collect()
 }
 
@@ -384,33 +386,6 @@ fn exact_duplicates(report: &Report) -> Chapter {
 
 fn contents(report: &Report) -> Chapter {
     let mut figures = Vec::new();
-    let mut lead = String::new();
-    if let Some(tokens) = &report.tokens {
-        if let (Some(chunks), Some(context_length)) = (tokens.chunks, tokens.context_length) {
-            lead = format!("{} tokens in {} chunks of {}.", number(tokens.tokens), number(chunks), number(context_length));
-        }
-        let with_tokens: Vec<Source> = report.sources.iter().filter(|source| source.tokens.unwrap_or_default() > 0).cloned().collect();
-        let groups = coloured(&with_tokens, |source| source.tokens.unwrap_or_default());
-        let sum = |sources: &[&Source]| sources.iter().filter_map(|source| source.tokens).sum::<u64>();
-        let parts: Vec<(usize, String, u64)> = groups.iter().map(|(name, colour, sources)| (*colour, name.clone(), sum(sources))).collect();
-        let total = with_tokens.iter().filter_map(|source| source.tokens).sum();
-        let row = |source: &Source| {
-            let count = source.tokens.unwrap_or_default();
-            let per_word = if source.words > 0 { format!("{:.2}", count as f64 / source.words as f64) } else { "–".to_string() };
-            vec![source.name.clone(), number(count), percent(count, total), number(source.words), per_word]
-        };
-        if !with_tokens.is_empty() {
-            figures.push(Figure {
-                title: "Token mix".into(),
-                note: "Tokens by source. Tokens per word tell how well the tokenizer knows the language.".into(),
-                svg: chart::mix("Tokens by source", &parts),
-                legend: legend(&groups),
-                head: ["source", "tokens", "of all", "words", "tokens per word"].map(String::from).into(),
-                rows: with_tokens.iter().map(row).collect(),
-                open: true,
-            });
-        }
-    }
     for (heading, shares) in [("Languages", &report.languages), ("Licences", &report.licenses)] {
         if !shares.is_empty() {
             figures.push(shares_figure(heading, shares));
@@ -428,7 +403,7 @@ fn contents(report: &Report) -> Chapter {
             open: false,
         });
     }
-    Chapter { id: "contents", title: "What the corpus holds", lead, figures }
+    Chapter { id: "contents", title: "What the corpus holds", lead: String::new(), figures }
 }
 
 fn shares_figure(heading: &str, shares: &[Share]) -> Figure {

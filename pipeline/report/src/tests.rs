@@ -100,7 +100,9 @@ fn numbers_are_those_of_the_tables() {
     let (folder, manifest) = run("numbers");
     let source_tokens = serde_json::json!({"notes": 60, "journals": 240});
     let tokens = serde_json::json!({
-        "tokens": 300, "chunks": 2, "context_length": 128, "tokenizer": "t", "source_tokens": source_tokens
+        "tokens": 300, "chunks": 2, "context_length": 128, "tokenizer": "t", "source_tokens": source_tokens,
+        "packing": "best-fit/pad", "padding": 6, "tail_tokens": 50, "documents": 3, "shards": 1, "documents_by_tokens": [[60, 1], [120, 2]],
+        "mix": [{"name": "clinical", "available_chunks": 2, "chunks_per_epoch": 1, "passes": 2.0}]
     });
     let report = build(&folder.0, &manifest, Some(tokens)).unwrap();
     assert_eq!((report.totals.records_in, report.totals.records_out, report.totals.words_out), (6, 3, 170));
@@ -112,6 +114,13 @@ fn numbers_are_those_of_the_tables() {
     assert_eq!(report.sources[0].bytes, [900, 900, 550, 100]);
     assert_eq!(report.sources[0].removed_bytes, BTreeMap::from([("near-duplicates".into(), 350), ("exact-duplicates".into(), 450)]));
     assert_eq!((report.sources[1].words, report.sources[1].tokens), (150, Some(240)));
+    let tokens = report.tokens.as_ref().unwrap();
+    assert_eq!((tokens.padding, tokens.tail_tokens, tokens.lengths.as_ref().unwrap().num_values, tokens.mix.len()), (6, 50, 3, 1));
+    let html = std::fs::read_to_string(folder.0.join("report.html")).unwrap();
+    let chapters =
+        ["id=\"run\"", "id=\"tokens\"", "Packing", "97.7% of the places", "Token mix", "Tokens per document", "What training is given"];
+    let places: Vec<usize> = chapters.iter().map(|wanted| html.find(wanted).unwrap_or_else(|| panic!("no {wanted}"))).collect();
+    assert!(places.is_sorted(), "{places:?}");
     // `e` was compared with `d`, but both stand under `a`: one cluster of three.
     assert_eq!(report.clusters.sizes, BTreeMap::from([(3, 1)]));
     assert_eq!((report.clusters.num_clusters, report.clusters.num_removed), (1, 2));

@@ -79,8 +79,7 @@ fn write_sidecar(
     let write = || File::create(&temporary).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
     write().map_err(|error| Error::io(&temporary, error))?;
     for document in shard.documents() {
-        summary.num_documents += u64::from(document.offset == 0);
-        *summary.source_tokens.entry(document.source.to_string()).or_default() += document.len;
+        summary.add_document(document.source, document.offset, document.len);
     }
     let path = directory.join(&name);
     let written = WrittenShard {

@@ -10,9 +10,11 @@ use crate::pack::{PackConfig, Plan, Tail};
 use crate::sidecar::{self, Row};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt32Type;
+use osler_schemas::document::rounded_length;
 use osler_schemas::expect;
 use osler_schemas::sequence::document_tokens_schema;
 use osler_schemas::shard::{self, Dtype, Header, TokenizerIdentity};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -64,6 +66,8 @@ pub struct Summary {
     pub num_tail_tokens: u64,
     /// Tokens by source.
     pub source_tokens: BTreeMap<String, u64>,
+    /// Documents by their number of tokens, as [`rounded_length`].
+    pub document_tokens: BTreeMap<u64, u64>,
     /// Chunks of every part of the mix.
     pub part_chunks: Vec<u64>,
     /// The parts of the mix as they will be given.
@@ -195,8 +199,7 @@ impl ShardWriter {
                 ranges.iter().for_each(|range| self.current.add_loss(start + range.start..start + range.end));
             }
         }
-        self.summary.num_documents += 1;
-        *self.summary.source_tokens.entry(source.to_string()).or_default() += len;
+        self.summary.add_document(source, 0, len);
         self.encode(ids)
     }
 
@@ -327,6 +330,20 @@ impl ShardWriter {
 }
 
 impl Summary {
+    /// Counts `len` tokens of a document, which has `offset` before them that were counted already.
+    pub(crate) fn add_document(&mut self, source: &str, offset: u64, len: u64) {
+        if offset == 0 {
+            self.num_documents += 1;
+        } else if let Entry::Occupied(mut shorter) = self.document_tokens.entry(rounded_length(offset)) {
+            *shorter.get_mut() -= 1;
+            if *shorter.get() == 0 {
+                shorter.remove();
+            }
+        }
+        *self.document_tokens.entry(rounded_length(offset + len)).or_default() += 1;
+        *self.source_tokens.entry(source.to_string()).or_default() += len;
+    }
+
     pub(crate) fn add(&mut self, shard: WrittenShard, plan: &Plan, part_of: impl Fn(u64) -> Option<usize>) {
         self.num_tokens += shard.num_tokens;
         self.num_chunks += plan.len() as u64;
