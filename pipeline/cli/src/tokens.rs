@@ -3,7 +3,7 @@
 use crate::arguments::{PackArguments, TokensCommand};
 use crate::commands::stop_on_signals;
 use crate::{Failure, render};
-use osler_corpus::tokenize::{Tokenizer, TokenizerConfig};
+use osler_corpus::tokenize::{Tokenizer, TokenizerConfig, sentencepiece};
 use osler_engine::{Options, Recipe};
 use osler_schemas::chain;
 use osler_tokens::exchange::{self, Format};
@@ -145,6 +145,8 @@ fn import(
         return Err(Failure::user(format!("{} is there already; name another folder", tokens.display())));
     }
     let bytes = std::fs::read(file).map_err(|error| Failure::user(format!("{}: {error}", file.display())))?;
+    let bytes =
+        sentencepiece::read_as_json(file, bytes).map_err(|error| Failure::user(format!("{}: {}", file.display(), chain(&error))))?;
     let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let tokenizer = Tokenizer::load(&bytes, &name, config).map_err(|error| Failure::user(chain(&error)))?;
     let mut writer = ShardWriter::create(&partial, tokenizer.identity().clone(), pack.clone(), DEFAULT_SHARD_BYTES).map_err(failure)?;

@@ -1,11 +1,12 @@
 //! Tokenisation: document texts to token ids, each document closed by the end-of-document token.
 //!
-//! Reads any `tokenizer.json` (byte-level BPE, BPE with byte fallback, Unigram, WordPiece). The ids of a text are those the file defines,
+//! Reads any `tokenizer.json` (byte-level BPE, BPE with byte fallback, Unigram, WordPiece), and SentencePiece models made into one. The ids of a text are those the file defines,
 //! with two things decided here. Special tokens written out in a text stay text: an end-of-document id comes from this operator and from
 //! nowhere else. And a long text is encoded piece by piece, cut only where a cut cannot change an id (see `cut`), so that time is linear
 //! and memory bounded.
 
 mod cut;
+pub mod sentencepiece;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -34,7 +35,7 @@ const BATCH_TOKENS: usize = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerConfig {
-    /// Path of a `tokenizer.json`. Where there is none, a tokenizer is trained on the corpus.
+    /// Path of a `tokenizer.json` or of a SentencePiece `tokenizer.model`. Where there is none, a tokenizer is trained on the corpus.
     pub path: Option<String>,
     /// How to train one; not together with `path`.
     pub train: Option<TrainConfig>,

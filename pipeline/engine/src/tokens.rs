@@ -16,7 +16,7 @@ use arrow::datatypes::{UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::ExecutionPlan;
 use osler_corpus::operator::Error as OperatorError;
-use osler_corpus::tokenize::Tokenizer;
+use osler_corpus::tokenize::{Tokenizer, sentencepiece};
 use osler_corpus::train_tokenizer::TokenizerTrainer;
 use osler_schemas::expect;
 use osler_schemas::manifest::StageRow;
@@ -67,12 +67,12 @@ impl Loaded {
 /// The tokenizer that the recipe names; `None` where one is to be trained.
 ///
 /// # Errors
-/// When the file cannot be read, or is no tokenizer that fits the settings.
+/// When the file cannot be read, or is no `tokenizer.json` or SentencePiece model that fits the settings.
 pub fn load(recipe: &Recipe, base: &Path) -> Result<Option<Loaded>, Error> {
     let Some(path) = &recipe.tokenizer.path else { return Ok(None) };
     let path = base.join(path);
     let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-    Loaded::new(bytes, recipe).map(Some)
+    Loaded::new(sentencepiece::read_as_json(&path, bytes).map_err(fault)?, recipe).map(Some)
 }
 
 /// What the stage's output depends on: the token stream, and how it is packed and mixed.
