@@ -8,6 +8,7 @@ pub mod model;
 pub mod optimiser;
 pub mod outline;
 pub mod random;
+pub mod ranks;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
@@ -15,6 +16,7 @@ pub mod trainer;
 
 pub use model::{Config, Model, ModelError};
 pub use outline::Outline;
+pub use ranks::Door;
 pub use recipe::Recipe;
-pub use run::{Finished, Options, Watch, run};
+pub use run::{Finished, Options, Place, Watch, run};
 pub use trainer::TrainError;

@@ -1,6 +1,6 @@
 //! AdamW over all parameters, with clipping by the norm of all gradients.
 
-use crate::model::{Gradients, Model, ModelError, Parameters};
+use crate::model::{Gradients, Model, ModelError, Parameter, Parameters};
 use osler_kernels::operations::{AdamState, AdamW};
 use osler_kernels::{Memory, Operations};
 
@@ -28,21 +28,25 @@ pub struct Optimiser<O: Memory> {
     pub settings: Settings,
     /// Steps taken.
     pub step: u64,
-    pub states: Vec<AdamState<O::Exact>>,
+    /// By parameter; none for one that another rank steps.
+    pub states: Vec<Option<AdamState<O::Exact>>>,
 }
 
 impl<O: Memory> Optimiser<O> {
-    /// The memory of a state, zero all over.
+    /// The memory of a state of the parameters that `holds` names, zero all over.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] when there is not enough.
-    pub fn allocate(memory: &O, parameters: &Parameters, settings: Settings) -> Result<Self, ModelError> {
-        let state = |parameter: &crate::model::Parameter| {
+    pub fn allocate(memory: &O, parameters: &Parameters, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
+        let state = |(at, parameter): (usize, &Parameter)| {
             let len = parameter.len();
+            if !holds(at) {
+                return Ok(None);
+            }
             let master = if memory.needs_master() { Some(memory.new_exact(len)?) } else { None };
-            Ok(AdamState { first: memory.new_exact(len)?, second: memory.new_exact(len)?, master })
+            Ok(Some(AdamState { first: memory.new_exact(len)?, second: memory.new_exact(len)?, master }))
         };
-        let states = parameters.list.iter().map(state).collect::<Result<_, ModelError>>()?;
+        let states = parameters.list.iter().enumerate().map(state).collect::<Result<_, ModelError>>()?;
         Ok(Self { settings, step: 0, states })
     }
 }
@@ -53,17 +57,25 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] when there is not enough memory.
     pub fn new(ops: &O, model: &Model<O>, settings: Settings) -> Result<Self, ModelError> {
-        let mut optimiser = Self::allocate(ops, &model.parameters, settings)?;
+        Self::of_part(ops, model, settings, |_| true)
+    }
+
+    /// The same of the parameters that `holds` names: only those are stepped.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_part(ops: &O, model: &Model<O>, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
+        let mut optimiser = Self::allocate(ops, &model.parameters, settings, holds)?;
         let weights = model.parameters.list.iter().zip(&model.weights);
         for ((parameter, weight), state) in weights.zip(&mut optimiser.states) {
-            if let Some(master) = &mut state.master {
+            if let Some(master) = state.as_mut().and_then(|state| state.master.as_mut()) {
                 copy_exactly(ops, weight, parameter.len(), master)?;
             }
         }
         Ok(optimiser)
     }
 
-    /// One step down the gradients, whose norm together is `norm`.
+    /// One step down the gradients, whose norm together is `norm`, of the parameters that are held.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
@@ -73,7 +85,8 @@ impl<O: Operations> Optimiser<O> {
         let gradient_scale = clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step, gradient_scale };
         let parameters = model.parameters.list.iter().zip(&mut model.weights);
-        for ((parameter, weight), (grad, state)) in parameters.zip(grads.0.iter().zip(&mut self.states)) {
+        for (at, ((parameter, weight), state)) in parameters.zip(&mut self.states).enumerate() {
+            let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
             let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
             ops.adamw(&settings, grad, state, weight)?;
         }

@@ -1,8 +1,9 @@
 //! What a run will do, before it does it: steps, memory to the byte, operations.
 
 use crate::data::Data;
-use crate::model::{Config, Gradients, Model, ModelError, Recompute, Workspace};
+use crate::model::{Config, Gradients, Model, ModelError, Parameters, Recompute, Workspace};
 use crate::optimiser::Optimiser;
+use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use osler_kernels::Counter;
@@ -15,10 +16,11 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes that a run takes on its device, exactly, buffer by buffer.
+/// Bytes that a run takes on its device, exactly, buffer by buffer; of several ranks, on that of the one that holds the largest part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryTable {
     pub weights: u64,
+    /// The sums of a step, and those of one layer and of what is outside the layers in a pass.
     pub gradients: u64,
     /// Moments, and master weights where stored ones are coarser.
     pub optimiser: u64,
@@ -40,17 +42,21 @@ impl MemoryTable {
         };
         let model = Model::allocate(&counter, config.clone())?;
         let weights = counter.take();
-        Gradients::new(&counter, &model.parameters)?;
+        let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
+        let fullest = fullest(&model.parameters, &owners);
+        Gradients::of_pass(&counter, &model.parameters)?;
+        Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
         let gradients = counter.take();
-        Optimiser::allocate(&counter, &model.parameters, recipe.settings())?;
+        Optimiser::allocate(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
         let optimiser = counter.take();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         Ok(Self { weights, gradients, optimiser, activations: counter.take() })
     }
 
-    /// What one of several devices holds of weights, gradients and optimiser, where each holds a part.
-    fn shared_out(&self, devices: u32) -> u64 {
-        (self.weights + self.gradients + self.optimiser).div_ceil(u64::from(devices.max(1)))
+    /// What one device holds of weights, gradients and optimiser: what its rank does or, of more devices than ranks, each an equal part.
+    fn resident(&self, machine: &MachineSettings) -> u64 {
+        let all = self.weights + self.gradients + self.optimiser;
+        if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) }
     }
 
     /// All of it.
@@ -86,23 +92,24 @@ impl Budget {
 
     fn new(recipe: &Recipe, config: Config, solved: Solved) -> Result<Self, TrainError> {
         let (sequences_per_pass, passes) = recipe.passes(&solved)?;
+        check_ranks(recipe.machine.ranks, passes, sequences_per_pass)?;
         let rows = sequences_per_pass as usize * solved.context_length as usize;
         let mut policies = Vec::new();
         for recompute in Recompute::ALL {
             policies.push((recompute, MemoryTable::new(&config, rows, recipe, recompute)?.activations));
         }
-        let (shared, machine) =
-            (MemoryTable::new(&config, rows, recipe, Recompute::None)?.shared_out(recipe.machine.devices), recipe.machine);
-        let room = (machine.memory_bytes > 0.0).then_some(machine.memory_bytes - shared as f64);
+        let machine = recipe.machine;
+        let resident = MemoryTable::new(&config, rows, recipe, Recompute::None)?.resident(&machine);
+        let room = (machine.memory_bytes > 0.0).then_some(machine.memory_bytes - resident as f64);
         let recompute = recipe.batch.recompute.unwrap_or_else(|| fastest(&policies, room));
         let memory = MemoryTable::new(&config, rows, recipe, recompute)?;
         let (num_weights, num_active_weights) = weights_of(&config);
         Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, recompute, memory, policies, machine })
     }
 
-    /// Bytes of one device, where all but the activations are shared out among them.
+    /// Bytes of one device: of its rank or, of more devices than ranks, where all but the activations are shared out among them.
     pub fn device_bytes(&self) -> u64 {
-        self.memory.shared_out(self.machine.devices) + self.memory.activations
+        self.memory.resident(&self.machine) + self.memory.activations
     }
 
     /// Operations that training on one token takes: `6 N + 6 L Q D T`, with N the weights of matrices that a token meets (the head, not the
@@ -123,6 +130,27 @@ impl Budget {
     pub fn seconds(&self) -> Option<f64> {
         Some(self.operations() / (self.machine.peak()? * self.machine.utilisation))
     }
+}
+
+/// The rank that holds the most numbers.
+fn fullest(parameters: &Parameters, owners: &[usize]) -> usize {
+    let load = |rank: usize| -> usize { (0..owners.len()).filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum() };
+    // Of equals the first.
+    (0..owners.iter().max().map_or(1, |&last| last + 1)).rev().max_by_key(|&rank| load(rank)).unwrap_or(0)
+}
+
+/// Every rank has to have something to do: which passes a step has decides its bits, so it is not for the ranks to change.
+fn check_ranks(ranks: u32, passes: u32, sequences_per_pass: u32) -> Result<(), TrainError> {
+    if ranks <= passes {
+        return Ok(());
+    }
+    let sequences = u64::from(passes) * u64::from(sequences_per_pass);
+    let remedy = match sequences / u64::from(ranks) {
+        0 => format!("take at most {sequences} ranks, or more sequences in a step"),
+        most => format!("set `batch.sequences_per_pass` to {most} or less"),
+    };
+    let problem = format!("is {ranks}, but a step has {passes} passes of {sequences_per_pass} sequences, and a rank takes whole passes");
+    Err(key("machine.ranks", format!("{problem}: {remedy}")).into())
 }
 
 /// The first policy that fits into the room, where that is known; the leanest where none does.
@@ -217,7 +245,7 @@ fn agreeing(config: Config, recipe: &Recipe) -> Result<Config, TrainError> {
 
 /// All weights, and those of matrices that one token meets.
 fn weights_of(config: &Config) -> (u64, u64) {
-    let parameters = crate::model::Parameters::new(config);
+    let parameters = Parameters::new(config);
     let mut active = 0;
     for (at, parameter) in parameters.list.iter().enumerate() {
         let met = match config.experts {
@@ -300,7 +328,10 @@ mod tests {
             let table = MemoryTable::new(&config, 24, &Recipe::default(), Recompute::None).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
-            assert_eq!((table.gradients, table.optimiser), (weights as u64, 2 * weights as u64));
+            let layers = &model.parameters.layers;
+            let later: usize = layers[1..].iter().flat_map(|layer| layer.parameters()).map(|at| model.weights[at].len() * 4).sum();
+            // The sums of a step, and what a pass has at a time: one layer, and what is outside them.
+            assert_eq!((table.gradients, table.optimiser), ((2 * weights - later) as u64, 2 * weights as u64));
             let with_master =
                 MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
             assert_eq!(with_master.optimiser, 3 * weights as u64);
@@ -310,6 +341,30 @@ mod tests {
             let twice = MemoryTable::new(&config, 48, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
+        }
+    }
+
+    /// The same of the fullest of several ranks.
+    #[test]
+    fn the_table_is_what_a_rank_takes() {
+        for kind in ["mistral", "mixtral"] {
+            let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
+            let table = |ranks: u32| {
+                let machine = MachineSettings { ranks, ..MachineSettings::default() };
+                MemoryTable::new(&config, 24, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()
+            };
+            let (parameters, one) = (Parameters::new(&config), table(1));
+            let all = 4 * parameters.num_weights() as u64;
+            for ranks in 2..=4 {
+                let owners = ranks::owners(&parameters, ranks as usize);
+                let part =
+                    |rank: usize| -> usize { (0..owners.len()).filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum() };
+                let largest = 4 * (0..ranks as usize).map(part).max().unwrap() as u64;
+                let of_rank = table(ranks);
+                assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations));
+                assert_eq!((of_rank.optimiser, of_rank.gradients), (2 * largest, one.gradients - all + largest));
+                assert!(largest >= all / u64::from(ranks) && largest < all);
+            }
         }
     }
 

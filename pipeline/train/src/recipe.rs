@@ -30,7 +30,7 @@ pub struct Recipe {
     pub device: String,
     /// What activations and weights are stored as.
     pub precision: Precision,
-    /// Threads on a CPU; 0 takes every core. No bit of the result depends on it.
+    /// Threads of each rank on a CPU; 0 divides the machine's cores among the ranks on it. No bit of the result depends on it.
     pub threads: usize,
     /// Seed of random weights and, with the shards' own, of the order of chunks.
     pub seed: u64,
@@ -161,6 +161,9 @@ pub struct AlarmSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MachineSettings {
+    /// Processes that take a run's steps together, at most as many as a step has passes. No bit of the result depends on it.
+    pub ranks: u32,
+    /// Devices of all ranks together.
     pub devices: u32,
     /// Of one device, dense, in the precision of the run; 0 where it is not known.
     pub peak_operations_per_second: f64,
@@ -172,7 +175,7 @@ pub struct MachineSettings {
 
 impl Default for MachineSettings {
     fn default() -> Self {
-        Self { devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4, memory_bytes: 0.0 }
+        Self { ranks: 1, devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4, memory_bytes: 0.0 }
     }
 }
 
@@ -382,6 +385,9 @@ impl Recipe {
         }
         if self.machine.devices == 0 || self.machine.utilisation <= 0.0 || self.machine.utilisation > 1.0 {
             return Err(key("machine", "needs at least one device, and a utilisation above 0 and at most 1".into()));
+        }
+        if self.machine.ranks == 0 {
+            return Err(key("machine.ranks", "must be at least 1".into()));
         }
         if self.held_out.every_chunks == 1 {
             return Err(key("held_out.every_chunks", "is 1: nothing would be left to train on".into()));

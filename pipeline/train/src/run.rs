@@ -13,12 +13,14 @@ use crate::data::Data;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::outline::{Budget, Outline};
+use crate::ranks::{Alone, Communicator, Door, Meeting};
 use crate::recipe::{Precision, Recipe, key};
-use crate::trainer::{BySource, Entropy, Plan, Step, TrainError, Trainer, copy_into};
+use crate::trainer::{Plan, Step, TrainError, Trainer, copy_into};
 use osler_kernels::{Cpu, Device, KernelError, Operations};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +34,27 @@ pub struct Options<'a> {
     pub base: &'a Path,
     /// The run's folder.
     pub out: &'a Path,
-    /// Set to stop after the step at hand, with a checkpoint.
+    /// Set to stop after the step at hand, with a checkpoint; of several ranks, any one's stops all.
     pub cancelled: &'a AtomicBool,
+    /// Which of the recipe's ranks this process is; none where it is the only one.
+    pub place: Option<Place<'a>>,
+}
+
+/// Which of several ranks a process is. All have the same recipe, corpus and run's folder, in which rank 0 writes.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub rank: usize,
+    pub door: Door<'a>,
+    /// Ranks on this machine, among which its cores are divided.
+    pub neighbours: usize,
+    /// Asked while this rank waits for the others; an error ends the wait.
+    pub wait: &'a dyn Fn() -> Result<(), String>,
+}
+
+impl fmt::Debug for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("rank", &self.rank).field("door", &self.door).finish_non_exhaustive()
+    }
 }
 
 /// Who watches a run.
@@ -59,7 +80,7 @@ pub struct Finished {
     pub model: PathBuf,
 }
 
-/// Trains to the end, from the latest checkpoint in the folder if there is one.
+/// Trains to the end, from the latest checkpoint in the folder if there is one. Every rank calls it; `watch` is that of rank 0.
 ///
 /// # Errors
 /// [`TrainError`]; after [`TrainError::Stopped`] the same call goes on.
@@ -67,10 +88,21 @@ pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, Trai
     let Device::Cpu = options.recipe.device.parse().map_err(|error: KernelError| key("device", error.to_string()))? else {
         return Err(key("device", "is not one that a model can be trained on yet".into()).into());
     };
-    let threads = options.recipe.threads;
+    let threads = threads(&options);
     match options.recipe.precision {
         Precision::F32 => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
         Precision::Bf16 => Run::new(options, Cpu::<f32>::bf16(threads)?)?.train(watch),
+    }
+}
+
+/// Threads of this process.
+fn threads(options: &Options<'_>) -> usize {
+    match (options.recipe.threads, options.place) {
+        (0, Some(place)) if place.neighbours > 1 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            (cores / place.neighbours).max(1)
+        }
+        (threads, _) => threads,
     }
 }
 
@@ -79,8 +111,14 @@ struct Run<'a, O: Operations> {
     ops: O,
     outline: Outline,
     trainer: Trainer<O>,
-    metrics: Metrics,
     companions: Vec<PathBuf>,
+    /// What rank 0 has.
+    desk: Option<Desk>,
+}
+
+/// The run's folder, while one process writes in it.
+struct Desk {
+    metrics: Metrics,
     _lock: File,
 }
 
@@ -88,37 +126,58 @@ impl<'a, O: Operations> Run<'a, O> {
     fn new(options: Options<'a>, ops: O) -> Result<Self, TrainError> {
         let Options { recipe, base, out, .. } = options;
         let outline = Outline::new(recipe, base)?;
-        let lock = lock(out)?;
-        claim(out, recipe, &outline)?;
-        remove_unfinished(&out.join(CHECKPOINTS))?;
+        let lock = if options.place.is_none_or(|place| place.rank == 0) {
+            let lock = lock(out)?;
+            claim(out, recipe, &outline)?;
+            remove_unfinished(&out.join(CHECKPOINTS))?;
+            Some(lock)
+        } else {
+            None
+        };
+        let mut ranks = meet(&options, &outline)?;
+        let checkpoint = checkpoints(out)?.pop();
+        agree(&mut *ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), out)?;
         let plan = Plan {
             schedule: recipe.rates(outline.budget.solved.steps),
             optimiser: recipe.settings(),
             accumulation: outline.budget.passes,
             recompute: outline.budget.recompute,
         };
-        let trainer = match checkpoints(out)?.last() {
-            Some((_, path)) => Trainer::resume(&ops, path, plan)?,
+        let trainer = match checkpoint {
+            Some((_, path)) => Trainer::resume(&ops, &path, plan, ranks)?,
             None => {
                 let model = match &outline.weights {
                     Some(path) => model::read_weights(&ops, path)?,
                     None => Model::random(&ops, outline.budget.config.clone(), recipe.seed)?,
                 };
-                Trainer::new(&ops, model, plan)?
+                Trainer::new(&ops, model, plan, ranks)?
             }
         };
-        let metrics = Metrics::open(out, trainer.num_steps(), outline.source_names.clone())?;
+        let desk = match lock {
+            Some(lock) => Some(Desk { metrics: Metrics::open(out, trainer.num_steps(), outline.source_names.clone())?, _lock: lock }),
+            None => None,
+        };
         let companions = companions(outline.weights.as_deref(), &base.join(&recipe.corpus).join("tokens"));
-        Ok(Self { options, ops, outline, trainer, metrics, companions, _lock: lock })
+        Ok(Self { options, ops, outline, trainer, companions, desk })
     }
 
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
+        let mut nobody = Nobody;
+        let finished = self.to_the_end(if self.desk.is_some() { watch } else { &mut nobody });
+        if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
+            self.trainer.ranks().abort(&error.to_string());
+        }
+        finished
+    }
+
+    fn to_the_end(&mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let (steps, recipe) = (self.outline.budget.solved.steps, self.options.recipe);
         watch.begin(&self.outline, self.trainer.num_steps());
         let mut alarm = Alarm::new(recipe.alarm.window);
         let (mut first_loss, mut held_out_loss) = (None, None);
         while self.trainer.num_steps() < steps {
-            if self.options.cancelled.load(Ordering::Relaxed) {
+            let cancelled = self.options.cancelled.load(Ordering::Relaxed);
+            if self.trainer.ranks().all_gather(&[u64::from(cancelled)])?.contains(&vec![1]) {
                 self.checkpoint()?;
                 return Err(TrainError::Stopped { step: self.trainer.num_steps() });
             }
@@ -133,7 +192,11 @@ impl<'a, O: Operations> Run<'a, O> {
             }
         }
         let model = self.options.out.join("model");
-        self.write_model(&model)?;
+        if self.desk.is_some() {
+            self.write_model(&model)?;
+        }
+        // What comes next may read it.
+        self.trainer.ranks().all_gather(&[])?;
         Ok(Finished { steps, first_loss, last_loss: alarm.mean(), held_out_loss, model })
     }
 
@@ -150,7 +213,9 @@ impl<'a, O: Operations> Run<'a, O> {
         let seconds = begun.elapsed().as_secs_f64();
         let operations_per_second = self.outline.budget.operations_per_token() * step.num_tokens as f64 / seconds;
         let utilisation = self.outline.budget.machine.peak().map(|peak| operations_per_second / peak);
-        self.metrics.step(&step, seconds, operations_per_second, utilisation)?;
+        if let Some(desk) = &mut self.desk {
+            desk.metrics.step(&step, seconds, operations_per_second, utilisation)?;
+        }
         watch.step(&step, seconds, operations_per_second);
         let settings = self.options.recipe.alarm;
         if let Some(mean) = alarm.mean().filter(|mean| settings.spike > 0.0 && alarm.is_full() && step.loss > mean + settings.spike) {
@@ -176,11 +241,11 @@ impl<'a, O: Operations> Run<'a, O> {
         if self.outline.held_out.is_empty() {
             return Ok(None);
         }
-        let (all, sources): (Entropy, BySource) = {
-            let data: &Data = &self.outline.data;
-            self.trainer.measure(&self.ops, self.outline.held_out.iter().map(|&chunk| data.chunk(chunk)))?
-        };
-        self.metrics.held_out(step, all, &sources)?;
+        let (chunks, data): (_, &Data) = (&self.outline.held_out, &self.outline.data);
+        let (all, sources) = self.trainer.measure(&self.ops, chunks.len(), |at| data.chunk(chunks[at]))?;
+        if let Some(desk) = &mut self.desk {
+            desk.metrics.held_out(step, all, &sources)?;
+        }
         if let Some(loss) = all.mean() {
             watch.measured(step, loss);
         }
@@ -188,12 +253,20 @@ impl<'a, O: Operations> Run<'a, O> {
     }
 
     /// Writes a checkpoint, if this step has none, and deletes those that are no longer kept.
-    fn checkpoint(&self) -> Result<(), TrainError> {
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
         let folder = self.options.out.join(CHECKPOINTS);
-        fs::create_dir_all(&folder).map_err(|source| TrainError::Io { path: folder.clone(), source })?;
         let path = folder.join(format!("step-{:08}", self.trainer.num_steps()));
-        if !path.exists() {
+        let is_first = self.desk.is_some();
+        if is_first {
+            fs::create_dir_all(&folder).map_err(|source| TrainError::Io { path: folder.clone(), source })?;
+        }
+        // Rank 0 says, since it may be there already when another looks.
+        let missing = u64::from(is_first && !path.exists());
+        if self.trainer.ranks().all_gather(&[missing])?.contains(&vec![1]) {
             self.trainer.save(&self.ops, &path, &self.companions)?;
+        }
+        if !is_first {
+            return Ok(());
         }
         let settings = self.options.recipe.checkpoint;
         let all = checkpoints(self.options.out)?;
@@ -224,6 +297,45 @@ impl<'a, O: Operations> Run<'a, O> {
         copy_into(&self.companions, &partial)?;
         fs::rename(&partial, path).map_err(io)
     }
+}
+
+/// The way to the other ranks, when all are there.
+fn meet<O: Operations>(options: &Options<'_>, outline: &Outline) -> Result<Box<dyn Communicator<O>>, TrainError> {
+    let Options { recipe, cancelled, place, .. } = *options;
+    let Recipe { held_out, checkpoint, alarm, device, .. } = recipe;
+    let ranks = recipe.machine.ranks as usize;
+    if ranks == 1 && place.is_none_or(|place| place.rank == 0) {
+        return Ok(Box::new(Alone));
+    }
+    let unplaced = || key("machine.ranks", format!("is {ranks}, and this process was not told which of them it is"));
+    let place = place.ok_or_else(unplaced)?;
+    let wait = || match cancelled.load(Ordering::Relaxed) {
+        true => Err("stopped on request, while not all ranks were there".to_string()),
+        false => (place.wait)(),
+    };
+    // What the steps depend on, and what decides when something is written.
+    let common = json!([outline.fingerprint, ranks, outline.budget.solved.steps, held_out, checkpoint, alarm, device]);
+    let agreement = xxhash_rust::xxh3::xxh3_128(common.to_string().as_bytes());
+    Ok(Box::new(Meeting { rank: place.rank, ranks, door: place.door, agreement, wait: &wait }.join()?))
+}
+
+/// Makes sure that all ranks begin at the same step.
+fn agree<O: Operations>(ranks: &mut dyn Communicator<O>, step: u64, out: &Path) -> Result<(), TrainError> {
+    let steps = ranks.all_gather(&[step])?;
+    let Some(rank) = steps.iter().position(|other| *other != steps[0]) else { return Ok(()) };
+    let problem =
+        format!("rank {rank} finds a checkpoint of step {:?} and rank 0 of {:?}: all have to see one folder", steps[rank], steps[0]);
+    Err(TrainError::Folder { path: out.to_path_buf(), problem })
+}
+
+/// Watches the ranks that say nothing.
+struct Nobody;
+
+impl Watch for Nobody {
+    fn begin(&mut self, _: &Outline, _: u64) {}
+    fn step(&mut self, _: &Step, _: f64, _: f64) {}
+    fn measured(&mut self, _: u64, _: f64) {}
+    fn warn(&mut self, _: &str) {}
 }
 
 const CHECKPOINTS: &str = "checkpoints";

@@ -1,11 +1,14 @@
 //! The training loop: steps of several passes, and checkpoints from which a run goes on as if it had not stopped.
 
+mod passes;
+
 use crate::model::{self, Batch, Gradients, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{Optimiser, Settings};
+use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
-use osler_kernels::operations::IGNORED;
 use osler_kernels::{KernelError, Operations};
 use osler_schemas::recipe::RecipeError;
+use passes::Told;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -52,8 +55,27 @@ pub enum TrainError {
     At { error: Box<TrainError>, chunks: String },
 }
 
+impl TrainError {
+    /// Whether all ranks come to it at the same step, so that none has to tell the others.
+    pub(crate) fn is_common(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::Diverged { .. } | Self::NoTargets { .. } | Self::NotANumber { .. } | Self::At { .. })
+    }
+
+    /// Whether another rank says the same, or says why.
+    pub fn is_shared(&self) -> bool {
+        let elsewhere = matches!(self, Self::Model(ModelError::Ranks(RankError::Gone { .. } | RankError::Stopped { .. })));
+        elsewhere || self.is_common()
+    }
+}
+
 impl From<KernelError> for TrainError {
     fn from(error: KernelError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<RankError> for TrainError {
+    fn from(error: RankError) -> Self {
         Self::Model(error.into())
     }
 }
@@ -63,7 +85,7 @@ impl From<KernelError> for TrainError {
 pub struct Plan {
     pub schedule: Schedule,
     pub optimiser: Settings,
-    /// Passes whose gradients are added up in one step.
+    /// Passes whose gradients are added up in one step, of all ranks together.
     pub accumulation: u32,
     /// What a pass computes again instead of keeping it.
     pub recompute: Recompute,
@@ -86,6 +108,11 @@ impl Entropy {
     fn add(&mut self, loss: f64) {
         self.sum += loss;
         self.num_targets += 1;
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.num_targets += other.num_targets;
     }
 }
 
@@ -110,24 +137,34 @@ pub struct Step {
     pub sources: BySource,
 }
 
-/// A run: a model, its optimiser, and the memory of a step.
+/// A run: a model, its optimiser, and the memory of a step. Of several ranks each has all of the model, and a part of the rest.
 #[derive(Debug)]
 pub struct Trainer<O: Operations> {
     pub model: Model<O>,
     optimiser: Optimiser<O>,
     plan: Plan,
+    /// Of one pass, layer by layer.
     grads: Gradients<O>,
+    /// Of the step, for the parameters that are held here.
+    sums: Gradients<O>,
+    /// The rank that holds each parameter's sum and the optimiser's state of it.
+    owners: Vec<usize>,
     work: Option<Workspace<O>>,
+    ranks: Box<dyn Communicator<O>>,
 }
 
 impl<O: Operations> Trainer<O> {
-    /// A run that begins with these weights and a fresh optimiser.
+    /// A run that begins with these weights, which all ranks have, and a fresh optimiser.
     ///
     /// # Errors
     /// [`TrainError::Model`] when there is not enough memory.
-    pub fn new(ops: &O, model: Model<O>, plan: Plan) -> Result<Self, TrainError> {
-        let grads = Gradients::new(ops, &model.parameters)?;
-        Ok(Self { optimiser: Optimiser::new(ops, &model, plan.optimiser)?, grads, work: None, plan, model })
+    pub fn new(ops: &O, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
+        let owners = ranks::owners(&model.parameters, ranks.ranks());
+        let holds = |at: usize| owners[at] == ranks.rank();
+        let grads = Gradients::of_pass(ops, &model.parameters)?;
+        let sums = Gradients::of_part(ops, &model.parameters, holds)?;
+        let optimiser = Optimiser::of_part(ops, &model, plan.optimiser, holds)?;
+        Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })
     }
 
     /// Steps taken.
@@ -135,63 +172,98 @@ impl<O: Operations> Trainer<O> {
         self.optimiser.step
     }
 
-    /// Takes the next step. The loss is the mean over all targets of its passes, whatever pass they are in.
+    /// The way to the other ranks.
+    pub(crate) fn ranks(&mut self) -> &mut dyn Communicator<O> {
+        &mut *self.ranks
+    }
+
+    /// Takes the next step. The loss is the mean over all targets of its passes, whatever pass they are in. All ranks are told the same.
     ///
     /// # Errors
-    /// [`TrainError::NotANumber`] before the weights are touched, and errors of the source and the device.
+    /// [`TrainError::NotANumber`] before the weights are touched, and errors of the source, the device and other ranks.
     pub fn step(&mut self, ops: &O, source: &impl Source) -> Result<Step, TrainError> {
         let at = self.optimiser.step;
-        let batches = (0..self.plan.accumulation).map(|pass| source.batch(at, pass)).collect::<Result<Vec<_>, _>>()?;
-        let num_targets: usize = batches.iter().map(Batch::num_targets).sum();
+        let own = passes::share(&*self.ranks, self.plan.accumulation as usize);
+        let batches = own.map(|pass| source.batch(at, pass as u32)).collect::<Result<Vec<_>, _>>()?;
+        let sizes = self.sizes(&batches)?;
+        let num_targets: usize = sizes.iter().map(|size| size.num_targets).sum();
         if num_targets == 0 {
             return Err(TrainError::NoTargets { step: at + 1 });
         }
         let scale = 1.0 / num_targets as f64;
-        self.grads.clear(ops)?;
+        let own = self.passes(ops, &batches, &sizes, scale)?;
         let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
-        for batch in batches.iter().filter(|batch| !batch.is_empty()) {
-            let work = workspace(&mut self.work, ops, &self.model, batch, self.plan.recompute)?;
-            let losses = self.model.forward_backward(ops, batch, scale, work, &mut self.grads)?;
-            loss += losses.sum() * scale;
-            balance += losses.balance * scale * batch.num_targets() as f64;
-            count(&mut sources, batch, &losses.rows);
+        for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
+            loss += told.entropy.sum * scale;
+            balance += told.balance * scale * told.entropy.num_targets as f64;
+            merge(&mut sources, &told.sources);
         }
         if !(loss + balance).is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
         }
-        let norm = self.grads.norm(ops)?;
+        let norm = self.norm(ops)?;
         if !norm.is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
         }
         let learning_rate = self.plan.schedule.rate(at);
-        self.optimiser.step(ops, learning_rate, norm, &self.grads, &mut self.model)?;
-        let num_tokens = batches.iter().map(Batch::len).sum();
+        self.optimiser.step(ops, learning_rate, norm, &self.sums, &mut self.model)?;
+        self.share_weights(ops)?;
+        let num_tokens = sizes.iter().map(|size| size.num_rows).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }
 
-    /// Cross entropy of text that is not trained on: of all, and by source.
+    /// Cross entropy of text that is not trained on, in `count` numbered batches that ranks share: of all, and by source. All ranks are
+    /// told the same.
     ///
     /// # Errors
-    /// Errors of the device, and of a batch that does not fit the model.
-    pub fn measure(&mut self, ops: &O, batches: impl Iterator<Item = Batch>) -> Result<(Entropy, BySource), TrainError> {
-        let (mut all, mut sources) = (Entropy::default(), BySource::new());
-        for batch in batches.filter(|batch| batch.num_targets() > 0) {
+    /// Errors of the device and of other ranks, and of a batch that does not fit the model.
+    pub fn measure(&mut self, ops: &O, count: usize, batch: impl Fn(usize) -> Batch) -> Result<(Entropy, BySource), TrainError> {
+        let mut own = Vec::new();
+        for batch in passes::share(&*self.ranks, count).map(batch) {
+            if batch.num_targets() == 0 {
+                own.push(Told::default());
+                continue;
+            }
             let work = workspace(&mut self.work, ops, &self.model, &batch, self.plan.recompute)?;
-            let losses = self.model.forward(ops, &batch, work)?;
-            all.sum += losses.sum();
-            all.num_targets += batch.num_targets() as u64;
-            count(&mut sources, &batch, &losses.rows);
+            own.push(Told::new(&batch, &self.model.forward(ops, &batch, work)?));
+        }
+        let (mut all, mut sources) = (Entropy::default(), BySource::new());
+        for told in passes::gather(&mut *self.ranks, &own, count)? {
+            all.merge(told.entropy);
+            merge(&mut sources, &told.sources);
         }
         Ok((all, sources))
     }
 
     /// Writes all that the run needs to go on into `directory`, which must not be there: first under another name, then renamed, so that
     /// a checkpoint that has its name is whole. The model in it is one for `transformers` too. `companions` are copied into it: a
-    /// tokenizer, a chat template.
+    /// tokenizer, a chat template. Rank 0 writes, and the others send it what they hold, so the files are the same for any number of
+    /// ranks. None goes on before they are whole.
     ///
     /// # Errors
     /// [`TrainError::Io`] or [`TrainError::Model`] when it cannot be written.
-    pub fn save(&self, ops: &O, directory: &Path, companions: &[PathBuf]) -> Result<(), TrainError> {
+    pub fn save(&mut self, ops: &O, directory: &Path, companions: &[PathBuf]) -> Result<(), TrainError> {
+        match self.ranks.rank() {
+            0 => self.write(ops, directory, companions)?,
+            _ => self.send_state(ops)?,
+        }
+        Ok(self.ranks.all_gather(&[]).map(drop)?)
+    }
+
+    /// Sends rank 0 the optimiser's state that is held here.
+    fn send_state(&mut self, ops: &O) -> Result<(), TrainError> {
+        let tensors = model::state_tensors(&self.model.parameters, ops.needs_master());
+        for (at, tensor) in tensors.iter().enumerate() {
+            let Some(buffer) = tensor.buffer::<O>(&self.optimiser.states) else { continue };
+            ranks::blocks(tensor.len, |begin, values| {
+                ops.read_exact(buffer, begin, values)?;
+                Ok(self.ranks.send(0, Topic::State(at), values)?)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, ops: &O, directory: &Path, companions: &[PathBuf]) -> Result<(), TrainError> {
         let partial = directory.with_extension("partial");
         let io = |path: &Path| {
             let path = path.to_path_buf();
@@ -202,7 +274,12 @@ impl<O: Operations> Trainer<O> {
         }
         fs::create_dir_all(&partial).map_err(io(&partial))?;
         model::write(ops, &self.model, Dtype::F32, model::FILE_BYTES, &partial)?;
-        model::write_state(ops, &self.model.parameters, &self.optimiser.states, &partial.join(STATE))?;
+        let (ranks, owners) = (&mut self.ranks, &self.owners);
+        let fetch = |at: usize, parameter: usize, values: &mut [f32]| {
+            let topic = Topic::State(at);
+            Ok(values.chunks_mut(BLOCK).try_for_each(|values| ranks.receive(owners[parameter], topic, values))?)
+        };
+        model::write_state(ops, &self.model.parameters, &self.optimiser.states, fetch, &partial.join(STATE))?;
         copy_into(companions, &partial)?;
         let state = json!({ "format": FORMAT, "step": self.optimiser.step });
         fs::write(partial.join(TRAINER), format!("{state:#}\n")).map_err(io(&partial))?;
@@ -217,11 +294,11 @@ impl<O: Operations> Trainer<O> {
         }
     }
 
-    /// Goes on from a checkpoint that [`save`](Self::save) wrote.
+    /// Goes on from a checkpoint that [`save`](Self::save) wrote, with any number of ranks.
     ///
     /// # Errors
     /// [`TrainError::Checkpoint`] when it is not one, and errors of reading.
-    pub fn resume(ops: &O, directory: &Path, plan: Plan) -> Result<Self, TrainError> {
+    pub fn resume(ops: &O, directory: &Path, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let path = directory.join(TRAINER);
         let text = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
         let broken = |problem: &str| TrainError::Checkpoint { path: path.clone(), problem: problem.to_string() };
@@ -230,7 +307,7 @@ impl<O: Operations> Trainer<O> {
             return Err(broken("not the state of a run that this version can go on with"));
         }
         let step = state["step"].as_u64().ok_or_else(|| broken("no `step`"))?;
-        let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan)?;
+        let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan, ranks)?;
         trainer.optimiser.step = step;
         model::read_state(ops, &trainer.model.parameters, &mut trainer.optimiser.states, &directory.join(STATE))?;
         Ok(trainer)
@@ -264,13 +341,9 @@ fn workspace<'a, O: Operations>(
     }
 }
 
-/// Adds the losses of a batch to those of its sources.
-fn count(sources: &mut BySource, batch: &Batch, losses: &[f32]) {
-    for ((&source, &target), &loss) in batch.sources.iter().zip(&batch.targets).zip(losses) {
-        if target != IGNORED {
-            sources.entry(source).or_default().add(f64::from(loss));
-        }
-    }
+/// Adds the losses of a pass to those of its sources.
+fn merge(sources: &mut BySource, of_pass: &BySource) {
+    of_pass.iter().for_each(|(&source, &entropy)| sources.entry(source).or_default().merge(entropy));
 }
 
 pub(crate) const TRAINER: &str = "trainer.json";
@@ -282,6 +355,7 @@ mod tests {
     use super::*;
     use crate::model::Config;
     use crate::random::Random;
+    use crate::ranks::Alone;
     use crate::schedule::Decay;
     use osler_kernels::Cpu;
 
@@ -315,7 +389,7 @@ mod tests {
     fn begin(ops: &Cpu<f32>, kind: &str, plan: Plan) -> Trainer<Cpu<f32>> {
         let mut source = Config::read(&crate::model::golden_folder(kind).join("config.json")).unwrap().source;
         source.insert("router_aux_loss_coef".to_string(), json!(0.0));
-        Trainer::new(ops, Model::random(ops, Config::from_json(source).unwrap(), 3).unwrap(), plan).unwrap()
+        Trainer::new(ops, Model::random(ops, Config::from_json(source).unwrap(), 3).unwrap(), plan, Box::new(Alone)).unwrap()
     }
 
     #[test]
@@ -342,7 +416,7 @@ mod tests {
                     straight.step(&ops, &texts).unwrap();
                 }
                 straight.save(&ops, &checkpoint, &[]).unwrap();
-                let mut resumed = Trainer::resume(&ops, &checkpoint, plan(1e-2, 2)).unwrap();
+                let mut resumed = Trainer::resume(&ops, &checkpoint, plan(1e-2, 2), Box::new(Alone)).unwrap();
                 assert_eq!(resumed.num_steps(), 10);
                 for _ in 10..20 {
                     assert_eq!(resumed.step(&ops, &texts).unwrap(), straight.step(&ops, &texts).unwrap());
@@ -387,7 +461,7 @@ mod tests {
         fs::create_dir_all(folder.path().join("step-0.partial/rest")).unwrap();
         begin(&ops, "qwen3", plan(1e-3, 1)).save(&ops, &checkpoint, &[]).unwrap();
         assert!(!folder.path().join("step-0.partial").exists());
-        let resume = || Trainer::resume(&ops, &checkpoint, plan(1e-3, 1)).map(drop).map_err(|error| error.to_string());
+        let resume = || Trainer::resume(&ops, &checkpoint, plan(1e-3, 1), Box::new(Alone)).map(drop).map_err(|error| error.to_string());
         assert_eq!(resume(), Ok(()));
         let state = fs::read(checkpoint.join(STATE)).unwrap();
         fs::write(checkpoint.join(STATE), &state[..state.len() - 1]).unwrap();

@@ -59,16 +59,16 @@ impl<O: Operations> Model<O> {
             let (saved, scratch, weights) = (&work.layers[at], &mut work.scratch, &self.weights);
             let (wide, narrow) = self.shapes(saved.rows);
             ops.linear_backward_input(narrow, &work.grad, &weights[layer.down], false, &mut scratch.active)?;
-            ops.linear_backward_weight(narrow, &work.grad, &saved.active, &mut grads.0[layer.down], None)?;
+            ops.linear_backward_weight(narrow, &work.grad, &saved.active, grads.at(layer.down), None)?;
             ops.swiglu_backward(&saved.gate, &saved.up, &scratch.active, &mut scratch.gate, &mut scratch.up)?;
             for (weight, grad, add) in [(layer.gate, &scratch.gate, false), (layer.up, &scratch.up, true)] {
                 ops.linear_backward_input(wide, grad, &weights[weight], add, &mut work.normed_grad)?;
-                ops.linear_backward_weight(wide, grad, &saved.middle_normed, &mut grads.0[weight], None)?;
+                ops.linear_backward_weight(wide, grad, &saved.middle_normed, grads.at(weight), None)?;
             }
         }
         let (saved, norm) = (&work.layers[at], layer.feed_forward_norm);
         let (input, scale, grad) = (&saved.middle, &saved.middle_scale, &mut work.grad);
-        Ok(ops.rmsnorm_backward(input, &self.weights[norm], scale, &work.normed_grad, grad, &mut grads.0[norm])?)
+        Ok(ops.rmsnorm_backward(input, &self.weights[norm], scale, &work.normed_grad, grad, grads.at(norm))?)
     }
 
     fn experts(
@@ -113,17 +113,17 @@ impl<O: Operations> Model<O> {
         let (returned, choice) = (&routes.returned, &routes.weights);
         ops.combine_backward(moves, slots, sources, choice, returned, &work.grad, &mut inner.slots, &mut inner.weights)?;
         ops.grouped_linear_backward_input(narrow, segments, &inner.slots, &weights[layer.down], false, &mut scratch.active)?;
-        ops.grouped_linear_backward_weight(narrow, segments, &inner.slots, &saved.active, &mut grads.0[layer.down])?;
+        ops.grouped_linear_backward_weight(narrow, segments, &inner.slots, &saved.active, grads.at(layer.down))?;
         ops.swiglu_backward(&saved.gate, &saved.up, &scratch.active, &mut scratch.gate, &mut scratch.up)?;
         for (weight, grad, add) in [(layer.gate, &scratch.gate, false), (layer.up, &scratch.up, true)] {
             ops.grouped_linear_backward_input(wide, segments, grad, &weights[weight], add, &mut inner.slots)?;
-            ops.grouped_linear_backward_weight(wide, segments, grad, &routes.sent, &mut grads.0[weight])?;
+            ops.grouped_linear_backward_weight(wide, segments, grad, &routes.sent, grads.at(weight))?;
         }
         ops.permute_backward(moves, slots, &inner.slots, &mut work.normed_grad)?;
         ops.route_backward(route, &routes.probabilities, &routes.chosen, &inner.weights, &balance.grad, &mut inner.logits)?;
         let shape = self.router_shape(experts, saved.rows);
         ops.linear_backward_input(shape, &inner.logits, &weights[router], true, &mut work.normed_grad)?;
-        Ok(ops.linear_backward_weight(shape, &inner.logits, &saved.middle_normed, &mut grads.0[router], None)?)
+        Ok(ops.linear_backward_weight(shape, &inner.logits, &saved.middle_normed, grads.at(router), None)?)
     }
 
     pub(super) fn route_shape(&self, experts: Experts, rows: usize) -> RouteShape {

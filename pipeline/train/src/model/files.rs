@@ -6,7 +6,7 @@ use super::{Config, Model, ModelError, Parameters};
 use memmap2::Mmap;
 use osler_kernels::cpu::Number;
 use osler_kernels::operations::AdamState;
-use osler_kernels::{KernelError, Operations};
+use osler_kernels::{Memory, Operations};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -69,7 +69,7 @@ pub fn write<O: Operations>(ops: &O, model: &Model<O>, dtype: Dtype, file_bytes:
     let (mut bytes, mut total) = (0, 0);
     for (parameter, buffer) in model.parameters.list.iter().zip(&model.weights) {
         for (at, name) in parameter.names.iter().enumerate() {
-            let read = move |values: &mut [f32]| ops.read_stored(buffer, at * parameter.piece_len(), values);
+            let read = move |values: &mut [f32]| Ok(ops.read_stored(buffer, at * parameter.piece_len(), values)?);
             let tensor = Lazy { shape: parameter.shape.clone(), dtype, read: Box::new(read), failure: &failure };
             let len = tensor.data_len();
             if bytes > 0 && bytes + len > file_bytes {
@@ -98,52 +98,109 @@ pub fn write<O: Operations>(ops: &O, model: &Model<O>, dtype: Dtype, file_bytes:
     write_json(&directory.join("config.json"), &Value::Object(config))
 }
 
-/// Writes the state of the optimiser, f32: the moments, and the master weights where there are any, each parameter as one tensor.
-///
-/// # Errors
-/// [`ModelError::Tensors`] when the file cannot be written.
-pub fn write_state<O: Operations>(ops: &O, parameters: &Parameters, states: &[AdamState<O::Exact>], path: &Path) -> Result<(), ModelError> {
-    let failure = RefCell::new(None);
+/// The state of each parameter that is held here.
+pub type State<O> = [Option<AdamState<<O as Memory>::Exact>>];
+
+/// One tensor of the optimiser's state: its name, the parameter that it is of, and which of the three it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateTensor {
+    name: String,
+    pub parameter: usize,
+    which: Which,
+    pub len: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Which {
+    First,
+    Second,
+    Master,
+}
+
+impl StateTensor {
+    /// Its numbers, where the state is held here.
+    pub fn buffer<'a, O: Memory>(&self, states: &'a State<O>) -> Option<&'a O::Exact> {
+        let state = states.get(self.parameter)?.as_ref()?;
+        match self.which {
+            Which::First => Some(&state.first),
+            Which::Second => Some(&state.second),
+            Which::Master => state.master.as_ref(),
+        }
+    }
+
+    fn buffer_mut<'a, O: Memory>(&self, states: &'a mut State<O>) -> Option<&'a mut O::Exact> {
+        let state = states.get_mut(self.parameter)?.as_mut()?;
+        match self.which {
+            Which::First => Some(&mut state.first),
+            Which::Second => Some(&mut state.second),
+            Which::Master => state.master.as_mut(),
+        }
+    }
+}
+
+/// The tensors of the optimiser's state, in the order in which a file of them is written: the moments, and the master weights where there
+/// are any, each parameter as one tensor.
+pub fn state_tensors(parameters: &Parameters, with_master: bool) -> Vec<StateTensor> {
     let mut tensors = Vec::new();
-    for (parameter, state) in parameters.list.iter().zip(states) {
-        for (what, buffer) in [("first", Some(&state.first)), ("second", Some(&state.second)), ("master", state.master.as_ref())] {
-            if let Some(buffer) = buffer {
-                let read = Box::new(move |values: &mut [f32]| ops.read_exact(buffer, 0, values));
-                let tensor = Lazy { shape: vec![parameter.len()], dtype: Dtype::F32, read, failure: &failure };
-                tensors.push((format!("{what}.{}", parameter.names[0]), tensor));
+    for (at, parameter) in parameters.list.iter().enumerate() {
+        for (what, which) in [("first", Which::First), ("second", Which::Second), ("master", Which::Master)] {
+            if which != Which::Master || with_master {
+                let name = format!("{what}.{}", parameter.names[0]);
+                tensors.push(StateTensor { name, parameter: at, which, len: parameter.len() });
             }
         }
     }
-    write_tensors(path, tensors, &failure)
+    // As safetensors files have tensors of one type.
+    tensors.sort_by(|one, other| one.name.cmp(&other.name));
+    tensors
 }
 
-/// Reads what [`write_state`] wrote.
+/// Writes the state of the optimiser, f32. What is not held here `fetch` gives: told the tensor's place in [`state_tensors`]
+/// and its parameter, in order.
+///
+/// # Errors
+/// [`ModelError::Tensors`] when the file cannot be written, and those of `fetch`.
+pub fn write_state<O: Operations>(
+    ops: &O,
+    parameters: &Parameters,
+    states: &State<O>,
+    fetch: impl FnMut(usize, usize, &mut [f32]) -> Result<(), ModelError>,
+    path: &Path,
+) -> Result<(), ModelError> {
+    let (failure, fetch) = (RefCell::new(None), RefCell::new(fetch));
+    let tensors = state_tensors(parameters, ops.needs_master());
+    let mut lazy: Vec<(String, Lazy<'_>)> = Vec::new();
+    for (at, tensor) in tensors.iter().enumerate() {
+        let (buffer, fetch) = (tensor.buffer::<O>(states), &fetch);
+        let read = move |values: &mut [f32]| match buffer {
+            Some(buffer) => Ok(ops.read_exact(buffer, 0, values)?),
+            None => (fetch.borrow_mut())(at, tensor.parameter, values),
+        };
+        lazy.push((tensor.name.clone(), Lazy { shape: vec![tensor.len], dtype: Dtype::F32, read: Box::new(read), failure: &failure }));
+    }
+    write_tensors(path, lazy, &failure)
+}
+
+/// Reads what [`write_state`] wrote, of the parameters that are held here.
 ///
 /// # Errors
 /// [`ModelError::Tensor`] when it is the state of another model or of another precision.
-pub fn read_state<O: Operations>(
-    ops: &O,
-    parameters: &Parameters,
-    states: &mut [AdamState<O::Exact>],
-    path: &Path,
-) -> Result<(), ModelError> {
+pub fn read_state<O: Operations>(ops: &O, parameters: &Parameters, states: &mut State<O>, path: &Path) -> Result<(), ModelError> {
     let map = map_file(path)?;
     let tensors = SafeTensors::deserialize(&map);
     let tensors = tensors.map_err(|error| ModelError::Tensors { path: path.to_path_buf(), problem: error.to_string() })?;
-    let mut wanted = 0;
-    for (parameter, state) in parameters.list.iter().zip(states) {
-        for (what, buffer) in [("first", Some(&mut state.first)), ("second", Some(&mut state.second)), ("master", state.master.as_mut())] {
-            let Some(buffer) = buffer else { continue };
-            wanted += 1;
-            let name = format!("{what}.{}", parameter.names[0]);
-            let view = tensors.tensor(&name).map_err(|_| tensor_error(path, &name, "the file has no such tensor".to_string()))?;
-            if view.dtype() != Dtype::F32 || view.shape() != [parameter.len()] {
-                return Err(tensor_error(path, &name, "it is not of this model".to_string()));
-            }
+    let wanted = state_tensors(parameters, ops.needs_master());
+    for tensor in &wanted {
+        let StateTensor { name, len, .. } = tensor;
+        let view = tensors.tensor(name).map_err(|_| tensor_error(path, name, "the file has no such tensor".to_string()))?;
+        if view.dtype() != Dtype::F32 || view.shape() != [*len] {
+            return Err(tensor_error(path, name, "it is not of this model".to_string()));
+        }
+        if let Some(buffer) = tensor.buffer_mut::<O>(states) {
             for_each_block(view.data(), Dtype::F32, |at, values| Ok(ops.write_exact(buffer, at, values)?))?;
         }
     }
-    match tensors.len() == wanted {
+    match tensors.len() == wanted.len() {
         true => Ok(()),
         false => Err(ModelError::Tensors { path: path.to_path_buf(), problem: "written in another precision or for another model".into() }),
     }
@@ -154,20 +211,23 @@ fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
 }
 
 /// Writes a file of tensors that are read from the device one at a time.
-fn write_tensors(path: &Path, tensors: Vec<(String, Lazy<'_>)>, failure: &RefCell<Option<KernelError>>) -> Result<(), ModelError> {
+fn write_tensors(path: &Path, tensors: Vec<(String, Lazy<'_>)>, failure: &RefCell<Option<ModelError>>) -> Result<(), ModelError> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), path)
         .map_err(|error| ModelError::Tensors { path: path.to_path_buf(), problem: error.to_string() })?;
-    failure.take().map_or(Ok(()), |error| Err(error.into()))
+    failure.take().map_or(Ok(()), Err)
 }
 
 /// A tensor that is read from the device when it is written. The writer takes no errors, so they go to `failure`.
 struct Lazy<'a> {
     shape: Vec<usize>,
     dtype: Dtype,
-    read: Box<dyn Fn(&mut [f32]) -> Result<(), KernelError> + 'a>,
-    failure: &'a RefCell<Option<KernelError>>,
+    read: Read<'a>,
+    failure: &'a RefCell<Option<ModelError>>,
 }
+
+/// Fills in the numbers of a tensor.
+type Read<'a> = Box<dyn Fn(&mut [f32]) -> Result<(), ModelError> + 'a>;
 
 impl View for Lazy<'_> {
     fn dtype(&self) -> Dtype {
@@ -180,7 +240,9 @@ impl View for Lazy<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let mut values = vec![0.0f32; self.shape.iter().product()];
-        if let Err(error) = (self.read)(&mut values) {
+        // After a failure nothing is worth reading.
+        let failed = self.failure.borrow().is_some();
+        if let Some(error) = (!failed).then(|| (self.read)(&mut values)).and_then(Result::err) {
             self.failure.replace(Some(error));
         }
         Cow::Owned(match self.dtype {

@@ -38,7 +38,7 @@ fn passes<F: Number>(ops: &Cpu<F>, model: &Model<Cpu<F>>, batches: &[Batch]) -> 
         let mut work = Workspace::new(ops, &model.config, batch.len()).unwrap();
         losses.extend(model.forward_backward(ops, batch, 1.0 / targets as f64, &mut work, &mut grads).unwrap().rows);
     }
-    (losses, grads.0)
+    (losses, grads.buffers)
 }
 
 #[track_caller]
@@ -83,7 +83,7 @@ fn recomputing_changes_no_bit() {
         // Twice, since buffers have been swapped by then.
         model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
         let losses = model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
-        (losses, grads.0)
+        (losses, grads.buffers)
     }
     let (exact, rounded) = (Cpu::<f32>::new(2).unwrap(), Cpu::bf16(2).unwrap());
     for kind in KINDS {

@@ -7,6 +7,7 @@ mod config;
 mod decode;
 mod feed_forward;
 mod files;
+mod gradients;
 #[cfg(test)]
 mod invariances;
 mod parameters;
@@ -17,15 +18,18 @@ pub use activations::{Recompute, Workspace};
 pub use batch::Batch;
 pub use config::{Config, Experts, Kind};
 pub use decode::Decoder;
-pub use files::{FILE_BYTES, read_state, read_weights, write, write_state};
+pub use files::{FILE_BYTES, State, read_state, read_weights, state_tensors, write, write_state};
+pub use gradients::Gradients;
 pub use parameters::{Parameter, Parameters};
 #[cfg(test)]
 pub(crate) use tests::golden_folder;
 
+use crate::ranks::RankError;
 use activations::LayerActivations;
 use osler_kernels::operations::{AttentionInput, AttentionShape, LinearShape, RotaryShape};
 use osler_kernels::{KernelError, Memory, Operations};
 use parameters::{Layer, Linear};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// What can go wrong with a model.
@@ -50,6 +54,8 @@ pub enum ModelError {
     Batch { wanted: &'static str },
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Ranks(#[from] RankError),
 }
 
 /// A model on a device: its weights, in the order of [`Parameters`].
@@ -62,54 +68,8 @@ pub struct Model<O: Memory> {
     rotary: O::Exact,
 }
 
-/// Gradients of all weights, in the order of [`Parameters`].
-#[derive(Debug)]
-pub struct Gradients<O: Memory>(pub Vec<O::Exact>);
-
-impl<O: Memory> Gradients<O> {
-    /// Zeros.
-    ///
-    /// # Errors
-    /// [`KernelError::Memory`].
-    pub fn new(ops: &O, parameters: &Parameters) -> Result<Self, ModelError> {
-        let buffers = parameters.list.iter().map(|parameter| ops.new_exact(parameter.len())).collect::<Result<_, _>>()?;
-        Ok(Self(buffers))
-    }
-}
-
-impl<O: Operations> Gradients<O> {
-    /// Sets all to zero.
-    ///
-    /// # Errors
-    /// [`KernelError`] of the device.
-    pub fn clear(&mut self, ops: &O) -> Result<(), ModelError> {
-        Ok(self.0.iter_mut().try_for_each(|buffer| ops.zero_exact(buffer))?)
-    }
-
-    /// Norm of all gradients together.
-    ///
-    /// # Errors
-    /// [`KernelError`] of the device.
-    pub fn norm(&self, ops: &O) -> Result<f64, ModelError> {
-        let mut sum = 0.0;
-        for grad in &self.0 {
-            sum += ops.sum_of_squares(grad)?;
-        }
-        Ok(sum.sqrt())
-    }
-
-    /// The gradients at `first` and, if there is one, at `second`.
-    fn pair(&mut self, first: usize, second: Option<usize>) -> (&mut O::Exact, Option<&mut O::Exact>) {
-        match second {
-            // A bias follows its matrix.
-            Some(second) => {
-                let (left, right) = self.0.split_at_mut(second);
-                (&mut left[first], Some(&mut right[0]))
-            }
-            None => (&mut self.0[first], None),
-        }
-    }
-}
+/// Takes gradients of some parameters, by their places in the list, when a pass is done with them.
+pub type Take<'a, O> = dyn FnMut(Range<usize>, &mut Gradients<O>) -> Result<(), ModelError> + 'a;
 
 /// What a pass says about a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -189,25 +149,45 @@ impl<O: Operations> Model<O> {
         work: &mut Workspace<O>,
         grads: &mut Gradients<O>,
     ) -> Result<Losses, ModelError> {
+        self.forward_backward_by_layer(ops, batch, loss_scale, work, grads, &mut |_, _| Ok(()))
+    }
+
+    /// The same; `take` is told of parameters, in the order of [`Parameters::backward`], when the pass has added all that it has to their
+    /// gradients. So one set of buffers does for all layers: see [`Gradients::of_pass`].
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and those of `take`.
+    pub fn forward_backward_by_layer(
+        &self,
+        ops: &O,
+        batch: &Batch,
+        loss_scale: f64,
+        work: &mut Workspace<O>,
+        grads: &mut Gradients<O>,
+        take: &mut Take<'_, O>,
+    ) -> Result<Losses, ModelError> {
         self.body(ops, batch, work)?;
         let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
-        let head_grad = &mut grads.0[self.parameters.head];
+        let head_grad = grads.at(self.parameters.head);
         let targets = &work.input.targets;
         ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, &mut work.losses, &mut work.normed_grad, head_grad)?;
         let losses = self.losses(ops, work, loss_scale * batch.num_targets() as f64)?;
         ops.zero_stored(&mut work.grad)?;
         let norm = self.parameters.norm;
         let (stream, scale) = (&work.stream, &work.scale);
-        ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, &mut grads.0[norm])?;
+        ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, grads.at(norm))?;
+        take(self.parameters.after_layers(), grads)?;
         for (at, layer) in self.parameters.layers.iter().enumerate().rev() {
             work.layers[at].lend(&mut work.spare, work.recompute);
             self.compute_again(ops, layer, at, work)?;
             self.feed_forward_backward(ops, layer, at, work, grads)?;
             self.attention_backward(ops, layer, at, work, grads)?;
             work.layers[at].lend(&mut work.spare, work.recompute);
+            take(layer.parameters(), grads)?;
         }
-        let embedding = &mut grads.0[self.parameters.embedding];
+        let embedding = grads.at(self.parameters.embedding);
         ops.embedding_backward(self.config.hidden_size, &work.input.tokens, &work.grad, embedding)?;
+        take(self.parameters.before_layers(), grads)?;
         Ok(losses)
     }
 
@@ -348,15 +328,15 @@ impl<O: Operations> Model<O> {
         let (queries, keys) = (self.heads(rows, self.config.num_heads), self.heads(rows, self.config.num_key_heads));
         let shape = LinearShape { rows, inputs: queries.heads * queries.head_dim, outputs: self.config.hidden_size };
         ops.linear_backward_input(shape, &work.grad, &weights[layer.output], false, &mut scratch.context)?;
-        ops.linear_backward_weight(shape, &work.grad, &saved.context, &mut grads.0[layer.output], None)?;
+        ops.linear_backward_weight(shape, &work.grad, &saved.context, grads.at(layer.output), None)?;
         let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &work.input.lo };
         let (query, key, value) = (&mut scratch.query, &mut scratch.key, &mut scratch.value);
         let attention = self.attention_shape(rows);
         ops.attention_backward(attention, read, &saved.context, &saved.log_sum_exp, &scratch.context, query, key, value)?;
         let (table, positions) = (&self.rotary, &work.input.positions);
-        let norm = layer.query_norm.map(|at| (&saved.query_raw, &weights[at], &saved.query_scale, &mut grads.0[at]));
+        let norm = layer.query_norm.map(|at| (&saved.query_raw, &weights[at], &saved.query_scale, grads.at(at)));
         ops.rotary_backward(queries, table, positions, norm, query)?;
-        let norm = layer.key_norm.map(|at| (&saved.key_raw, &weights[at], &saved.key_scale, &mut grads.0[at]));
+        let norm = layer.key_norm.map(|at| (&saved.key_raw, &weights[at], &saved.key_scale, grads.at(at)));
         ops.rotary_backward(keys, table, positions, norm, key)?;
         for (at, (linear, grad)) in [(layer.query, &*query), (layer.key, key), (layer.value, value)].into_iter().enumerate() {
             let shape = self.linear_shape(linear, rows);
@@ -366,7 +346,7 @@ impl<O: Operations> Model<O> {
         }
         let norm = layer.attention_norm;
         let (normed, grad) = (&work.normed_grad, &mut work.grad);
-        Ok(ops.rmsnorm_backward(&saved.stream, &weights[norm], &saved.scale, normed, grad, &mut grads.0[norm])?)
+        Ok(ops.rmsnorm_backward(&saved.stream, &weights[norm], &saved.scale, normed, grad, grads.at(norm))?)
     }
 
     fn linear(&self, ops: &O, linear: Linear, input: &O::Stored, rows: usize, output: &mut O::Stored) -> Result<(), ModelError> {

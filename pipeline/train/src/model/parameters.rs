@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::random::Random;
+use std::ops::Range;
 
 /// Positions in the list of parameters of what one layer uses.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,13 @@ pub struct Layer {
     pub gate: usize,
     pub up: usize,
     pub down: usize,
+}
+
+impl Layer {
+    /// All its parameters: they lie one behind the other.
+    pub fn parameters(&self) -> Range<usize> {
+        self.attention_norm..self.down + 1
+    }
 }
 
 /// A matrix and its bias.
@@ -102,6 +110,22 @@ impl Parameters {
         let head =
             if config.tied { embedding } else { list.add("lm_head.weight", &[config.vocab_size, config.hidden_size], Start::Normal) };
         Self { list: list.0, embedding, layers, norm, head }
+    }
+
+    /// All parameters, in the order in which a backward pass is done with their gradients: the list from its end.
+    pub fn backward(&self) -> impl Iterator<Item = Range<usize>> {
+        let layers = self.layers.iter().rev().map(Layer::parameters);
+        std::iter::once(self.after_layers()).chain(layers).chain(std::iter::once(self.before_layers()))
+    }
+
+    /// The embedding.
+    pub fn before_layers(&self) -> Range<usize> {
+        self.embedding..self.embedding + 1
+    }
+
+    /// The last norm, and the head where it is not the embedding.
+    pub fn after_layers(&self) -> Range<usize> {
+        self.norm..self.list.len()
     }
 
     /// Numbers in all parameters.

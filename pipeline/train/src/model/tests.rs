@@ -96,7 +96,7 @@ fn everything_is_as_in_pytorch() {
             let loss_scale = 1.0 / batch.num_targets() as f64;
             let loss = model.forward_backward(&ops, &batch, loss_scale, &mut work, &mut grads).unwrap();
             losses.push((loss.sum() * loss_scale + loss.balance) as f32);
-            for (parameter, grad) in model.parameters.list.iter().zip(&grads.0).filter(|_| step == 0) {
+            for (parameter, grad) in model.parameters.list.iter().zip(&grads.buffers).filter(|_| step == 0) {
                 close(&format!("{kind} gradient of {}", parameter.names[0]), grad, &golden.parameter("grad", parameter), 1e-5);
             }
             let norm = grads.norm(&ops).unwrap();

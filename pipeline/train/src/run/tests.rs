@@ -83,7 +83,7 @@ impl Watch for Watcher<'_> {
 
 fn train(base: &Path, out: &str, recipe: &Recipe, notes: &mut Notes) -> Result<Finished, TrainError> {
     let cancelled = std::mem::take(&mut notes.cancelled);
-    let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled };
+    let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place: None };
     run(options, &mut Watcher(notes, &cancelled))
 }
 
@@ -185,4 +185,86 @@ fn a_loss_that_rises_stops_the_run() {
     let error = train(folder.path(), "out", &wild, &mut Notes::default()).unwrap_err().to_string();
     assert!(error.contains("the chunks ") && (error.contains("diverged") || error.contains("is not a number")), "{error}");
     assert!(!steps_in(&folder.path().join("out")).is_empty());
+}
+
+/// A run of several ranks, as threads; each is told to stop after the step that `stop` gives for it, if any.
+fn train_among(base: &Path, out: &str, recipe: &Recipe, stop: &[Option<u64>]) -> Vec<(Notes, Result<Finished, TrainError>)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::scope(|scope| {
+        let (listener, address) = (&listener, &address);
+        let run = move |rank: usize, stop_after: Option<u64>| {
+            let (mut notes, cancelled) = (Notes { stop_after, ..Notes::default() }, AtomicBool::new(rank > 0 && stop_after == Some(0)));
+            let door = if rank == 0 { Door::Listener(listener) } else { Door::Address(address) };
+            let place = Some(Place { rank, door, neighbours: 2, wait: &|| Ok(()) });
+            let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place };
+            let finished = super::run(options, &mut Watcher(&mut notes, &cancelled));
+            (notes, finished)
+        };
+        let threads: Vec<_> = stop.iter().enumerate().map(|(rank, &stop)| scope.spawn(move || run(rank, stop))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// The lines of a run's metrics, without what time decides.
+fn lines(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let steady = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        for key in ["seconds", "tokens_per_second", "operations_per_second", "mfu"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+        line
+    };
+    text.lines().map(steady).collect()
+}
+
+#[test]
+fn a_run_of_several_ranks_is_the_run_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    for precision in ["f32", "bf16"] {
+        let of = |ranks: &str| recipe(&[("precision", precision), ("machine.ranks", ranks), ("batch.sequences_per_pass", "1")]);
+        let (one, two) = (format!("one-{precision}"), format!("two-{precision}"));
+        let mut whole = Notes::default();
+        let finished = train(folder.path(), &one, &of("1"), &mut whole).unwrap();
+        // Stopped by either rank, then gone on with by another number.
+        for stop in [[Some(3), None], [None, Some(0)]] {
+            for (rank, (notes, outcome)) in train_among(folder.path(), &two, &of("2"), &stop).into_iter().enumerate() {
+                assert!(matches!(outcome.unwrap_err(), TrainError::Stopped { step: 3 }));
+                assert_eq!(notes.begun.len(), usize::from(rank == 0), "only rank 0 is watched");
+            }
+        }
+        let all = train_among(folder.path(), &two, &of("3"), &[Some(11), None, None]);
+        assert!(all.iter().all(|(_, outcome)| matches!(outcome, Err(TrainError::Stopped { step: 11 }))), "{:?}", all[1].1);
+        let all = train_among(folder.path(), &two, &of("2"), &[None, None]);
+        assert_eq!(all[0].1.as_ref().unwrap().held_out_loss, finished.held_out_loss);
+        assert_eq!(all[1].1.as_ref().unwrap().last_loss, all[0].1.as_ref().unwrap().last_loss);
+        assert_eq!(lines(&folder.path().join(&two)), lines(&folder.path().join(&one)));
+        let files = |out: &str, of: &str, name: &str| fs::read(folder.path().join(out).join(of).join(name)).unwrap();
+        let last = format!("checkpoints/step-{:08}", finished.steps);
+        for (part, name) in [("model", "model.safetensors"), (&last, "model.safetensors"), (&last, "optimiser.safetensors")] {
+            assert!(files(&one, part, name) == files(&two, part, name), "{part}/{name}");
+        }
+    }
+}
+
+#[test]
+fn ranks_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    let fails = |recipe: &Recipe| train(folder.path(), "out", recipe, &mut Notes::default()).unwrap_err().to_string();
+    let many = fails(&recipe(&[("machine.ranks", "3")]));
+    assert!(many.contains("`machine.ranks`: is 3, but a step has 2 passes of 2 sequences"), "{many}");
+    assert!(many.contains("set `batch.sequences_per_pass` to 1 or less"), "{many}");
+    let many = fails(&recipe(&[("machine.ranks", "5")]));
+    assert!(many.contains("take at most 4 ranks"), "{many}");
+    let unplaced = fails(&recipe(&[("machine.ranks", "2")]));
+    assert!(unplaced.contains("was not told which of them it is"), "{unplaced}");
+    assert!(Recipe::parse("r", MODEL, &[("machine.ranks".into(), "0".into())]).unwrap_err().to_string().contains("at least 1"));
+    // What one rank cannot do ends all: here rank 0 cannot write its metrics.
+    fs::create_dir_all(folder.path().join("broken/metrics.jsonl")).unwrap();
+    let all = train_among(folder.path(), "broken", &recipe(&[("machine.ranks", "2")]), &[None, None]);
+    let said: Vec<String> = all.into_iter().map(|(_, outcome)| outcome.unwrap_err().to_string()).collect();
+    assert!(said[0].contains("metrics.jsonl") && said[1].contains("rank 0 is gone"), "{said:?}");
 }

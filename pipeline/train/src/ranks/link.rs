@@ -1,0 +1,243 @@
+//! One connection between two ranks. A thread reads and a thread writes, so that a rank that computes still shows that it is there, and
+//! one that waits learns at once of any that is gone.
+//!
+//! A frame is a kind (u8), a number that depends on the kind (u64), a length (u32), all little-endian, and so many bytes.
+
+use super::RankError;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A rank that has nothing to send says so once in this time.
+const BEAT: Duration = Duration::from_secs(1);
+/// A rank that is not heard for this long is gone.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Time for last words.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Frames that wait on either side of a connection.
+const WAITING: usize = 32;
+/// Bytes of a frame, at most.
+const FRAME_BYTES: usize = 1 << 24;
+
+/// What goes over a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Frame {
+    /// Nothing, but from one who is there.
+    Beat,
+    /// Content, with the number that says what it is.
+    Data(u64, Arc<[u8]>),
+    /// Why the other side stops.
+    Failure(String),
+    /// The other side is done.
+    End,
+}
+
+impl Frame {
+    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let (kind, number, bytes): (u8, u64, &[u8]) = match self {
+            Self::Beat => (0, 0, &[]),
+            Self::Data(number, bytes) => (1, *number, bytes),
+            Self::Failure(text) => (2, 0, text.as_bytes()),
+            Self::End => (3, 0, &[]),
+        };
+        let len = u32::try_from(bytes.len()).ok().filter(|&len| len as usize <= FRAME_BYTES);
+        let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a message that is too long"))?;
+        let mut head = [0; 13];
+        head[0] = kind;
+        head[1..9].copy_from_slice(&number.to_le_bytes());
+        head[9..].copy_from_slice(&len.to_le_bytes());
+        to.write_all(&head)?;
+        to.write_all(bytes)
+    }
+
+    pub(super) fn read(from: &mut impl Read) -> io::Result<Self> {
+        let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let (mut kind, mut number, mut len) = ([0; 1], [0; 8], [0; 4]);
+        from.read_exact(&mut kind)?;
+        from.read_exact(&mut number)?;
+        from.read_exact(&mut len)?;
+        let len = u32::from_le_bytes(len) as usize;
+        if len > FRAME_BYTES {
+            return wrong("a message that no rank sends");
+        }
+        let mut bytes = vec![0; len];
+        from.read_exact(&mut bytes)?;
+        match kind[0] {
+            0 => Ok(Self::Beat),
+            1 => Ok(Self::Data(u64::from_le_bytes(number), bytes.into())),
+            2 => Ok(Self::Failure(String::from_utf8_lossy(&bytes).into_owned())),
+            3 => Ok(Self::End),
+            _ => wrong("a message that no rank sends"),
+        }
+    }
+}
+
+/// The first failure that any connection of a rank met.
+pub(super) type Failure = Arc<OnceLock<RankError>>;
+
+/// A connection to one other rank.
+#[derive(Debug)]
+pub(super) struct Link {
+    rank: usize,
+    stream: TcpStream,
+    failure: Failure,
+    inbox: Option<Receiver<(u64, Arc<[u8]>)>>,
+    outbox: Option<SyncSender<Frame>>,
+    reader: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Link {
+    /// Takes over a connection to `rank`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new(rank: usize, stream: TcpStream, failure: Failure) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        let (outbox, to_send) = mpsc::sync_channel(WAITING);
+        let (received, inbox) = mpsc::sync_channel(WAITING);
+        let (from, mut to, heard) = (stream.try_clone()?, stream.try_clone()?, failure.clone());
+        let spawn = |name: String| std::thread::Builder::new().name(name);
+        let reader = spawn(format!("osler-from-{rank}")).spawn(move || {
+            if let Err(error) = read(rank, BufReader::with_capacity(1 << 18, from), &received) {
+                let _ = heard.set(error);
+            }
+        })?;
+        // What cannot be written, the reader learns too: the other side is gone.
+        let writer = spawn(format!("osler-to-{rank}")).spawn(move || drop(write(&mut to, &to_send)))?;
+        Ok(Self { rank, stream, failure, inbox: Some(inbox), outbox: Some(outbox), reader: Some(reader), writer: Some(writer) })
+    }
+
+    /// Sends content, after what was sent before.
+    ///
+    /// # Errors
+    /// The first failure of any connection.
+    pub fn send(&self, number: u64, bytes: Arc<[u8]>) -> Result<(), RankError> {
+        let mut frame = Frame::Data(number, bytes);
+        while let Some(outbox) = &self.outbox {
+            frame = match outbox.try_send(frame) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(frame)) => frame,
+                Err(TrySendError::Disconnected(_)) => break,
+            };
+            self.check()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(self.ended())
+    }
+
+    /// The next content.
+    ///
+    /// # Errors
+    /// The first failure of any connection.
+    pub fn receive(&self) -> Result<(u64, Arc<[u8]>), RankError> {
+        while let Some(inbox) = &self.inbox {
+            match inbox.recv_timeout(Duration::from_millis(20)) {
+                Ok(message) => return Ok(message),
+                Err(RecvTimeoutError::Timeout) => self.check()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Err(self.ended())
+    }
+
+    /// Sends last words, if there is room for them.
+    pub fn abort(&self, message: &str) {
+        if let Some(outbox) = &self.outbox {
+            let _ = outbox.try_send(Frame::Failure(message.to_string()));
+        }
+    }
+
+    fn check(&self) -> Result<(), RankError> {
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
+    /// Why there is nothing more from the other side.
+    fn ended(&self) -> RankError {
+        let ended = || RankError::Gone { rank: self.rank, problem: "it has ended, and should not have yet".into() };
+        self.failure.get().cloned().unwrap_or_else(ended)
+    }
+
+    /// The connection, to be cut as when the process is killed.
+    #[cfg(test)]
+    pub fn stream(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The writer says what waits, then that this is the end.
+        drop(self.outbox.take());
+        drop(self.inbox.take());
+        let begun = Instant::now();
+        while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) && begun.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.stream.shutdown(Shutdown::Both);
+        for thread in [self.writer.take(), self.reader.take()].into_iter().flatten() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Takes what the other side sends, to its end.
+fn read(rank: usize, mut from: impl Read, received: &SyncSender<(u64, Arc<[u8]>)>) -> Result<(), RankError> {
+    loop {
+        match Frame::read(&mut from) {
+            Ok(Frame::Beat) => {}
+            Ok(Frame::Data(number, bytes)) => {
+                if received.send((number, bytes)).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(Frame::Failure(message)) => return Err(RankError::Stopped { rank, message }),
+            Ok(Frame::End) => return Ok(()),
+            Err(error) => return Err(RankError::Gone { rank, problem: why(&error) }),
+        }
+    }
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "its connection is closed".into(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("it was not heard for {} seconds", SILENCE.as_secs()),
+        _ => error.to_string(),
+    }
+}
+
+/// Sends what there is, and a beat now and then, until there will be no more.
+fn write(to: &mut impl Write, to_send: &Receiver<Frame>) -> io::Result<()> {
+    loop {
+        match to_send.recv_timeout(BEAT) {
+            Ok(frame) => frame.write(to)?,
+            Err(RecvTimeoutError::Timeout) => Frame::Beat.write(to)?,
+            Err(RecvTimeoutError::Disconnected) => return Frame::End.write(to),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_back_and_wrong_ones_are_errors() {
+        let frames = [Frame::Beat, Frame::Data(7, vec![1, 2, 3].into()), Frame::Failure("why".into()), Frame::End];
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.write(&mut bytes).unwrap());
+        let mut from = bytes.as_slice();
+        frames.iter().for_each(|frame| assert_eq!(Frame::read(&mut from).unwrap(), *frame));
+        let kind = |bytes: &[u8]| Frame::read(&mut &bytes[..]).unwrap_err().kind();
+        assert_eq!(kind(b""), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(b"GET / HTTP/1.1\r\n\r\n"), io::ErrorKind::InvalidData);
+        assert_eq!(kind(&[9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), io::ErrorKind::InvalidData);
+        // A length that is not there, and one that is too much to try.
+        assert_eq!(kind(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0, 0, 1]), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]), io::ErrorKind::InvalidData);
+    }
+}

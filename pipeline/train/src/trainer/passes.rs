@@ -1,0 +1,163 @@
+//! The passes of a step, shared out among ranks: pass `p` is taken by rank `p` modulo their number, so as many passes as there are ranks
+//! run at the same time, a round. After each, whoever holds a parameter's sum adds the round's gradients to it in order of the passes.
+//! So all sums have the bits that one rank gives them.
+
+use super::{BySource, Entropy, TrainError, Trainer, workspace};
+use crate::model::{Batch, Gradients, Losses};
+use crate::ranks::{Addends, Communicator, RankError};
+use osler_kernels::Operations;
+use osler_kernels::operations::IGNORED;
+use std::ops::Range;
+
+/// What a pass has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub num_rows: usize,
+    pub num_targets: usize,
+}
+
+impl Size {
+    fn of(batch: &Batch) -> Self {
+        Self { num_rows: batch.len(), num_targets: batch.num_targets() }
+    }
+}
+
+/// What a pass said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Told {
+    /// Cross entropy of all its targets.
+    pub entropy: Entropy,
+    pub balance: f64,
+    pub sources: BySource,
+}
+
+impl Told {
+    pub fn new(batch: &Batch, losses: &Losses) -> Self {
+        let mut sources = BySource::new();
+        for ((&source, &target), &loss) in batch.sources.iter().zip(&batch.targets).zip(&losses.rows) {
+            if target != IGNORED {
+                sources.entry(source).or_default().add(f64::from(loss));
+            }
+        }
+        let entropy = Entropy { sum: losses.sum(), num_targets: batch.num_targets() as u64 };
+        Self { entropy, balance: losses.balance, sources }
+    }
+
+    fn write(&self, words: &mut Vec<u64>) {
+        let Self { entropy, balance, sources } = self;
+        words.extend([entropy.sum.to_bits(), entropy.num_targets, balance.to_bits(), sources.len() as u64]);
+        for (&source, entropy) in sources {
+            words.extend([u64::from(source), entropy.sum.to_bits(), entropy.num_targets]);
+        }
+    }
+
+    /// `None` when the words are not those of a pass.
+    fn read(words: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        let mut next = || words.next();
+        let entropy = Entropy { sum: f64::from_bits(next()?), num_targets: next()? };
+        let (balance, count) = (f64::from_bits(next()?), next()?);
+        let mut sources = BySource::new();
+        for _ in 0..count {
+            let source = u32::try_from(next()?).ok()?;
+            sources.insert(source, Entropy { sum: f64::from_bits(next()?), num_targets: next()? });
+        }
+        Some(Self { entropy, balance, sources })
+    }
+}
+
+/// Which of `count` numbered pieces of work a rank takes, in order.
+pub(super) fn share<O: Operations>(ranks: &dyn Communicator<O>, count: usize) -> impl Iterator<Item = usize> + use<O> {
+    (ranks.rank()..count).step_by(ranks.ranks())
+}
+
+/// All `count` pieces in order, from what each rank gave of its share. `read` takes one from its words.
+fn in_order<T>(words: Vec<Vec<u64>>, count: usize, read: impl Fn(&mut std::vec::IntoIter<u64>) -> Option<T>) -> Result<Vec<T>, RankError> {
+    let ranks = words.len();
+    let mut words: Vec<_> = words.into_iter().map(Vec::into_iter).collect();
+    let wrong = |rank: usize| RankError::Unexpected { rank, got: "numbers of another length".into(), wanted: "those of its passes".into() };
+    let all = (0..count).map(|at| read(&mut words[at % ranks]).ok_or_else(|| wrong(at % ranks))).collect::<Result<_, _>>()?;
+    match words.iter().position(|rest| rest.len() > 0) {
+        Some(rank) => Err(wrong(rank)),
+        None => Ok(all),
+    }
+}
+
+/// What all of `count` passes said, in order, from what those of this rank did.
+pub(super) fn gather<O: Operations>(ranks: &mut dyn Communicator<O>, own: &[Told], count: usize) -> Result<Vec<Told>, RankError> {
+    let mut words = Vec::new();
+    own.iter().for_each(|told| told.write(&mut words));
+    in_order(ranks.all_gather(&words)?, count, |words| Told::read(words))
+}
+
+impl<O: Operations> Trainer<O> {
+    /// The sizes of all passes, in order, from the batches of this rank.
+    pub(super) fn sizes(&mut self, batches: &[Batch]) -> Result<Vec<Size>, RankError> {
+        let sizes = batches.iter().map(Size::of);
+        let words: Vec<u64> = sizes.flat_map(|size| [size.num_rows as u64, size.num_targets as u64]).collect();
+        let size = |words: &mut std::vec::IntoIter<u64>| {
+            Some(Size { num_rows: words.next()?.try_into().ok()?, num_targets: words.next()?.try_into().ok()? })
+        };
+        in_order(self.ranks.all_gather(&words)?, self.plan.accumulation as usize, size)
+    }
+
+    /// Takes this rank's passes, whose `batches` these are, and adds the gradients of all ranks' to the sums that are held here.
+    pub(super) fn passes(&mut self, ops: &O, batches: &[Batch], sizes: &[Size], scale: f64) -> Result<Vec<Told>, TrainError> {
+        let Self { model, plan, grads, sums, owners, work, ranks, .. } = self;
+        let (rank, mut begins, mut told) = (ranks.rank(), true, Vec::new());
+        grads.clear(ops)?;
+        for (round, sizes) in sizes.chunks(ranks.ranks()).enumerate() {
+            let from: Vec<usize> = (0..sizes.len()).filter(|&rank| sizes[rank].num_rows > 0).collect();
+            let takes = from.contains(&rank);
+            let mut take = |parameters: Range<usize>, grads: &mut Gradients<O>| {
+                for parameter in parameters {
+                    let (len, owner, sum) = (model.parameters.list[parameter].len(), owners[parameter], sums.get_mut(parameter));
+                    let own = grads.get_mut(parameter).filter(|_| takes);
+                    ranks.reduce(ops, Addends { parameter, len, owner, from: &from, begins, own, sum })?;
+                    if let Some(own) = grads.get_mut(parameter).filter(|_| takes) {
+                        ops.zero_exact(own)?;
+                    }
+                }
+                Ok(())
+            };
+            match batches.get(round) {
+                Some(batch) if takes => {
+                    let work = workspace(work, ops, model, batch, plan.recompute)?;
+                    let losses = model.forward_backward_by_layer(ops, batch, scale, work, grads, &mut take)?;
+                    told.push(Told::new(batch, &losses));
+                }
+                batch => {
+                    told.extend(batch.map(|_| Told::default()));
+                    model.parameters.backward().try_for_each(|parameters| take(parameters, grads))?;
+                }
+            }
+            begins &= from.is_empty();
+        }
+        Ok(told)
+    }
+
+    /// Norm of all sums of gradients together: squares by parameter, added in order of the list.
+    pub(super) fn norm(&mut self, ops: &O) -> Result<f64, TrainError> {
+        let mut words = Vec::new();
+        for sum in (0..self.owners.len()).filter_map(|at| self.sums.get(at)) {
+            words.push(ops.sum_of_squares(sum)?.to_bits());
+        }
+        let mut squares: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
+        let mut sum = 0.0;
+        for &rank in &self.owners {
+            let (got, wanted) = ("too few squares".to_string(), "one for each parameter that it holds".to_string());
+            sum += f64::from_bits(squares[rank].next().ok_or(RankError::Unexpected { rank, got, wanted })?);
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Gives all ranks the weights that each has stepped.
+    pub(super) fn share_weights(&mut self, ops: &O) -> Result<(), TrainError> {
+        if self.ranks.ranks() > 1 {
+            let parameters = self.model.parameters.list.iter().zip(&mut self.model.weights).zip(&self.owners);
+            for (at, ((parameter, weights), &owner)) in parameters.enumerate() {
+                self.ranks.broadcast(ops, owner, (at, parameter.len()), weights)?;
+            }
+        }
+        Ok(())
+    }
+}
