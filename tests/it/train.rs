@@ -136,6 +136,90 @@ steps = 6
     assert!(model(&folder, "out/guidelines") == before);
 }
 
+/// What a run's two folders of a model hold, byte for byte, but for what names no weight.
+fn weights(folder: &Path, out: &str, step: u64) -> [Vec<u8>; 3] {
+    let checkpoint = folder.join(format!("{out}/checkpoints/step-{step:08}"));
+    let read = |name: &str| fs::read(checkpoint.join(name)).expect("checkpoint");
+    [model(folder, out), read("model.safetensors"), read("optimiser.safetensors")]
+}
+
+/// Processes that another started, by their command lines.
+fn started_by(parent: u32) -> Vec<u32> {
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output().expect("ps");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|id| id.parse().expect("a number")).collect()
+}
+
+/// Two and three processes give what one does; a killed one ends all with its number, and the run goes on from there.
+#[test]
+fn several_ranks_end_with_the_bits_of_one() {
+    let scratch = Scratch::new("train-ranks");
+    let folder = scratch.path("");
+    succeed(&mut sample(&folder.join("corpus"), 60));
+    let recipe = RECIPE.replace("sequences_per_step = 2", "sequences_per_step = 4\n[batch]\nsequences_per_pass = 1");
+    // Long enough to be killed on the way.
+    let recipe = recipe.replace("steps = 24", "steps = 96");
+    fs::write(folder.join("recipe.toml"), recipe).expect("recipe");
+    succeed(&mut train(&folder, "one"));
+    let said = succeed(train(&folder, "two").args(["--ranks", "2"]));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said.matches("96 steps").count(), 1, "one of them speaks: {said}");
+    assert!(weights(&folder, "two", 96) == weights(&folder, "one", 96));
+    assert_eq!(metrics(&folder, "two"), metrics(&folder, "one"));
+    let plan = succeed(train(&folder, "two").args(["--ranks", "2", "--dry-run"]));
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("ranks     2: "), "{plan:?}");
+    let (code, said) = fail(train(&folder, "many").args(["--ranks", "5"]));
+    assert!(code == 2 && said.matches("`machine.ranks`: is 5").count() == 1, "{said}");
+
+    // A rank that is killed, and then the one that started it.
+    for (round, child_dies) in [(1, true), (2, false)] {
+        let mut command = train(&folder, "killed");
+        command.args(["--ranks", "3"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut first = command.spawn().expect("run");
+        let begun = Instant::now();
+        let lines = || fs::read_to_string(folder.join("killed/metrics.jsonl")).unwrap_or_default().lines().count();
+        let wait = |count: usize| {
+            while lines() < count {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no {count} steps in a minute");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        wait(1);
+        let others = started_by(first.id());
+        assert_eq!(others.len(), 2);
+        wait(10 * round);
+        let killed = Instant::now();
+        if child_dies {
+            succeed(Command::new("kill").args(["-KILL", &others[1].to_string()]));
+        } else {
+            first.kill().expect("kill");
+        }
+        let output = first.wait_with_output().expect("end");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "it ended before it was killed: the test showed nothing");
+        assert!(!child_dies || said.contains(" is gone ("), "{said}");
+        for id in others {
+            // That of one that has ended and was not waited for is empty.
+            while fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+                assert!(killed.elapsed() < Duration::from_secs(10), "process {id} goes on without the others");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    // Started by hand, each by itself, as on several machines.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a free port").to_string();
+    let by_hand = |rank: &str| {
+        let mut command = train(&folder, "killed");
+        command.args(["--ranks", "2", "--rank", rank, "--address", &address]).stdout(Stdio::null());
+        command
+    };
+    let mut other = by_hand("1").spawn().expect("rank 1");
+    succeed(&mut by_hand("0"));
+    assert!(other.wait().expect("wait").success());
+    assert!(weights(&folder, "killed", 96) == weights(&folder, "one", 96));
+    assert_eq!(metrics(&folder, "killed"), metrics(&folder, "one"));
+}
+
 #[test]
 fn a_signal_stops_at_a_checkpoint() {
     let scratch = Scratch::new("train-stop");

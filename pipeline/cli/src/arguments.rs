@@ -302,9 +302,28 @@ pub struct TrainArguments {
     /// Overrides a key that is no flag: `--set model.config.num_hidden_layers=2`. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    pub ranks: RankArguments,
     /// Overrides given as flags; filled in by [`parse`].
     #[arg(skip)]
     pub flags: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub struct RankArguments {
+    /// Processes that take the steps together, instead of the recipe's `machine.ranks`. All are started on this machine, unless
+    /// --rank says which of them this is.
+    #[arg(long, value_name = "COUNT")]
+    pub ranks: Option<u32>,
+    /// Which of the ranks this is, from 0: where they are on several machines, each is started by itself.
+    #[arg(long, requires = "address")]
+    pub rank: Option<usize>,
+    /// Where rank 0 listens and the others find it.
+    #[arg(long, value_name = "HOST:PORT", requires = "rank")]
+    pub address: Option<String>,
+    /// Given by rank 0 to those that it starts: how many there are on this machine.
+    #[arg(long, hide = true)]
+    pub neighbours: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -376,7 +395,8 @@ impl TrainArguments {
     /// # Errors
     /// When a `--set` has no `=`.
     pub fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
-        Ok([self.flags.clone(), settings(&self.set)?].concat())
+        let ranks = self.ranks.ranks.map(|ranks| ("machine.ranks".to_string(), ranks.to_string()));
+        Ok([self.flags.clone(), settings(&self.set)?, ranks.into_iter().collect()].concat())
     }
 }
 

@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod generate;
 mod progress;
+mod ranks;
 mod render;
 mod tokens;
 mod train;

@@ -2,6 +2,7 @@
 
 use crate::arguments::{ProgressKind, TrainArguments};
 use crate::commands::{read_recipe, stop_on};
+use crate::ranks::Ranks;
 use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
 use osler_schemas::chain;
@@ -33,6 +34,12 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
     let cancelled = Arc::new(AtomicBool::new(false));
     stop_on(&cancelled)?;
     let all = std::path::absolute(&out)?;
+    let count = ranks_of(runs.iter().map(|(_, recipe)| recipe))?;
+    if let Some((_, recipe)) = runs.first().filter(|_| count > 1 && !only_plan) {
+        // What is wrong is said once, before there are others to say it too.
+        Outline::new(recipe, &base)?;
+    }
+    let ranks = if only_plan { None } else { Some(Ranks::gather(&arguments.ranks, count)?) };
     let mut weights = None;
     for (folder, recipe) in runs {
         let out = if folder.as_os_str().is_empty() { out.clone() } else { out.join(&folder) };
@@ -49,14 +56,37 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
             }
             let head = if folder.as_os_str().is_empty() { String::new() } else { format!("stage {}\n", folder.display()) };
             writeln!(stdout(), "{head}{}", dry_run(&recipe, &base)?.trim_end())?;
-        } else {
-            one(Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled }, progress)?;
+        }
+        if let Some(ranks) = &ranks {
+            let wait = || ranks.check();
+            let options = Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled, place: ranks.place(&wait) };
+            match ranks.rank() {
+                0 => one(options, progress)?,
+                _ => match osler_train::run(options, &mut Silent) {
+                    Ok(_) => {}
+                    // Rank 0 says it.
+                    Err(error) if ranks.is_started() && error.is_shared() => return Ok(Failure::from(error).code),
+                    Err(error) => return Err(error.into()),
+                },
+            }
         }
     }
     Ok(0)
 }
 
-/// One run, to its end.
+/// The number of processes that take all runs of a recipe.
+fn ranks_of<'a>(mut runs: impl Iterator<Item = &'a Recipe>) -> Result<usize, Failure> {
+    let count = runs.next().map_or(1, |recipe| recipe.machine.ranks);
+    match runs.find(|recipe| recipe.machine.ranks != count) {
+        Some(other) => {
+            let problem = format!("recipe key `machine.ranks`: is {count} in one stage and {} in another", other.machine.ranks);
+            Err(Failure::user(format!("{problem}: the same processes take all stages")))
+        }
+        None => Ok(count as usize),
+    }
+}
+
+/// One run, to its end, as the rank that others watch.
 fn one(options: Options<'_>, progress: ProgressKind) -> Result<(), Failure> {
     let finished = match progress {
         ProgressKind::None => osler_train::run(options, &mut Silent),
@@ -133,7 +163,9 @@ fn describe_budget(budget: &Budget) -> String {
     {
         lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
     }
-    if machine.devices > 1 {
+    if machine.ranks > 1 {
+        lines.push(format!("ranks     {}: above is what the fullest takes; each has all weights, and a part of the rest", machine.ranks));
+    } else if machine.devices > 1 {
         lines.push(format!(
             "memory    {:<12} {:>20} bytes, all but activations shared out",
             "a device",
