@@ -163,14 +163,14 @@ impl<'a, O: Operations> Run<'a, O> {
 
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let mut nobody = Nobody;
-        let finished = self.to_the_end(if self.desk.is_some() { watch } else { &mut nobody });
+        let finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
         if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
             self.trainer.ranks().abort(&error.to_string());
         }
         finished
     }
 
-    fn to_the_end(&mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
+    fn finish(&mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let (steps, recipe) = (self.outline.budget.solved.steps, self.options.recipe);
         watch.begin(&self.outline, self.trainer.num_steps());
         let mut alarm = Alarm::new(recipe.alarm.window);
@@ -322,9 +322,12 @@ fn meet<O: Operations>(options: &Options<'_>, outline: &Outline) -> Result<Box<d
 /// Makes sure that all ranks begin at the same step.
 fn agree<O: Operations>(ranks: &mut dyn Communicator<O>, step: u64, out: &Path) -> Result<(), TrainError> {
     let steps = ranks.all_gather(&[step])?;
-    let Some(rank) = steps.iter().position(|other| *other != steps[0]) else { return Ok(()) };
-    let problem =
-        format!("rank {rank} finds a checkpoint of step {:?} and rank 0 of {:?}: all have to see one folder", steps[rank], steps[0]);
+    let first = steps.first().and_then(|words| words.first()).copied();
+    let Some((rank, other)) = steps.iter().map(|words| words.first().copied()).enumerate().find(|(_, other)| *other != first) else {
+        return Ok(());
+    };
+    let [other, first] = [other, first].map(Option::unwrap_or_default);
+    let problem = format!("rank {rank} would go on from step {other} and rank 0 from step {first}: all ranks have to see one folder");
     Err(TrainError::Folder { path: out.to_path_buf(), problem })
 }
 

@@ -96,15 +96,19 @@ impl Link {
     /// # Errors
     /// Those of the system.
     pub fn new(rank: usize, stream: TcpStream, failure: Failure) -> io::Result<Self> {
+        Self::with_silence(rank, stream, failure, SILENCE)
+    }
+
+    fn with_silence(rank: usize, stream: TcpStream, failure: Failure, silence: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(silence))?;
         let (outbox, to_send) = mpsc::sync_channel(WAITING);
         let (received, inbox) = mpsc::sync_channel(WAITING);
         let (from, mut to, heard) = (stream.try_clone()?, stream.try_clone()?, failure.clone());
         let spawn = |name: String| std::thread::Builder::new().name(name);
         let reader = spawn(format!("osler-from-{rank}")).spawn(move || {
-            if let Err(error) = read(rank, BufReader::with_capacity(1 << 18, from), &received) {
-                let _ = heard.set(error);
+            if let Err(error) = read(rank, BufReader::with_capacity(1 << 18, from), &received, &heard) {
+                let _ = heard.set(RankError::Gone { rank, problem: why(&error, silence) });
             }
         })?;
         // What cannot be written, the reader learns too: the other side is gone.
@@ -171,13 +175,19 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The writer says what waits, then that this is the end.
+        // The writer says what waits, then that this is the end. What the other side has not read yet is not to be lost, so the
+        // connection is closed when it has ended too.
         drop(self.outbox.take());
         drop(self.inbox.take());
         let begun = Instant::now();
-        while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) && begun.elapsed() < FAREWELL {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let wait = |thread: &Option<JoinHandle<()>>| {
+            while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && begun.elapsed() < FAREWELL {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        wait(&self.writer);
+        let _ = self.stream.shutdown(Shutdown::Write);
+        wait(&self.reader);
         let _ = self.stream.shutdown(Shutdown::Both);
         for thread in [self.writer.take(), self.reader.take()].into_iter().flatten() {
             let _ = thread.join();
@@ -185,27 +195,22 @@ impl Drop for Link {
     }
 }
 
-/// Takes what the other side sends, to its end.
-fn read(rank: usize, mut from: impl Read, received: &SyncSender<(u64, Arc<[u8]>)>) -> Result<(), RankError> {
+/// Takes what the other side sends, to its end, also when nobody asks for it any more.
+fn read(rank: usize, mut from: impl Read, received: &SyncSender<(u64, Arc<[u8]>)>, failure: &Failure) -> io::Result<()> {
     loop {
-        match Frame::read(&mut from) {
-            Ok(Frame::Beat) => {}
-            Ok(Frame::Data(number, bytes)) => {
-                if received.send((number, bytes)).is_err() {
-                    return Ok(());
-                }
-            }
-            Ok(Frame::Failure(message)) => return Err(RankError::Stopped { rank, message }),
-            Ok(Frame::End) => return Ok(()),
-            Err(error) => return Err(RankError::Gone { rank, problem: why(&error) }),
+        match Frame::read(&mut from)? {
+            Frame::Beat => {}
+            Frame::Data(number, bytes) => drop(received.send((number, bytes))),
+            Frame::Failure(message) => drop(failure.set(RankError::Stopped { rank, message })),
+            Frame::End => return Ok(()),
         }
     }
 }
 
-fn why(error: &io::Error) -> String {
+fn why(error: &io::Error, silence: Duration) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "its connection is closed".into(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("it was not heard for {} seconds", SILENCE.as_secs()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("it was not heard for {} seconds", silence.as_secs_f64()),
         _ => error.to_string(),
     }
 }
@@ -224,6 +229,40 @@ fn write(to: &mut impl Write, to_send: &Receiver<Frame>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Links of this process with two others: one that hangs, and one that only computes.
+    #[test]
+    fn one_that_hangs_is_gone_and_one_that_computes_is_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0);
+        let (_hangs, here) = pair();
+        let link = Link::with_silence(3, here, Failure::default(), Duration::from_millis(1500)).unwrap();
+        let wanted = RankError::Gone { rank: 3, problem: "it was not heard for 1.5 seconds".into() };
+        assert_eq!(link.receive(), Err(wanted));
+        let (there, here) = pair();
+        let computes = Link::new(0, there, Failure::default()).unwrap();
+        let link = Link::with_silence(3, here, Failure::default(), Duration::from_millis(1500)).unwrap();
+        std::thread::sleep(Duration::from_secs(4));
+        computes.send(5, vec![6].into()).unwrap();
+        assert_eq!(link.receive(), Ok((5, vec![6].into())));
+    }
+
+    /// What waits is bounded, and what is not taken is not lost.
+    #[test]
+    fn a_slow_receiver_gets_all() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let [from, to] = [there, listener.accept().unwrap().0].map(|stream| Link::new(0, stream, Failure::default()).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || (0..400).for_each(|number| from.send(number, vec![number as u8; 1 << 18].into()).unwrap()));
+            std::thread::sleep(Duration::from_millis(200));
+            // The sender has ended before all is read.
+            for number in 0..400 {
+                let (got, bytes) = to.receive().unwrap();
+                assert!(got == number && bytes.len() == 1 << 18 && bytes[1000] == number as u8);
+            }
+        });
+    }
 
     #[test]
     fn frames_come_back_and_wrong_ones_are_errors() {

@@ -35,7 +35,8 @@ impl Mesh {
         let (number, bytes) = self.link(from)?.receive()?;
         match Topic::of(number) {
             Some(got) if got == topic => Ok(bytes),
-            got => Err(unexpected(from, format!("{got:?}"), format!("{topic:?}"))),
+            Some(got) => Err(unexpected(from, format!("{got:?}"), format!("{topic:?}"))),
+            None => Err(unexpected(from, "what no rank sends".into(), format!("{topic:?}"))),
         }
     }
 }
@@ -100,7 +101,7 @@ impl<O: Operations> Communicator<O> for Mesh {
     fn receive(&mut self, from: usize, topic: Topic, values: &mut [f32]) -> Result<(), RankError> {
         let bytes = self.receive_bytes(from, topic)?;
         if bytes.len() != 4 * values.len() {
-            return Err(unexpected(from, format!("{} bytes of {topic:?}", bytes.len()), format!("{}", 4 * values.len())));
+            return Err(unexpected(from, format!("{} bytes of {topic:?}", bytes.len()), format!("{} bytes", 4 * values.len())));
         }
         values.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(value, bytes)| *value = f32::from_le_bytes(*bytes));
         Ok(())

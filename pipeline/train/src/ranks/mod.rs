@@ -23,7 +23,7 @@ pub enum RankError {
     Gone { rank: usize, problem: String },
     #[error("rank {rank} stopped: {message}")]
     Stopped { rank: usize, message: String },
-    #[error("rank {rank} sent {got} where {wanted} was due: all ranks have to run the same program with the same recipe")]
+    #[error("rank {rank} sent {got}, and not {wanted}: all ranks have to run the same program with the same recipe")]
     Unexpected { rank: usize, got: String, wanted: String },
     #[error("{0}")]
     Meeting(String),

@@ -212,11 +212,11 @@ fn ranks_out_of_step_are_found_out() {
     assert_eq!(receive(|mesh| mesh.send(0, Topic::Gradient(3), &[1.0, 2.0]).unwrap(), gradient), None);
     let said = |error: Option<RankError>| error.unwrap().to_string();
     let error = said(receive(|mesh| mesh.send(0, Topic::Gradient(3), &[1.0; 3]).unwrap(), gradient));
-    assert!(error.starts_with("rank 1 sent 12 bytes of Gradient(3) where 8 was due"), "{error}");
+    assert!(error.starts_with("rank 1 sent 12 bytes of Gradient(3), and not 8 bytes"), "{error}");
     let error = said(receive(|mesh| mesh.send(0, Topic::Weights(3), &[1.0; 2]).unwrap(), gradient));
-    assert!(error.starts_with("rank 1 sent Some(Weights(3)) where Gradient(3) was due"), "{error}");
+    assert!(error.starts_with("rank 1 sent Weights(3), and not Gradient(3)"), "{error}");
     let error = said(receive(|mesh| mesh.send(0, Topic::Words, &[1.0; 3]).unwrap(), |mesh| mesh.all_gather(&[]).map(drop)));
-    assert!(error.starts_with("rank 1 sent 12 bytes where a whole number of words was due"), "{error}");
+    assert!(error.starts_with("rank 1 sent 12 bytes, and not a whole number of words"), "{error}");
     // Another number of passes.
     let told = ranks(2, |mesh| {
         let (ops, passes) = (Cpu::<f32>::new(1).unwrap(), 4 + 2 * mesh.rank as u32);

@@ -86,7 +86,7 @@ fn in_order<T>(words: Vec<Vec<u64>>, count: usize, read: impl Fn(&mut std::vec::
 pub(super) fn gather<O: Operations>(ranks: &mut dyn Communicator<O>, own: &[Told], count: usize) -> Result<Vec<Told>, RankError> {
     let mut words = Vec::new();
     own.iter().for_each(|told| told.write(&mut words));
-    in_order(ranks.all_gather(&words)?, count, |words| Told::read(words))
+    in_order(ranks.all_gather(&words)?, count, Told::read)
 }
 
 impl<O: Operations> Trainer<O> {
