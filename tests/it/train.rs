@@ -157,7 +157,7 @@ fn several_ranks_end_with_the_bits_of_one() {
     succeed(&mut sample(&folder.join("corpus"), 60));
     let recipe = RECIPE.replace("sequences_per_step = 2", "sequences_per_step = 4\n[batch]\nsequences_per_pass = 1");
     // Long enough to be killed on the way.
-    let recipe = recipe.replace("steps = 24", "steps = 96");
+    let recipe = recipe.replace("steps = 24", "steps = 96").replace("every_steps = 3", "every_steps = 8");
     fs::write(folder.join("recipe.toml"), recipe).expect("recipe");
     succeed(&mut train(&folder, "one"));
     let said = succeed(train(&folder, "two").args(["--ranks", "2"]));
@@ -176,17 +176,16 @@ fn several_ranks_end_with_the_bits_of_one() {
         command.args(["--ranks", "3"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut first = command.spawn().expect("run");
         let begun = Instant::now();
-        let lines = || fs::read_to_string(folder.join("killed/metrics.jsonl")).unwrap_or_default().lines().count();
-        let wait = |count: usize| {
-            while lines() < count {
-                assert!(begun.elapsed() < Duration::from_secs(60), "no {count} steps in a minute");
+        let wait = |what: &str, done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{what} not in a minute");
                 std::thread::sleep(Duration::from_millis(2));
             }
         };
-        wait(1);
+        let lines = || fs::read_to_string(folder.join("killed/metrics.jsonl")).unwrap_or_default().lines().count();
+        wait("two others", &|| started_by(first.id()).len() == 2);
         let others = started_by(first.id());
-        assert_eq!(others.len(), 2);
-        wait(10 * round);
+        wait("more steps", &|| lines() >= 10 * round);
         let killed = Instant::now();
         if child_dies {
             succeed(Command::new("kill").args(["-KILL", &others[1].to_string()]));
