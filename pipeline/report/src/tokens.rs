@@ -39,7 +39,7 @@ fn packing(tokens: &Tokens) -> Option<Figure> {
         note: "What the places of all chunks hold. Tokens in no chunk are in the shards, and in chunks of another length or mix.".into(),
         svg: chart::mix("Places in chunks", &parts),
         legend: parts.iter().map(|(colour, name, _)| (format!("c{colour}"), name.clone())).collect(),
-        head: ["", "shards"].map(String::from).into(),
+        head: ["", "value"].map(String::from).into(),
         rows,
         open: true,
     })
