@@ -21,6 +21,8 @@ pub enum KernelError {
     Value { kernel: &'static str, argument: &'static str, wanted: &'static str },
     #[error("no memory for a buffer of {bytes} bytes: use a smaller batch or model")]
     Memory { bytes: usize },
+    #[error("the device failed: {0}")]
+    Launch(String),
     #[error("cannot start threads: {0}")]
     Threads(String),
     #[error("no device `{0}`: this build knows `cpu`")]

@@ -1,0 +1,20 @@
+// Sums over rows in one order, whatever runs when: each block sums a part of the rows, then one thread per column adds the parts.
+
+// partials[block, column] = the sum of `rows_per_block` rows of input [rows, columns].
+KERNEL(column_partials, 256)(float* partials, const uint16_t* input, uint64_t rows, uint32_t columns, uint32_t rows_per_block) {
+    const uint64_t first = uint64_t(blockIdx.x) * rows_per_block;
+    for (uint32_t column = threadIdx.x; column < columns; column += blockDim.x) {
+        float sum = 0.0f;
+        for (uint64_t row = first; row < rows && row < first + rows_per_block; row++) sum += bf16_to_float(input[row * columns + column]);
+        partials[uint64_t(blockIdx.x) * columns + column] = sum;
+    }
+}
+
+// output[column] += the sum over `parts` rows of partials [parts, columns].
+KERNEL(add_partials, 256)(float* output, const float* partials, uint32_t parts, uint64_t columns) {
+    const uint64_t column = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (column >= columns) return;
+    float sum = 0.0f;
+    for (uint32_t part = 0; part < parts; part++) sum += partials[part * columns + column];
+    output[column] += sum;
+}

@@ -1,0 +1,59 @@
+//! Compiles every kernel of `kernels/cuda` as C++ for the host, with the emulator's headers in place of CUDA.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// `address` builds with AddressSanitizer, which finds accesses outside buffers and names the kernel's line.
+const SANITIZE: &str = "OSLER_EMULATOR_SANITIZE";
+
+fn main() {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let cuda = root.join("../cuda");
+    for path in ["include", "src", "../cuda"] {
+        println!("cargo:rerun-if-changed={}", root.join(path).display());
+    }
+    println!("cargo:rerun-if-env-changed={SANITIZE}");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++20").opt_level(2).flag("-ftree-vectorize").flag("-g1").define("OSLER_EMULATOR", None);
+    build.include(root.join("include")).include(&cuda).include(&root.join("src"));
+    // Kernels are full of pragmas for another compiler; their warnings are that compiler's to give.
+    build.flag("-Wno-unknown-pragmas").warnings(false);
+    if env::var(SANITIZE).is_ok_and(|kind| kind == "address") {
+        build.flag("-fsanitize=address").flag("-fno-omit-frame-pointer");
+        println!("cargo:rustc-link-arg=-fsanitize=address");
+    }
+    // Nothing asks for a symbol of the units that enter kernels into the table, so the linker must be told to keep them.
+    build.link_lib_modifier("+whole-archive");
+    build.file(root.join("src/launch.cpp"));
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(&cuda).expect("kernels/cuda is there").map(|entry| entry.expect("readable").path()).collect();
+    names.push(root.join("src/probes.cu"));
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    names.sort();
+    for path in names {
+        build.file(unit(&path, &out));
+    }
+    if let Err(error) = build.try_compile("osler_emulator") {
+        panic!("the CUDA emulator needs a C++20 compiler (g++ 10 or later, clang 12 or later; set CXX to choose): {error}");
+    }
+}
+
+/// A C++ file that compiles one file of kernels and enters each into the table of kernels.
+fn unit(path: &Path, out: &Path) -> PathBuf {
+    let source = fs::read_to_string(path).expect("readable");
+    let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
+    let mut text = format!("#include \"ptx.cuh\"\n#include \"{}\"\n", path.display());
+    // `KERNEL(name, threads)(` is how every kernel begins.
+    for head in source.lines().filter_map(|line| line.strip_prefix("KERNEL(")) {
+        let (name, rest) = head.split_once(", ").expect("KERNEL(name, threads)");
+        let (threads, _) = rest.split_once(')').expect("KERNEL(name, threads)");
+        writeln!(text, "static emulator::Registration {name}_entry(\"{name}\", {threads}, {name});").expect("to a string");
+    }
+    let file = out.join(format!("{stem}.cpp"));
+    if fs::read_to_string(&file).ok().as_deref() != Some(&text) {
+        fs::write(&file, text).expect("the folder of this build can be written");
+    }
+    file
+}

@@ -1,0 +1,228 @@
+// One block of CUDA threads as fibers of one CPU thread, and who runs next.
+//
+// A fiber runs until it must wait. Then the next one that can run is resumed; when none can, work that was left in flight (TMA copies)
+// is completed, one piece at a time; when nothing is in flight either, the block is deadlocked and the launch ends with a report of what
+// each thread waits for. So asynchronous work is always as late as it may be, which is when a missing wait shows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+namespace emulator {
+
+constexpr unsigned WARP_LANES = 32;
+constexpr unsigned WARPGROUP_THREADS = 128;
+constexpr unsigned MAX_THREADS = 1024;
+constexpr unsigned NAMED_BARRIERS = 16;
+// What a block may have of a multiprocessor of compute capability 9.0, and what it has without asking.
+constexpr size_t SHARED_BYTES = 227 * 1024;
+// Each byte of this makes a NaN of a bf16 and of a float, and an index out of any range.
+constexpr int POISON = 0xFF;
+
+// Where a thread stands in the kernel's source.
+struct Place {
+    const char* file;
+    int line;
+};
+
+// What a fiber waits for. The text is made only when there is a deadlock to report.
+struct Wait {
+    const char* what = nullptr;
+    long long detail = 0;
+    Place place = {nullptr, 0};
+};
+
+// One CUDA thread.
+struct Fiber {
+    void* stack_pointer = nullptr;
+    dim3 index;
+    Wait wait;
+    bool done = false;
+};
+
+// A barrier of a known number of threads: what is arrived, and who waits.
+struct Barrier {
+    unsigned arrived = 0;
+    std::vector<uint16_t> waiting;
+};
+
+// What the lanes of a warp lay down for an operation that they do together.
+struct WarpSlot {
+    alignas(16) unsigned char bytes[192];
+};
+
+struct Warp {
+    Barrier barrier;
+    const char* operation = nullptr;
+    WarpSlot slots[WARP_LANES];
+};
+
+// Asynchronous work that touches memory after the instruction that started it.
+using Completion = std::function<void()>;
+
+// A copy by cp.async that has not landed: `bytes` from `from`, then zeros up to 16.
+struct PendingCopy {
+    unsigned char* to;
+    const void* from;
+    unsigned bytes;
+};
+
+enum class Order : unsigned { Forward = 0, Backward = 1 };
+
+struct PendingProduct;
+
+struct Block {
+    dim3 index, grid, size;
+    unsigned threads = 0;
+    Order order = Order::Forward;
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    Barrier barriers[NAMED_BARRIERS];
+    unsigned barrier_threads[NAMED_BARRIERS] = {};
+    unsigned current = 0;
+    unsigned unfinished = 0;
+    std::deque<uint16_t> ready;
+    std::deque<Completion> in_flight;
+    // Fibers that wait for a phase of an mbarrier, by its offset in shared memory.
+    std::map<uint32_t, std::vector<uint16_t>> phase_waiters;
+    // Copies by cp.async, by thread and group, and products by wgmma, by thread: see tensor_core.hpp and hopper.hpp.
+    std::vector<std::vector<std::vector<PendingCopy>>> copy_groups;
+    std::vector<std::vector<PendingProduct*>> products;
+    unsigned char* shared = nullptr;
+    size_t dynamic_bytes = 0;
+    size_t static_bytes = 0;
+    std::map<const void*, size_t> static_offsets;
+    void* host_stack_pointer = nullptr;
+    const std::function<void()>* body = nullptr;
+    std::string error;
+};
+
+inline thread_local Block* block = nullptr;
+
+extern "C" void osler_emulator_switch(void** from, void* to);
+
+inline unsigned lane() { return block->current % WARP_LANES; }
+inline Warp& warp() { return block->warps[block->current / WARP_LANES]; }
+inline Fiber& fiber() { return block->fibers[block->current]; }
+
+inline std::string name(dim3 at) {
+    return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) + ")";
+}
+
+// Ends the launch with this message; the fibers are left where they are and never resumed.
+[[noreturn]] inline void fail(const std::string& message, Place place = {nullptr, 0}) {
+    block->error = "block " + name(block->index) + ", thread " + std::to_string(block->current) + ": " + message;
+    if (place.file) block->error += " at " + std::string(place.file) + ":" + std::to_string(place.line);
+    void* abandoned;
+    osler_emulator_switch(&abandoned, block->host_stack_pointer);
+    abort();
+}
+
+// What every unfinished thread waits for, like waits together.
+inline std::string describe_waits() {
+    std::map<std::string, std::vector<unsigned>> waits;
+    for (unsigned thread = 0; thread < block->threads; thread++) {
+        const Fiber& at = block->fibers[thread];
+        if (at.done) {
+            waits["have ended"].push_back(thread);
+            continue;
+        }
+        std::string text = std::string("wait for ") + at.wait.what;
+        if (at.wait.detail >= 0) text += " " + std::to_string(at.wait.detail);
+        if (at.wait.place.file) text += " (" + std::string(at.wait.place.file) + ":" + std::to_string(at.wait.place.line) + ")";
+        waits[text].push_back(thread);
+    }
+    std::string report;
+    for (const auto& [text, threads] : waits) {
+        report += "; " + std::to_string(threads.size()) + " threads (" + std::to_string(threads.front()) + " to " +
+                  std::to_string(threads.back()) + ") " + text;
+    }
+    return report;
+}
+
+inline void resume_next(void** save) {
+    Block& at = *block;
+    while (at.ready.empty()) {
+        if (at.in_flight.empty()) {
+            at.error = "block " + name(at.index) + ": deadlock" + describe_waits();
+            osler_emulator_switch(save, at.host_stack_pointer);
+            abort();
+        }
+        Completion completion = std::move(at.in_flight.front());
+        at.in_flight.pop_front();
+        completion();
+    }
+    at.current = at.ready.front();
+    at.ready.pop_front();
+    osler_emulator_switch(save, at.fibers[at.current].stack_pointer);
+}
+
+// Stops this thread until another makes it ready.
+inline void wait(Wait what) {
+    Fiber& self = fiber();
+    self.wait = what;
+    resume_next(&self.stack_pointer);
+}
+
+inline void make_ready(std::vector<uint16_t>& waiting) {
+    if (block->order == Order::Forward) {
+        block->ready.insert(block->ready.end(), waiting.begin(), waiting.end());
+    } else {
+        block->ready.insert(block->ready.end(), waiting.rbegin(), waiting.rend());
+    }
+    waiting.clear();
+}
+
+// Counts this thread in; true for the one that completes the barrier, which frees the others.
+inline bool arrive(Barrier& barrier, unsigned expected) {
+    if (++barrier.arrived < expected) return false;
+    barrier.arrived = 0;
+    return true;
+}
+
+inline void synchronize(Barrier& barrier, unsigned expected, Wait what) {
+    if (arrive(barrier, expected)) {
+        make_ready(barrier.waiting);
+    } else {
+        barrier.waiting.push_back(static_cast<uint16_t>(block->current));
+        wait(what);
+    }
+}
+
+// The offset of `pointer` in the block's shared memory, which is its address on a device; `bytes` must lie in it.
+inline uint32_t shared_offset(const void* pointer, size_t bytes, size_t alignment, const char* operation) {
+    const auto* at = static_cast<const unsigned char*>(pointer);
+    if (at < block->shared || at + bytes > block->shared + block->dynamic_bytes + block->static_bytes) {
+        fail(std::string(operation) + ": not in shared memory, or past its end");
+    }
+    const auto offset = static_cast<uint32_t>(at - block->shared);
+    if (offset % alignment != 0) fail(std::string(operation) + ": shared address not aligned to " + std::to_string(alignment));
+    return offset;
+}
+
+// A static array of the kernel: the same for all threads of the block, poisoned when the first one comes to it.
+inline void* static_shared(const void* key, size_t bytes, size_t alignment) {
+    auto found = block->static_offsets.find(key);
+    if (found == block->static_offsets.end()) {
+        size_t start = block->dynamic_bytes + block->static_bytes;
+        start = (start + alignment - 1) / alignment * alignment;
+        if (start + bytes > SHARED_BYTES) fail("more shared memory than a block may have");
+        memset(block->shared + start, POISON, bytes);
+        block->static_bytes = start + bytes - block->dynamic_bytes;
+        found = block->static_offsets.emplace(key, start).first;
+    }
+    return block->shared + found->second;
+}
+
+}  // namespace emulator

@@ -1,0 +1,146 @@
+//! Runs the kernels of `kernels/cuda` on a CPU, the same files that a GPU gets: one fiber per CUDA thread, and functional models of
+//! tensor cores, asynchronous copies and barriers. `docs/kernels.md` says what this can show and what it cannot.
+//!
+//! [`Emulator`] is a [`Launcher`], so `Gpu<Emulator>` is a device like any other.
+
+mod product;
+
+use osler_kernels::KernelError;
+use osler_kernels::cuda::{Argument, Launch, Launcher, Product};
+use osler_kernels::operations::Done;
+use std::ffi::{CString, c_char, c_void};
+
+/// In which order blocks and threads run, where nothing but chance decides on a device. Kernels must give the same bits in both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Order {
+    #[default]
+    Forward = 0,
+    Backward = 1,
+}
+
+/// A device that is this CPU.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Emulator {
+    pub order: Order,
+}
+
+/// Memory of the emulated device: whole 16-byte units, each piece an allocation of its own, so that a sanitizer sees its end.
+#[derive(Debug)]
+pub struct Allocation {
+    units: Vec<Unit>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(16))]
+struct Unit([u8; 16]);
+
+impl Allocation {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `Unit` is 16 bytes without padding, and any bytes are valid as u8.
+        unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast(), self.units.len() * 16) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; any bytes are a valid `Unit` too, and the slice is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.units.as_mut_ptr().cast(), self.units.len() * 16) }
+    }
+}
+
+/// As `emulator::Argument` in `include/emulator/launch.hpp`.
+#[repr(C)]
+struct RawArgument {
+    kind: u32,
+    value: *const c_void,
+}
+
+unsafe extern "C" {
+    fn osler_emulator_launch(
+        kernel: *const c_char,
+        grid: *const u32,
+        threads: u32,
+        shared_bytes: u64,
+        order: u32,
+        arguments: *const RawArgument,
+        count: usize,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> usize;
+}
+
+/// Kind of the parameter, and where its value lies.
+fn raw(argument: &Argument) -> RawArgument {
+    let (kind, value): (u32, *const c_void) = match argument {
+        Argument::Pointer(address) => (0, std::ptr::from_ref(address).cast()),
+        Argument::U32(value) => (1, std::ptr::from_ref(value).cast()),
+        Argument::U64(value) => (2, std::ptr::from_ref(value).cast()),
+        Argument::F32(value) => (3, std::ptr::from_ref(value).cast()),
+    };
+    RawArgument { kind, value }
+}
+
+impl Launcher for Emulator {
+    type Memory = Allocation;
+
+    fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        let mut units = Vec::new();
+        units.try_reserve_exact(bytes.div_ceil(16)).map_err(|_| KernelError::Memory { bytes })?;
+        units.resize(bytes.div_ceil(16), Unit::default());
+        Ok(Allocation { units })
+    }
+
+    fn address(&self, memory: &Allocation) -> u64 {
+        memory.units.as_ptr() as u64
+    }
+
+    fn write(&self, memory: &mut Allocation, at: usize, bytes: &[u8]) -> Done {
+        memory.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, memory: &Allocation, at: usize, bytes: &mut [u8]) -> Done {
+        bytes.copy_from_slice(&memory.bytes()[at..at + bytes.len()]);
+        Ok(())
+    }
+
+    fn copy(&self, from: &Allocation, to: &mut Allocation, at: usize, bytes: usize) -> Done {
+        to.bytes_mut()[at..at + bytes].copy_from_slice(&from.bytes()[..bytes]);
+        Ok(())
+    }
+
+    fn clear(&self, memory: &mut Allocation) -> Done {
+        memory.bytes_mut().fill(0);
+        Ok(())
+    }
+
+    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done {
+        let name = CString::new(launch.kernel).map_err(|error| KernelError::Launch(error.to_string()))?;
+        let raw: Vec<RawArgument> = arguments.iter().map(raw).collect();
+        let mut message = vec![0u8; 4096];
+        let (order, shared_bytes) = (self.order as u32, u64::from(launch.shared_bytes));
+        // SAFETY: all pointers are to live values of the lengths given with them. Kinds and number of the arguments are checked against
+        // the kernel's parameters on the other side; that its pointers reach far enough is what the launchers are written and tested for.
+        let length = unsafe {
+            osler_emulator_launch(
+                name.as_ptr(),
+                launch.grid.as_ptr(),
+                launch.threads,
+                shared_bytes,
+                order,
+                raw.as_ptr(),
+                raw.len(),
+                message.as_mut_ptr().cast(),
+                message.len(),
+            )
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        Err(KernelError::Launch(String::from_utf8_lossy(&message[..length]).into_owned()))
+    }
+
+    fn multiply(&self, product: &Product) -> Done {
+        product::multiply(product);
+        Ok(())
+    }
+}

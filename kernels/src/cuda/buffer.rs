@@ -1,0 +1,130 @@
+//! Typed pieces of a device's memory.
+
+use crate::KernelError;
+use std::marker::PhantomData;
+
+/// A number as it lies on the device, between the host's and its bytes.
+pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static {
+    /// What the host has for it.
+    type Host: Copy;
+    /// Size on the device.
+    const BYTES: usize;
+
+    /// Appends the bytes of `value` as it is stored.
+    fn put(value: Self::Host, bytes: &mut Vec<u8>);
+    /// The value of [`BYTES`](Self::BYTES) bytes.
+    fn get(bytes: &[u8]) -> Self::Host;
+}
+
+/// A stored number: the upper half of an f32.
+#[derive(Debug, Clone, Copy)]
+pub struct Bf16;
+
+/// To nearest, ties to even; a NaN stays one.
+pub fn float_to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    if value.is_nan() { 0x7fff } else { rounded as u16 }
+}
+
+/// Exact.
+pub fn float_from_bf16(value: u16) -> f32 {
+    f32::from_bits(u32::from(value) << 16)
+}
+
+impl Element for Bf16 {
+    type Host = f32;
+    const BYTES: usize = 2;
+
+    fn put(value: f32, bytes: &mut Vec<u8>) {
+        bytes.extend(float_to_bf16(value).to_le_bytes());
+    }
+
+    fn get(bytes: &[u8]) -> f32 {
+        float_from_bf16(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
+impl Element for f32 {
+    type Host = f32;
+    const BYTES: usize = 4;
+
+    fn put(value: f32, bytes: &mut Vec<u8>) {
+        bytes.extend(value.to_le_bytes());
+    }
+
+    fn get(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+impl Element for u32 {
+    type Host = u32;
+    const BYTES: usize = 4;
+
+    fn put(value: u32, bytes: &mut Vec<u8>) {
+        bytes.extend(value.to_le_bytes());
+    }
+
+    fn get(bytes: &[u8]) -> u32 {
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+/// `len` numbers of kind `T` in a device's memory `M`.
+#[derive(Debug)]
+pub struct Buffer<M, T> {
+    pub(super) memory: M,
+    pub(super) len: usize,
+    pub(super) kind: PhantomData<T>,
+}
+
+/// What is known of the numbers that the host wrote into an index buffer: enough to refuse what would read elsewhere, without asking the
+/// device. Numbers that a kernel wrote are right by construction.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The largest, leaving out [`IGNORED`](crate::operations::IGNORED).
+    pub(super) largest: Option<u32>,
+    /// Whether [`IGNORED`](crate::operations::IGNORED) is among them.
+    pub(super) ignores: bool,
+    /// Whether none is smaller than the one before.
+    pub(super) sorted: bool,
+    /// The largest amount by which a number is above its place.
+    pub(super) above_place: u32,
+}
+
+impl Facts {
+    pub(super) fn of(values: &[u32]) -> Self {
+        let counted = || values.iter().filter(|&&value| value != u32::MAX);
+        let above = values.iter().enumerate().map(|(at, &value)| u64::from(value).saturating_sub(at as u64) as u32);
+        Self {
+            largest: counted().max().copied(),
+            ignores: values.contains(&u32::MAX),
+            sorted: values.is_sorted(),
+            above_place: above.max().unwrap_or(0),
+        }
+    }
+
+    /// Whether all are below `bound`.
+    pub(super) fn below(&self, bound: usize) -> bool {
+        !self.ignores && self.targets_below(bound)
+    }
+
+    /// Whether all that are not ignored are below `bound`.
+    pub(super) fn targets_below(&self, bound: usize) -> bool {
+        self.largest.is_none_or(|largest| (largest as usize) < bound)
+    }
+}
+
+/// An index buffer, and what is known of it.
+#[derive(Debug)]
+pub struct IndexBuffer<M> {
+    pub(super) buffer: Buffer<M, u32>,
+    /// None: a kernel wrote it.
+    pub(super) facts: Option<Facts>,
+}
+
+/// `value` as a kernel's 32-bit parameter.
+pub(super) fn narrow(kernel: &'static str, argument: &'static str, value: usize) -> Result<u32, KernelError> {
+    u32::try_from(value).map_err(|_| KernelError::Value { kernel, argument, wanted: "below 2³²" })
+}

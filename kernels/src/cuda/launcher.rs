@@ -1,0 +1,93 @@
+//! What a device must offer so that the launchers here can run on it: memory, kernels by name, and products of matrices.
+//!
+//! The driver is one such device; the emulator of `kernels/emulator` is another, so tests check the geometry and the arguments of every
+//! launch, not only the kernels.
+
+use crate::KernelError;
+use crate::operations::Done;
+use std::fmt::Debug;
+
+/// Runs kernels in the order in which they are launched.
+pub trait Launcher: Send + Sync + Debug {
+    /// A piece of the device's memory, given back when it is dropped.
+    type Memory: Send + Sync + Debug;
+
+    /// `bytes` zeros, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError>;
+    /// The address of its first byte on the device.
+    fn address(&self, memory: &Self::Memory) -> u64;
+    /// Copies `bytes` to the device, from byte `at` on.
+    ///
+    /// # Errors
+    /// [`KernelError::Launch`], as for all below. Where memory ends is checked by the caller.
+    fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done;
+    /// Copies from the device, from byte `at` on. Waits for what was launched before.
+    fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done;
+    /// Copies the first `bytes` of `from` to byte `at` of `to`.
+    fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, at: usize, bytes: usize) -> Done;
+    /// Sets every byte to zero.
+    fn clear(&self, memory: &mut Self::Memory) -> Done;
+    /// Starts a kernel.
+    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done;
+    /// Starts a product of matrices.
+    fn multiply(&self, product: &Product) -> Done;
+}
+
+/// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    pub kernel: &'static str,
+    pub grid: [u32; 3],
+    pub threads: u32,
+    pub shared_bytes: u32,
+}
+
+/// The argument of one parameter of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Argument {
+    /// An address on the device; 0 for what is optional and not there.
+    Pointer(u64),
+    U32(u32),
+    U64(u64),
+    F32(f32),
+}
+
+/// The argument for what is optional and not there.
+pub const ABSENT: Argument = Argument::Pointer(0);
+
+/// `output[rows, columns] (+)= left[rows, inner] · right[inner, columns] (+ bias[columns])`: bf16 operands, sums in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Product {
+    pub rows: usize,
+    pub columns: usize,
+    pub inner: usize,
+    pub left: Operand,
+    pub right: Operand,
+    /// Address of bf16 numbers, added before the output is rounded.
+    pub bias: Option<u64>,
+    /// Whether the product is added to what is there.
+    pub add: bool,
+    /// Address of the output, row-major and without gaps.
+    pub output: u64,
+    pub output_kind: OutputKind,
+}
+
+/// A bf16 matrix of a product, row-major and without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operand {
+    pub address: u64,
+    /// Whether its transpose lies in memory.
+    pub transposed: bool,
+}
+
+/// How a product is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// bf16, rounded once.
+    Stored,
+    /// f32.
+    Exact,
+}

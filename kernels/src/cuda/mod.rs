@@ -1,0 +1,175 @@
+//! A GPU: kernels of `kernels/cuda`, each with its launcher here. `docs/kernels.md` has a page on each.
+//!
+//! [`Gpu`] is written against [`Launcher`], which the driver offers on a machine with a GPU and the emulator in tests. Stored numbers
+//! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when.
+
+mod buffer;
+mod launcher;
+mod operations;
+mod rmsnorm;
+mod sums;
+pub mod units;
+
+pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
+pub use launcher::{ABSENT, Argument, Launch, Launcher, Operand, OutputKind, Product};
+pub use units::{UNITS, Unit};
+
+use crate::KernelError;
+use crate::operations::{Done, Memory};
+use buffer::Facts;
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+/// A GPU, or what stands for one.
+#[derive(Debug)]
+pub struct Gpu<L: Launcher> {
+    launcher: L,
+    /// Memory of kernels that need some while they run, grown as needed. Launches run in order, so one piece serves all.
+    scratch: Mutex<Option<(usize, L::Memory)>>,
+}
+
+/// bf16 numbers of a GPU.
+pub type Stored<L> = Buffer<<L as Launcher>::Memory, Bf16>;
+/// f32 numbers of a GPU.
+pub type Exact<L> = Buffer<<L as Launcher>::Memory, f32>;
+/// u32 numbers of a GPU.
+pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
+
+impl<L: Launcher> Gpu<L> {
+    /// A GPU that is reached through `launcher`.
+    pub fn new(launcher: L) -> Self {
+        Self { launcher, scratch: Mutex::new(None) }
+    }
+
+    fn new_buffer<T: Element>(&self, len: usize) -> Result<Buffer<L::Memory, T>, KernelError> {
+        let bytes = len.checked_mul(T::BYTES).ok_or(KernelError::Memory { bytes: usize::MAX })?;
+        Ok(Buffer { memory: self.launcher.allocate(bytes)?, len, kind: PhantomData })
+    }
+
+    fn write<T: Element>(&self, buffer: &mut Buffer<L::Memory, T>, at: usize, values: &[T::Host]) -> Done {
+        expect_range("values", at, values.len(), buffer.len)?;
+        let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
+        values.iter().for_each(|&value| T::put(value, &mut bytes));
+        self.launcher.write(&mut buffer.memory, at * T::BYTES, &bytes)
+    }
+
+    fn read<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize, values: &mut [T::Host]) -> Done {
+        expect_range("values", at, values.len(), buffer.len)?;
+        let mut bytes = vec![0; values.len() * T::BYTES];
+        self.launcher.read(&buffer.memory, at * T::BYTES, &mut bytes)?;
+        values.iter_mut().zip(bytes.chunks_exact(T::BYTES)).for_each(|(value, bytes)| *value = T::get(bytes));
+        Ok(())
+    }
+
+    /// The buffer as a kernel's argument.
+    fn pointer<T>(&self, buffer: &Buffer<L::Memory, T>) -> Argument {
+        Argument::Pointer(self.launcher.address(&buffer.memory))
+    }
+
+    /// Its address from element `at` on.
+    fn address<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize) -> u64 {
+        self.launcher.address(&buffer.memory) + (at * T::BYTES) as u64
+    }
+
+    /// An index buffer as a kernel's argument.
+    fn indices(&self, buffer: &Index<L>) -> Argument {
+        self.pointer(&buffer.buffer)
+    }
+
+    /// Launches unless there is nothing to do.
+    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done {
+        if launch.grid.contains(&0) {
+            return Ok(());
+        }
+        self.launcher.launch(launch, arguments)
+    }
+
+    /// Runs `work` with the address of `bytes` bytes, aligned to 256, whose contents are anything.
+    fn with_scratch<R>(&self, bytes: usize, work: impl FnOnce(u64) -> Result<R, KernelError>) -> Result<R, KernelError> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.as_ref().is_none_or(|(held, _)| *held < bytes) {
+            // Given back first: the two need not fit together.
+            *scratch = None;
+            *scratch = Some((bytes, self.launcher.allocate(bytes)?));
+        }
+        match scratch.as_ref() {
+            Some((_, memory)) => work(self.launcher.address(memory)),
+            None => Err(KernelError::Memory { bytes }),
+        }
+    }
+}
+
+impl<L: Launcher> Memory for Gpu<L> {
+    type Stored = Stored<L>;
+    type Exact = Exact<L>;
+    type Index = Index<L>;
+
+    fn needs_master(&self) -> bool {
+        true
+    }
+
+    fn new_stored(&self, len: usize) -> Result<Stored<L>, KernelError> {
+        self.new_buffer(len)
+    }
+
+    fn new_exact(&self, len: usize) -> Result<Exact<L>, KernelError> {
+        self.new_buffer(len)
+    }
+
+    fn new_index(&self, len: usize) -> Result<Index<L>, KernelError> {
+        Ok(IndexBuffer { buffer: self.new_buffer(len)?, facts: Some(Facts::of(&vec![0; len.min(1)])) })
+    }
+}
+
+/// Pieces of one allocation, each aligned to 256 bytes.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: usize,
+}
+
+impl Pieces {
+    /// The offset of the next piece of `len` elements of `size` bytes.
+    fn next(&mut self, len: usize, size: usize) -> u64 {
+        let start = self.bytes.next_multiple_of(256);
+        self.bytes = start + len * size;
+        start as u64
+    }
+}
+
+/// Blocks of `each` for `count`.
+fn blocks(kernel: &'static str, count: usize, each: usize) -> Result<u32, KernelError> {
+    // The first axis of a grid has 2³¹ − 1 blocks at most.
+    let blocks = i32::try_from(count.div_ceil(each));
+    blocks.map(i32::cast_unsigned).map_err(|_| KernelError::Value { kernel, argument: "rows", wanted: "fewer than 2³¹ blocks" })
+}
+
+/// Refuses what 16-byte loads cannot reach.
+fn expect_eights(kernel: &'static str, argument: &'static str, columns: usize) -> Done {
+    if columns == 0 || !columns.is_multiple_of(8) {
+        return Err(KernelError::Value { kernel, argument, wanted: "a multiple of 8 on a GPU" });
+    }
+    Ok(())
+}
+
+/// Compares lengths: name, got, wanted.
+fn expect_len(kernel: &'static str, sizes: &[(&'static str, usize, usize)]) -> Done {
+    match sizes.iter().find(|(_, got, wanted)| got != wanted) {
+        Some(&(argument, got, wanted)) => Err(KernelError::Shape { kernel, argument, wanted, got }),
+        None => Ok(()),
+    }
+}
+
+fn expect_range(argument: &'static str, at: usize, len: usize, whole: usize) -> Done {
+    match at.checked_add(len).filter(|&end| end <= whole) {
+        Some(_) => Ok(()),
+        None => Err(KernelError::Shape { kernel: "copy", argument, wanted: whole, got: at.saturating_add(len) }),
+    }
+}
+
+/// Refuses indices of which the host knows that they reach too far.
+fn expect_below<L: Launcher>(kernel: &'static str, argument: &'static str, index: &Index<L>, bound: usize, wanted: &'static str) -> Done {
+    match index.facts {
+        Some(facts) if index.buffer.len > 0 && !facts.below(bound) => Err(KernelError::Value { kernel, argument, wanted }),
+        _ => Ok(()),
+    }
+}

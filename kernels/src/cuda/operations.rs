@@ -1,0 +1,364 @@
+//! The operations of a GPU: checks and launches are in the file of each.
+
+use super::buffer::Facts;
+use super::{Bf16, Element, Gpu, Launcher, expect_len};
+use crate::KernelError;
+use crate::operations::{
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Operations, RotaryShape, RouteShape,
+};
+
+impl<L: Launcher> Operations for Gpu<L> {
+    fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done {
+        self.write(buffer, at, values)
+    }
+
+    fn write_exact(&self, buffer: &mut Self::Exact, at: usize, values: &[f32]) -> Done {
+        self.write(buffer, at, values)
+    }
+
+    fn write_index(&self, buffer: &mut Self::Index, values: &[u32]) -> Done {
+        expect_len("copy", &[("values", values.len(), buffer.buffer.len)])?;
+        self.write(&mut buffer.buffer, 0, values)?;
+        buffer.facts = Some(Facts::of(values));
+        Ok(())
+    }
+
+    fn read_stored(&self, buffer: &Self::Stored, at: usize, values: &mut [f32]) -> Done {
+        self.read(buffer, at, values)
+    }
+
+    fn read_exact(&self, buffer: &Self::Exact, at: usize, values: &mut [f32]) -> Done {
+        self.read(buffer, at, values)
+    }
+
+    fn read_index(&self, buffer: &Self::Index) -> Result<Vec<u32>, KernelError> {
+        let mut values = vec![0; buffer.buffer.len];
+        self.read(&buffer.buffer, 0, &mut values)?;
+        Ok(values)
+    }
+
+    fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
+        super::expect_range("from", at, from.len, to.len)?;
+        self.launcher.copy(&from.memory, &mut to.memory, at * Bf16::BYTES, from.len * Bf16::BYTES)
+    }
+
+    fn zero_stored(&self, buffer: &mut Self::Stored) -> Done {
+        self.launcher.clear(&mut buffer.memory)
+    }
+
+    fn zero_exact(&self, buffer: &mut Self::Exact) -> Done {
+        self.launcher.clear(&mut buffer.memory)
+    }
+
+    fn embedding_forward(&self, _hidden: usize, _tokens: &Self::Index, _table: &Self::Stored, _output: &mut Self::Stored) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn embedding_backward(
+        &self,
+        _hidden: usize,
+        _tokens: &Self::Index,
+        _output_grad: &Self::Stored,
+        _table_grad: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn rmsnorm_forward(
+        &self,
+        epsilon: f64,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
+    ) -> Done {
+        self.rmsnorm(epsilon, input, None, weight, output, scale)
+    }
+
+    fn add_rmsnorm_forward(
+        &self,
+        epsilon: f64,
+        input: &Self::Stored,
+        addend: &Self::Stored,
+        weight: &Self::Stored,
+        sum: &mut Self::Stored,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
+    ) -> Done {
+        self.rmsnorm(epsilon, input, Some((addend, sum)), weight, output, scale)
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        scale: &Self::Exact,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
+        weight_grad: &mut Self::Exact,
+    ) -> Done {
+        self.rmsnorm_slopes(input, weight, scale, output_grad, input_grad, weight_grad)
+    }
+
+    fn linear_forward(
+        &self,
+        _shape: LinearShape,
+        _input: &Self::Stored,
+        _weight: &Self::Stored,
+        _bias: Option<&Self::Stored>,
+        _output: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn linear_backward_input(
+        &self,
+        _shape: LinearShape,
+        _output_grad: &Self::Stored,
+        _weight: &Self::Stored,
+        _add: bool,
+        _input_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn linear_backward_weight(
+        &self,
+        _shape: LinearShape,
+        _output_grad: &Self::Stored,
+        _input: &Self::Stored,
+        _weight_grad: &mut Self::Exact,
+        _bias_grad: Option<&mut Self::Exact>,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn grouped_linear_forward(
+        &self,
+        _shape: LinearShape,
+        _segments: &Self::Index,
+        _input: &Self::Stored,
+        _weight: &Self::Stored,
+        _output: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn grouped_linear_backward_input(
+        &self,
+        _shape: LinearShape,
+        _segments: &Self::Index,
+        _output_grad: &Self::Stored,
+        _weight: &Self::Stored,
+        _add: bool,
+        _input_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn grouped_linear_backward_weight(
+        &self,
+        _shape: LinearShape,
+        _segments: &Self::Index,
+        _output_grad: &Self::Stored,
+        _input: &Self::Stored,
+        _weight_grad: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn rotary_forward(
+        &self,
+        _shape: RotaryShape,
+        _table: &Self::Exact,
+        _positions: &Self::Index,
+        _input: &Self::Stored,
+        _norm: Option<(&Self::Stored, f64)>,
+        _output: &mut Self::Stored,
+        _scale: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn rotary_backward(
+        &self,
+        _shape: RotaryShape,
+        _table: &Self::Exact,
+        _positions: &Self::Index,
+        _norm: Option<(&Self::Stored, &Self::Stored, &Self::Exact, &mut Self::Exact)>,
+        _grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn attention_forward(
+        &self,
+        _shape: AttentionShape,
+        _input: AttentionInput<'_, Self>,
+        _output: &mut Self::Stored,
+        _log_sum_exp: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn attention_cached(
+        &self,
+        _shape: AttentionShape,
+        _before: usize,
+        _input: AttentionInput<'_, Self>,
+        _output: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn attention_backward(
+        &self,
+        _shape: AttentionShape,
+        _input: AttentionInput<'_, Self>,
+        _output: &Self::Stored,
+        _log_sum_exp: &Self::Exact,
+        _output_grad: &Self::Stored,
+        _query_grad: &mut Self::Stored,
+        _key_grad: &mut Self::Stored,
+        _value_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn swiglu_forward(&self, _gate: &Self::Stored, _up: &Self::Stored, _output: &mut Self::Stored) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn swiglu_backward(
+        &self,
+        _gate: &Self::Stored,
+        _up: &Self::Stored,
+        _output_grad: &Self::Stored,
+        _gate_grad: &mut Self::Stored,
+        _up_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn route_forward(
+        &self,
+        _shape: RouteShape,
+        _logits: &Self::Stored,
+        _probabilities: &mut Self::Exact,
+        _chosen: &mut Self::Index,
+        _weights: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn route_backward(
+        &self,
+        _shape: RouteShape,
+        _probabilities: &Self::Exact,
+        _chosen: &Self::Index,
+        _weights_grad: &Self::Exact,
+        _balance_grad: &Self::Exact,
+        _logits_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn balance_add(&self, _shape: RouteShape, _probabilities: &Self::Exact, _chosen: &Self::Index, _statistics: &mut Self::Exact) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn balance_loss(
+        &self,
+        _shape: RouteShape,
+        _layers: usize,
+        _coefficient: f64,
+        _statistics: &Self::Exact,
+        _loss: &mut Self::Exact,
+        _balance_grad: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn dispatch(
+        &self,
+        _shape: RouteShape,
+        _chosen: &Self::Index,
+        _slots: &mut Self::Index,
+        _sources: &mut Self::Index,
+        _segments: &mut Self::Index,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn permute_forward(&self, _shape: DispatchShape, _sources: &Self::Index, _input: &Self::Stored, _output: &mut Self::Stored) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn permute_backward(
+        &self,
+        _shape: DispatchShape,
+        _slots: &Self::Index,
+        _output_grad: &Self::Stored,
+        _input_grad: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn combine_forward(
+        &self,
+        _shape: DispatchShape,
+        _slots: &Self::Index,
+        _weights: &Self::Exact,
+        _input: &Self::Stored,
+        _output: &mut Self::Stored,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn combine_backward(
+        &self,
+        _shape: DispatchShape,
+        _slots: &Self::Index,
+        _sources: &Self::Index,
+        _weights: &Self::Exact,
+        _input: &Self::Stored,
+        _output_grad: &Self::Stored,
+        _input_grad: &mut Self::Stored,
+        _weights_grad: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn head_loss_forward(
+        &self,
+        _shape: LinearShape,
+        _hidden: &Self::Stored,
+        _weight: &Self::Stored,
+        _targets: &Self::Index,
+        _losses: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn head_loss_forward_backward(
+        &self,
+        _shape: LinearShape,
+        _hidden: &Self::Stored,
+        _weight: &Self::Stored,
+        _targets: &Self::Index,
+        _loss_scale: f64,
+        _losses: &mut Self::Exact,
+        _hidden_grad: &mut Self::Stored,
+        _weight_grad: &mut Self::Exact,
+    ) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn sum_of_squares(&self, _values: &Self::Exact) -> Result<f64, KernelError> {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+
+    fn adamw(&self, _settings: &AdamW, _grad: &Self::Exact, _state: &mut AdamState<Self::Exact>, _weight: &mut Self::Stored) -> Done {
+        Err(KernelError::Launch("to come".to_string()))
+    }
+}
