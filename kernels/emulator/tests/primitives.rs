@@ -60,8 +60,7 @@ fn mma_and_ldmatrix_make_a_plain_product() {
 fn stmatrix_stores_what_ldmatrix_loads() {
     let source = numbers(256, 1);
     let output = probe("probe_matrix_store", 32, 0, 128, &[&bf16(&source)]).unwrap();
-    let got: Vec<f32> =
-        words(&output, 128).into_iter().flat_map(|word| [word as u16, (word >> 16) as u16]).map(float_from_bf16).collect();
+    let got: Vec<f32> = words(&output, 128).into_iter().flat_map(|word| [word as u16, (word >> 16) as u16]).map(float_from_bf16).collect();
     assert_eq!(got, source);
 }
 

@@ -4,10 +4,16 @@
 //! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when.
 
 mod buffer;
+mod embedding;
 mod launcher;
+mod linear;
 mod operations;
+mod optimiser;
 mod rmsnorm;
+mod rotary;
+mod sort;
 mod sums;
+mod swiglu;
 pub mod units;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};

@@ -50,18 +50,12 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.launcher.clear(&mut buffer.memory)
     }
 
-    fn embedding_forward(&self, _hidden: usize, _tokens: &Self::Index, _table: &Self::Stored, _output: &mut Self::Stored) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn embedding_forward(&self, hidden: usize, tokens: &Self::Index, table: &Self::Stored, output: &mut Self::Stored) -> Done {
+        self.embed(hidden, tokens, table, output)
     }
 
-    fn embedding_backward(
-        &self,
-        _hidden: usize,
-        _tokens: &Self::Index,
-        _output_grad: &Self::Stored,
-        _table_grad: &mut Self::Exact,
-    ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn embedding_backward(&self, hidden: usize, tokens: &Self::Index, output_grad: &Self::Stored, table_grad: &mut Self::Exact) -> Done {
+        self.embedding_slopes(hidden, tokens, output_grad, table_grad)
     }
 
     fn rmsnorm_forward(
@@ -102,93 +96,93 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn linear_forward(
         &self,
-        _shape: LinearShape,
-        _input: &Self::Stored,
-        _weight: &Self::Stored,
-        _bias: Option<&Self::Stored>,
-        _output: &mut Self::Stored,
+        shape: LinearShape,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        bias: Option<&Self::Stored>,
+        output: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.linear(shape, input, weight, bias, output)
     }
 
     fn linear_backward_input(
         &self,
-        _shape: LinearShape,
-        _output_grad: &Self::Stored,
-        _weight: &Self::Stored,
-        _add: bool,
-        _input_grad: &mut Self::Stored,
+        shape: LinearShape,
+        output_grad: &Self::Stored,
+        weight: &Self::Stored,
+        add: bool,
+        input_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.linear_input_slopes(shape, output_grad, weight, add, input_grad)
     }
 
     fn linear_backward_weight(
         &self,
-        _shape: LinearShape,
-        _output_grad: &Self::Stored,
-        _input: &Self::Stored,
-        _weight_grad: &mut Self::Exact,
-        _bias_grad: Option<&mut Self::Exact>,
+        shape: LinearShape,
+        output_grad: &Self::Stored,
+        input: &Self::Stored,
+        weight_grad: &mut Self::Exact,
+        bias_grad: Option<&mut Self::Exact>,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.linear_weight_slopes(shape, output_grad, input, weight_grad, bias_grad.as_deref())
     }
 
     fn grouped_linear_forward(
         &self,
-        _shape: LinearShape,
-        _segments: &Self::Index,
-        _input: &Self::Stored,
-        _weight: &Self::Stored,
-        _output: &mut Self::Stored,
+        shape: LinearShape,
+        segments: &Self::Index,
+        input: &Self::Stored,
+        weight: &Self::Stored,
+        output: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.grouped_linear(shape, segments, input, weight, output)
     }
 
     fn grouped_linear_backward_input(
         &self,
-        _shape: LinearShape,
-        _segments: &Self::Index,
-        _output_grad: &Self::Stored,
-        _weight: &Self::Stored,
-        _add: bool,
-        _input_grad: &mut Self::Stored,
+        shape: LinearShape,
+        segments: &Self::Index,
+        output_grad: &Self::Stored,
+        weight: &Self::Stored,
+        add: bool,
+        input_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.grouped_linear_input_slopes(shape, segments, output_grad, weight, add, input_grad)
     }
 
     fn grouped_linear_backward_weight(
         &self,
-        _shape: LinearShape,
-        _segments: &Self::Index,
-        _output_grad: &Self::Stored,
-        _input: &Self::Stored,
-        _weight_grad: &mut Self::Exact,
+        shape: LinearShape,
+        segments: &Self::Index,
+        output_grad: &Self::Stored,
+        input: &Self::Stored,
+        weight_grad: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.grouped_linear_weight_slopes(shape, segments, output_grad, input, weight_grad)
     }
 
     fn rotary_forward(
         &self,
-        _shape: RotaryShape,
-        _table: &Self::Exact,
-        _positions: &Self::Index,
-        _input: &Self::Stored,
-        _norm: Option<(&Self::Stored, f64)>,
-        _output: &mut Self::Stored,
-        _scale: &mut Self::Exact,
+        shape: RotaryShape,
+        table: &Self::Exact,
+        positions: &Self::Index,
+        input: &Self::Stored,
+        norm: Option<(&Self::Stored, f64)>,
+        output: &mut Self::Stored,
+        scale: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.rotary(shape, table, positions, input, norm, output, scale)
     }
 
     fn rotary_backward(
         &self,
-        _shape: RotaryShape,
-        _table: &Self::Exact,
-        _positions: &Self::Index,
-        _norm: Option<(&Self::Stored, &Self::Stored, &Self::Exact, &mut Self::Exact)>,
-        _grad: &mut Self::Stored,
+        shape: RotaryShape,
+        table: &Self::Exact,
+        positions: &Self::Index,
+        norm: Option<(&Self::Stored, &Self::Stored, &Self::Exact, &mut Self::Exact)>,
+        grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.rotary_slopes(shape, table, positions, norm, grad)
     }
 
     fn attention_forward(
@@ -225,19 +219,19 @@ impl<L: Launcher> Operations for Gpu<L> {
         Err(KernelError::Launch("to come".to_string()))
     }
 
-    fn swiglu_forward(&self, _gate: &Self::Stored, _up: &Self::Stored, _output: &mut Self::Stored) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn swiglu_forward(&self, gate: &Self::Stored, up: &Self::Stored, output: &mut Self::Stored) -> Done {
+        self.swiglu(gate, up, output)
     }
 
     fn swiglu_backward(
         &self,
-        _gate: &Self::Stored,
-        _up: &Self::Stored,
-        _output_grad: &Self::Stored,
-        _gate_grad: &mut Self::Stored,
-        _up_grad: &mut Self::Stored,
+        gate: &Self::Stored,
+        up: &Self::Stored,
+        output_grad: &Self::Stored,
+        gate_grad: &mut Self::Stored,
+        up_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.swiglu_slopes(gate, up, output_grad, gate_grad, up_grad)
     }
 
     fn route_forward(
@@ -354,11 +348,11 @@ impl<L: Launcher> Operations for Gpu<L> {
         Err(KernelError::Launch("to come".to_string()))
     }
 
-    fn sum_of_squares(&self, _values: &Self::Exact) -> Result<f64, KernelError> {
-        Err(KernelError::Launch("to come".to_string()))
+    fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError> {
+        self.squares(values)
     }
 
-    fn adamw(&self, _settings: &AdamW, _grad: &Self::Exact, _state: &mut AdamState<Self::Exact>, _weight: &mut Self::Stored) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done {
+        self.adamw_step(settings, grad, state, weight)
     }
 }

@@ -27,7 +27,15 @@ macro_rules! unit {
 }
 
 /// Every unit.
-pub const UNITS: &[Unit] = &[unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]), unit!("sums", ["column_partials", "add_partials"])];
+pub const UNITS: &[Unit] = &[
+    unit!("embedding", ["embedding_forward", "embedding_backward"]),
+    unit!("optimiser", ["square_partials", "sum_doubles", "adamw"]),
+    unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),
+    unit!("rotary", ["rotary_forward", "rotary_backward"]),
+    unit!("sort", ["sort_count", "sort_offsets", "sort_scatter"]),
+    unit!("sums", ["column_partials", "add_partials"]),
+    unit!("swiglu", ["swiglu_forward", "swiglu_backward"]),
+];
 
 #[cfg(test)]
 mod tests {

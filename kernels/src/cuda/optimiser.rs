@@ -1,0 +1,64 @@
+//! Launches of `cuda/optimiser.cu`.
+
+use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len};
+use crate::KernelError;
+use crate::operations::{AdamState, AdamW, Done};
+
+const KERNEL: &str = "adamw";
+
+/// Partial sums of a norm at most: enough to fill a GPU, and fixed, so that the order of the sum depends on the length alone.
+const PARTS: usize = 1024;
+
+impl<L: Launcher> Gpu<L> {
+    pub(super) fn squares(&self, values: &Exact<L>) -> Result<f64, KernelError> {
+        let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
+        if parts == 0 {
+            return Ok(0.0);
+        }
+        // The total, then the parts.
+        let memory = self.launcher.allocate(size_of::<f64>() * (1 + parts as usize))?;
+        let total = self.launcher.address(&memory);
+        let partials = Argument::Pointer(total + size_of::<f64>() as u64);
+        let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
+        self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
+        let launch = Launch { kernel: "sum_doubles", grid: [1, 1, 1], threads: 256, shared_bytes: 0 };
+        self.launch(launch, &[Argument::Pointer(total), partials, Argument::U32(parts)])?;
+        let mut bytes = [0; size_of::<f64>()];
+        self.launcher.read(&memory, 0, &mut bytes)?;
+        Ok(f64::from_le_bytes(bytes))
+    }
+
+    pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Exact<L>>, weight: &Stored<L>) -> Done {
+        let wanted = weight.len;
+        let sizes = [("grad", grad.len, wanted), ("first", state.first.len, wanted), ("second", state.second.len, wanted)];
+        expect_len(KERNEL, &sizes)?;
+        expect_len(KERNEL, &[("master", state.master.as_ref().map_or(wanted, |master| master.len), wanted)])?;
+        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *settings;
+        let power = i32::try_from(step).unwrap_or(i32::MAX);
+        if power < 1 {
+            return Err(KernelError::Value { kernel: KERNEL, argument: "step", wanted: "1 or more" });
+        }
+        let factors = [
+            gradient_scale,
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            1.0 - learning_rate * weight_decay,
+            learning_rate / (1.0 - beta1.powi(power)),
+            (1.0 - beta2.powi(power)).sqrt().recip(),
+            epsilon,
+        ];
+        let mut arguments = vec![
+            self.pointer(weight),
+            state.master.as_ref().map_or(ABSENT, |master| self.pointer(master)),
+            self.pointer(&state.first),
+            self.pointer(&state.second),
+            self.pointer(grad),
+            Argument::U64(wanted as u64),
+        ];
+        arguments.extend(factors.map(|factor| Argument::F32(factor as f32)));
+        let launch = Launch { kernel: "adamw", grid: [blocks(KERNEL, wanted, 256)?, 1, 1], threads: 256, shared_bytes: 0 };
+        self.launch(launch, &arguments)
+    }
+}
