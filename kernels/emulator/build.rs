@@ -29,7 +29,7 @@ fn main() {
     build.file(root.join("src/launch.cpp"));
     let mut names: Vec<PathBuf> =
         fs::read_dir(&cuda).expect("kernels/cuda is there").map(|entry| entry.expect("readable").path()).collect();
-    names.push(root.join("src/probes.cu"));
+    names.extend(["src/probes.cu", "src/probes_hopper.cu"].map(|path| root.join(path)));
     names.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     names.sort();
     for path in names {
@@ -44,7 +44,14 @@ fn main() {
 fn unit(path: &Path, out: &Path) -> PathBuf {
     let source = fs::read_to_string(path).expect("readable");
     let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
-    let mut text = format!("#include \"ptx.cuh\"\n#include \"{}\"\n", path.display());
+    // As in the table of units: what both directions of attention share is put before them.
+    let shared: &[&str] = match (stem.starts_with("attention_"), stem.ends_with("_hopper")) {
+        (true, true) => &["ptx.cuh", "attention.cuh", "attention_hopper.cuh"],
+        (true, false) => &["ptx.cuh", "attention.cuh"],
+        _ => &["ptx.cuh"],
+    };
+    let shared: String = shared.iter().map(|name| format!("#include \"{name}\"\n")).collect();
+    let mut text = format!("{shared}#include \"{}\"\n", path.display());
     // `KERNEL(name, threads)(` is how every kernel begins.
     for head in source.lines().filter_map(|line| line.strip_prefix("KERNEL(")) {
         let (name, rest) = head.split_once(", ").expect("KERNEL(name, threads)");

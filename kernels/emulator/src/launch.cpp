@@ -10,11 +10,6 @@
 #error "osler-emulator needs a C++20 compiler, such as g++ 10 or clang 12"
 #endif
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 // Saves what the calling convention preserves, exchanges stacks, restores. Address of the old stack's top into *from.
 asm(R"(
 .text
@@ -78,10 +73,8 @@ void enter() {
 void prepare(unsigned at) {
     Fiber& fiber = block->fibers[at];
     unsigned char* top = stacks.top(at);
-#if defined(__SANITIZE_ADDRESS__)
-    // Frames of an earlier block never returned: forget what the sanitizer noted about them.
-    ASAN_UNPOISON_MEMORY_REGION(top - STACK_BYTES + GUARD_BYTES, STACK_BYTES - GUARD_BYTES);
-#endif
+    // Frames of an earlier block may never have returned: forget what the sanitizer noted about them.
+    protect(top - STACK_BYTES + GUARD_BYTES, STACK_BYTES - GUARD_BYTES, false);
     // As if `enter` had been called: a return address that is never used, its own address, six saved registers.
     void** stack = reinterpret_cast<void**>(top - 64);
     *--stack = nullptr;
@@ -92,8 +85,26 @@ void prepare(unsigned at) {
     fiber.index = dim3{at, 0, 0};
 }
 
+// What a block that ended has left undone, or nothing.
+std::string finished(const Block& at) {
+    for (const Barrier& barrier : at.barriers) {
+        if (barrier.arrived != 0) return "threads arrived at a barrier that others did not come to";
+    }
+    if (!at.in_flight.empty()) return "tensor copies in flight";
+    for (unsigned thread = 0; thread < at.threads; thread++) {
+        for (const auto& group : at.copy_groups[thread]) {
+            if (!group.empty()) return "copies by cp.async that nobody waited for";
+        }
+        if (!at.products[thread].pending.empty()) return "products by wgmma that nobody waited for";
+        if (!at.store_groups[thread].open.empty() || !at.store_groups[thread].committed.empty()) return "bulk stores that nobody waited for";
+    }
+    return "";
+}
+
 void run_block(Block& at) {
+    protect(at.shared, SHARED_BYTES, false);
     memset(at.shared, POISON, at.dynamic_bytes);
+    protect(at.shared + at.dynamic_bytes, SHARED_BYTES - at.dynamic_bytes, true);
     at.static_bytes = 0;
     at.static_offsets.clear();
     at.unfinished = at.threads;
@@ -102,13 +113,15 @@ void run_block(Block& at) {
         prepare(thread);
         at.ready.push_back(static_cast<uint16_t>(at.order == Order::Forward ? thread : at.threads - 1 - thread));
         at.copy_groups[thread].clear();
-        at.products[thread].clear();
+        at.products[thread] = ProductQueue{};
+        at.store_groups[thread] = StoreGroups{};
     }
+    at.in_flight.clear();
+    at.phase_waiters.clear();
+    for (Barrier& barrier : at.barriers) barrier = Barrier{};
+    for (Warp& warp : at.warps) warp.barrier = Barrier{};
     resume_next(&at.host_stack_pointer);
-    for (const Barrier& barrier : at.barriers) {
-        if (at.error.empty() && barrier.arrived != 0) at.error = "block " + name(at.index) + ": ended with threads arrived at a barrier";
-    }
-    if (at.error.empty() && !at.in_flight.empty()) at.error = "block " + name(at.index) + ": ended with copies in flight";
+    if (at.error.empty() && !finished(at).empty()) at.error = "block " + name(at.index) + ": ended with " + finished(at);
 }
 
 std::string check(const Launch& launch) {
@@ -137,6 +150,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
     at.warps.resize(launch.threads / WARP_LANES);
     at.copy_groups.resize(launch.threads);
     at.products.resize(launch.threads);
+    at.store_groups.resize(launch.threads);
     at.dynamic_bytes = launch.shared_bytes;
     at.shared = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_BYTES + 1024));
     at.body = &body;
@@ -149,6 +163,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
         at.index.z = static_cast<unsigned>(flat / at.grid.x / at.grid.y);
         run_block(at);
     }
+    protect(at.shared, SHARED_BYTES, false);
     free(at.shared);
     block = nullptr;
     return at.error;

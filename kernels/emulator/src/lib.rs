@@ -6,7 +6,7 @@
 mod product;
 
 use osler_kernels::KernelError;
-use osler_kernels::cuda::{Argument, Launch, Launcher, Product};
+use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Product, TensorMap};
 use osler_kernels::operations::Done;
 use std::ffi::{CString, c_char, c_void};
 
@@ -23,7 +23,12 @@ pub enum Order {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Emulator {
     pub order: Order,
+    /// Whether it is a Hopper: kernels with wgmma are taken where there are two.
+    pub wgmma: bool,
 }
+
+/// Columns of a box: 128 bytes of bf16.
+const BOX_COLUMNS: u64 = 64;
 
 /// Memory of the emulated device: whole 16-byte units, each piece an allocation of its own, so that a sanitizer sees its end.
 #[derive(Debug)]
@@ -75,6 +80,7 @@ fn raw(argument: &Argument) -> RawArgument {
         Argument::U32(value) => (1, std::ptr::from_ref(value).cast()),
         Argument::U64(value) => (2, std::ptr::from_ref(value).cast()),
         Argument::F32(value) => (3, std::ptr::from_ref(value).cast()),
+        Argument::TensorMap(map) => (4, std::ptr::from_ref(map).cast()),
     };
     RawArgument { kind, value }
 }
@@ -142,5 +148,20 @@ impl Launcher for Emulator {
     fn multiply(&self, product: &Product) -> Done {
         product::multiply(product);
         Ok(())
+    }
+
+    fn has_wgmma(&self) -> bool {
+        self.wgmma
+    }
+
+    /// As `TensorMap` in `include/emulator/hopper.hpp`.
+    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
+        if !matrix.row_bytes.is_multiple_of(16) || !matrix.address.is_multiple_of(16) || !(1..=256).contains(&matrix.box_rows) {
+            return Err(KernelError::Launch(format!("a matrix that cannot be copied by boxes: {matrix:?}")));
+        }
+        let mut words = [0; 16];
+        words[..4].copy_from_slice(&[matrix.address, matrix.rows as u64, matrix.columns as u64, matrix.row_bytes as u64]);
+        words[4] = matrix.box_rows as u64 | BOX_COLUMNS << 32;
+        Ok(TensorMap(words))
     }
 }

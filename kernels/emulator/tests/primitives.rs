@@ -6,7 +6,7 @@ use common::numbers;
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernels::cuda::{Argument, Launch, Launcher, float_from_bf16, float_to_bf16};
 
-const DEVICE: Emulator = Emulator { order: Order::Forward };
+const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true };
 
 fn memory(bytes: Vec<u8>) -> Allocation {
     let mut memory = DEVICE.allocate(bytes.len()).unwrap();
@@ -34,7 +34,7 @@ fn read_floats(memory: &Allocation, count: usize) -> Vec<f32> {
 
 fn launch(order: Order, kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
     let launch = Launch { kernel, grid: [1, 1, 1], threads, shared_bytes };
-    Emulator { order }.launch(launch, arguments).map_err(|error| error.to_string())
+    Emulator { order, ..DEVICE }.launch(launch, arguments).map_err(|error| error.to_string())
 }
 
 /// Runs a kernel that writes `count` words to its first argument.

@@ -34,6 +34,10 @@ pub trait Launcher: Send + Sync + Debug {
     fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done;
     /// Starts a product of matrices.
     fn multiply(&self, product: &Product) -> Done;
+    /// Whether it runs the units for Hopper alone (`sm_90a`).
+    fn has_wgmma(&self) -> bool;
+    /// The map by which such a kernel copies a matrix.
+    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError>;
 }
 
 /// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory.
@@ -53,6 +57,24 @@ pub enum Argument {
     U32(u32),
     U64(u64),
     F32(f32),
+    TensorMap(TensorMap),
+}
+
+/// What a kernel of Hopper copies a matrix by; only the device that made it knows what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub [u64; 16]);
+
+/// A row-major bf16 matrix and the box of it, 64 columns wide, that one copy moves: rows of 128 bytes in the 128-byte swizzle. What a box
+/// has outside the matrix becomes zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixBox {
+    pub address: u64,
+    pub rows: usize,
+    pub columns: usize,
+    /// Bytes from one row to the next, a multiple of 16.
+    pub row_bytes: usize,
+    pub box_rows: usize,
 }
 
 /// The argument for what is optional and not there.

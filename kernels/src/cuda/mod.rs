@@ -3,21 +3,25 @@
 //! [`Gpu`] is written against [`Launcher`], which the driver offers on a machine with a GPU and the emulator in tests. Stored numbers
 //! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when.
 
+mod attention;
 mod buffer;
+mod dispatch;
 mod embedding;
+mod head_loss;
 mod launcher;
 mod linear;
 mod operations;
 mod optimiser;
 mod rmsnorm;
 mod rotary;
+mod route;
 mod sort;
 mod sums;
 mod swiglu;
 pub mod units;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
-pub use launcher::{ABSENT, Argument, Launch, Launcher, Operand, OutputKind, Product};
+pub use launcher::{ABSENT, Argument, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap};
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;

@@ -1,6 +1,8 @@
 //! The operations of a GPU: checks and launches are in the file of each.
 
+use super::attention::Saved;
 use super::buffer::Facts;
+use super::head_loss::Gradients;
 use super::{Bf16, Element, Gpu, Launcher, expect_len};
 use crate::KernelError;
 use crate::operations::{
@@ -187,36 +189,31 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn attention_forward(
         &self,
-        _shape: AttentionShape,
-        _input: AttentionInput<'_, Self>,
-        _output: &mut Self::Stored,
-        _log_sum_exp: &mut Self::Exact,
+        shape: AttentionShape,
+        input: AttentionInput<'_, Self>,
+        output: &mut Self::Stored,
+        log_sum_exp: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.attend(shape, 0, input, output, Some(log_sum_exp))
     }
 
-    fn attention_cached(
-        &self,
-        _shape: AttentionShape,
-        _before: usize,
-        _input: AttentionInput<'_, Self>,
-        _output: &mut Self::Stored,
-    ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn attention_cached(&self, shape: AttentionShape, before: usize, input: AttentionInput<'_, Self>, output: &mut Self::Stored) -> Done {
+        self.attend(shape, before, input, output, None)
     }
 
     fn attention_backward(
         &self,
-        _shape: AttentionShape,
-        _input: AttentionInput<'_, Self>,
-        _output: &Self::Stored,
-        _log_sum_exp: &Self::Exact,
-        _output_grad: &Self::Stored,
-        _query_grad: &mut Self::Stored,
-        _key_grad: &mut Self::Stored,
-        _value_grad: &mut Self::Stored,
+        shape: AttentionShape,
+        input: AttentionInput<'_, Self>,
+        output: &Self::Stored,
+        log_sum_exp: &Self::Exact,
+        output_grad: &Self::Stored,
+        query_grad: &mut Self::Stored,
+        key_grad: &mut Self::Stored,
+        value_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        let saved = Saved { output, log_sum_exp, output_grad };
+        self.attention_slopes(shape, input, saved, query_grad, key_grad, value_grad)
     }
 
     fn swiglu_forward(&self, gate: &Self::Stored, up: &Self::Stored, output: &mut Self::Stored) -> Done {
@@ -236,116 +233,117 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn route_forward(
         &self,
-        _shape: RouteShape,
-        _logits: &Self::Stored,
-        _probabilities: &mut Self::Exact,
-        _chosen: &mut Self::Index,
-        _weights: &mut Self::Exact,
+        shape: RouteShape,
+        logits: &Self::Stored,
+        probabilities: &mut Self::Exact,
+        chosen: &mut Self::Index,
+        weights: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.route(shape, logits, probabilities, chosen, weights)
     }
 
     fn route_backward(
         &self,
-        _shape: RouteShape,
-        _probabilities: &Self::Exact,
-        _chosen: &Self::Index,
-        _weights_grad: &Self::Exact,
-        _balance_grad: &Self::Exact,
-        _logits_grad: &mut Self::Stored,
+        shape: RouteShape,
+        probabilities: &Self::Exact,
+        chosen: &Self::Index,
+        weights_grad: &Self::Exact,
+        balance_grad: &Self::Exact,
+        logits_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.route_slopes(shape, probabilities, chosen, weights_grad, balance_grad, logits_grad)
     }
 
-    fn balance_add(&self, _shape: RouteShape, _probabilities: &Self::Exact, _chosen: &Self::Index, _statistics: &mut Self::Exact) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn balance_add(&self, shape: RouteShape, probabilities: &Self::Exact, chosen: &Self::Index, statistics: &mut Self::Exact) -> Done {
+        self.add_balance(shape, probabilities, chosen, statistics)
     }
 
     fn balance_loss(
         &self,
-        _shape: RouteShape,
-        _layers: usize,
-        _coefficient: f64,
-        _statistics: &Self::Exact,
-        _loss: &mut Self::Exact,
-        _balance_grad: &mut Self::Exact,
+        shape: RouteShape,
+        layers: usize,
+        coefficient: f64,
+        statistics: &Self::Exact,
+        loss: &mut Self::Exact,
+        balance_grad: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.take_balance(shape, layers, coefficient, statistics, loss, balance_grad)
     }
 
     fn dispatch(
         &self,
-        _shape: RouteShape,
-        _chosen: &Self::Index,
-        _slots: &mut Self::Index,
-        _sources: &mut Self::Index,
-        _segments: &mut Self::Index,
+        shape: RouteShape,
+        chosen: &Self::Index,
+        slots: &mut Self::Index,
+        sources: &mut Self::Index,
+        segments: &mut Self::Index,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.sort_choices(shape, chosen, slots, sources, segments)
     }
 
-    fn permute_forward(&self, _shape: DispatchShape, _sources: &Self::Index, _input: &Self::Stored, _output: &mut Self::Stored) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+    fn permute_forward(&self, shape: DispatchShape, sources: &Self::Index, input: &Self::Stored, output: &mut Self::Stored) -> Done {
+        self.permute(shape, sources, input, output)
     }
 
     fn permute_backward(
         &self,
-        _shape: DispatchShape,
-        _slots: &Self::Index,
-        _output_grad: &Self::Stored,
-        _input_grad: &mut Self::Stored,
+        shape: DispatchShape,
+        slots: &Self::Index,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.combine(shape, slots, None, output_grad, input_grad)
     }
 
     fn combine_forward(
         &self,
-        _shape: DispatchShape,
-        _slots: &Self::Index,
-        _weights: &Self::Exact,
-        _input: &Self::Stored,
-        _output: &mut Self::Stored,
+        shape: DispatchShape,
+        slots: &Self::Index,
+        weights: &Self::Exact,
+        input: &Self::Stored,
+        output: &mut Self::Stored,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.combine(shape, slots, Some(weights), input, output)
     }
 
     fn combine_backward(
         &self,
-        _shape: DispatchShape,
-        _slots: &Self::Index,
+        shape: DispatchShape,
+        slots: &Self::Index,
         _sources: &Self::Index,
-        _weights: &Self::Exact,
-        _input: &Self::Stored,
-        _output_grad: &Self::Stored,
-        _input_grad: &mut Self::Stored,
-        _weights_grad: &mut Self::Exact,
+        weights: &Self::Exact,
+        input: &Self::Stored,
+        output_grad: &Self::Stored,
+        input_grad: &mut Self::Stored,
+        weights_grad: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.combine_slopes(shape, slots, weights, input, output_grad, input_grad, weights_grad)
     }
 
     fn head_loss_forward(
         &self,
-        _shape: LinearShape,
-        _hidden: &Self::Stored,
-        _weight: &Self::Stored,
-        _targets: &Self::Index,
-        _losses: &mut Self::Exact,
+        shape: LinearShape,
+        hidden: &Self::Stored,
+        weight: &Self::Stored,
+        targets: &Self::Index,
+        losses: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        self.head_loss(shape, hidden, weight, targets, losses, None)
     }
 
     fn head_loss_forward_backward(
         &self,
-        _shape: LinearShape,
-        _hidden: &Self::Stored,
-        _weight: &Self::Stored,
-        _targets: &Self::Index,
-        _loss_scale: f64,
-        _losses: &mut Self::Exact,
-        _hidden_grad: &mut Self::Stored,
-        _weight_grad: &mut Self::Exact,
+        shape: LinearShape,
+        hidden: &Self::Stored,
+        weight: &Self::Stored,
+        targets: &Self::Index,
+        loss_scale: f64,
+        losses: &mut Self::Exact,
+        hidden_grad: &mut Self::Stored,
+        weight_grad: &mut Self::Exact,
     ) -> Done {
-        Err(KernelError::Launch("to come".to_string()))
+        let gradients = Gradients { loss_scale, hidden: hidden_grad, weight: weight_grad };
+        self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
     fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError> {

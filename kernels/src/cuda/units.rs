@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy)]
 pub struct Unit {
     pub name: &'static str,
-    /// `ptx.cuh` and the kernels' file.
+    /// `ptx.cuh`, what several units share, and the kernels' file.
     pub source: &'static str,
     /// Names by which the driver finds the kernels.
     pub kernels: &'static [&'static str],
@@ -15,23 +15,51 @@ pub struct Unit {
 }
 
 macro_rules! unit {
-    ($name:literal, [$($kernel:literal),* $(,)?]) => {
+    ($name:literal $(after $shared:literal)*, [$($kernel:literal),* $(,)?]) => {
+        unit!($name $(after $shared)*, [$($kernel),*], needs_wgmma: false, architectures: &["sm_80", "sm_90a"])
+    };
+    (hopper $name:literal $(after $shared:literal)*, [$($kernel:literal),* $(,)?]) => {
+        unit!($name after "ptx_hopper.cuh" $(after $shared)*, [$($kernel),*], needs_wgmma: true, architectures: &["sm_90a"])
+    };
+    ($name:literal $(after $shared:literal)*, [$($kernel:literal),*], needs_wgmma: $wgmma:literal, architectures: $architectures:expr) => {
         Unit {
             name: $name,
-            source: concat!(include_str!("../../cuda/ptx.cuh"), include_str!(concat!("../../cuda/", $name, ".cu"))),
+            source: concat!(
+                include_str!("../../cuda/ptx.cuh"),
+                $(include_str!(concat!("../../cuda/", $shared)),)*
+                include_str!(concat!("../../cuda/", $name, ".cu")),
+            ),
             kernels: &[$($kernel),*],
-            needs_wgmma: false,
-            architectures: &["sm_80", "sm_90a"],
+            needs_wgmma: $wgmma,
+            architectures: $architectures,
         }
     };
 }
 
 /// Every unit.
 pub const UNITS: &[Unit] = &[
+    unit!("attention_backward" after "attention.cuh", ["attention_delta", "attention_backward_keys_32", "attention_backward_keys_64", "attention_backward_keys_80", "attention_backward_keys_96", "attention_backward_keys_128", "attention_backward_keys_256", "attention_backward_queries_32", "attention_backward_queries_64", "attention_backward_queries_80", "attention_backward_queries_96", "attention_backward_queries_128", "attention_backward_queries_256"]),
+    unit!("attention_forward" after "attention.cuh", ["attention_forward_32", "attention_forward_64", "attention_forward_80", "attention_forward_96", "attention_forward_128", "attention_forward_256"]),
+    unit!(
+        hopper "attention_backward_hopper" after "attention.cuh" after "attention_hopper.cuh",
+        [
+            "attention_backward_keys_hopper_64",
+            "attention_backward_keys_hopper_128",
+            "attention_backward_queries_hopper_64",
+            "attention_backward_queries_hopper_128",
+        ]
+    ),
+    unit!(
+        hopper "attention_forward_hopper" after "attention.cuh" after "attention_hopper.cuh",
+        ["attention_forward_hopper_64", "attention_forward_hopper_128"]
+    ),
+    unit!("dispatch", ["permute_forward", "combine_forward", "combine_backward"]),
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
+    unit!("head_loss", ["cross_entropy"]),
     unit!("optimiser", ["square_partials", "sum_doubles", "adamw"]),
     unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),
     unit!("rotary", ["rotary_forward", "rotary_backward"]),
+    unit!("route", ["route_forward", "route_backward", "balance_partials", "balance_loss"]),
     unit!("sort", ["sort_count", "sort_offsets", "sort_scatter"]),
     unit!("sums", ["column_partials", "add_partials"]),
     unit!("swiglu", ["swiglu_forward", "swiglu_backward"]),

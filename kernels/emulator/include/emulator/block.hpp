@@ -15,6 +15,10 @@
 #include <string>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
@@ -80,7 +84,28 @@ struct PendingCopy {
 
 enum class Order : unsigned { Forward = 0, Backward = 1 };
 
-struct PendingProduct;
+// A product by wgmma that has not been made. `base` is what it is added to; empty, an earlier product in flight gives it.
+struct PendingProduct {
+    unsigned columns = 0;
+    unsigned group = 0;
+    float* accumulator = nullptr;
+    std::vector<float> base;
+    uint64_t left = 0, right = 0;
+    uint32_t left_registers[4] = {};
+    bool left_in_registers = false, left_transposed = false, right_transposed = false;
+};
+
+struct ProductQueue {
+    std::deque<PendingProduct> pending;
+    unsigned committed = 0;
+    bool fenced = false;
+};
+
+// Stores by bulk copies of one thread: those of no group yet, and groups in order.
+struct StoreGroups {
+    std::vector<Completion> open;
+    std::deque<std::vector<Completion>> committed;
+};
 
 struct Block {
     dim3 index, grid, size;
@@ -96,9 +121,10 @@ struct Block {
     std::deque<Completion> in_flight;
     // Fibers that wait for a phase of an mbarrier, by its offset in shared memory.
     std::map<uint32_t, std::vector<uint16_t>> phase_waiters;
-    // Copies by cp.async, by thread and group, and products by wgmma, by thread: see tensor_core.hpp and hopper.hpp.
+    // By thread: copies by cp.async in groups, products by wgmma, stores by bulk copies. See tensor_core.hpp and hopper.hpp.
     std::vector<std::vector<std::vector<PendingCopy>>> copy_groups;
-    std::vector<std::vector<PendingProduct*>> products;
+    std::vector<ProductQueue> products;
+    std::vector<StoreGroups> store_groups;
     unsigned char* shared = nullptr;
     size_t dynamic_bytes = 0;
     size_t static_bytes = 0;
@@ -151,6 +177,7 @@ inline std::string describe_waits() {
     return report;
 }
 
+// Leaves the running stack, its top into *save, for the next thread that can go on.
 inline void resume_next(void** save) {
     Block& at = *block;
     while (at.ready.empty()) {
@@ -165,7 +192,9 @@ inline void resume_next(void** save) {
     }
     at.current = at.ready.front();
     at.ready.pop_front();
-    osler_emulator_switch(save, at.fibers[at.current].stack_pointer);
+    void** next = &at.fibers[at.current].stack_pointer;
+    // What landed may have freed the very thread that waits here: it goes on where it is, its saved stack is of an earlier wait.
+    if (next != save) osler_emulator_switch(save, *next);
 }
 
 // Stops this thread until another makes it ready.
@@ -200,6 +229,14 @@ inline void synchronize(Barrier& barrier, unsigned expected, Wait what) {
     }
 }
 
+// Under a sanitizer, makes memory forbidden or allowed.
+inline void protect([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes, [[maybe_unused]] bool forbidden) {
+#if defined(__SANITIZE_ADDRESS__)
+    if (forbidden) ASAN_POISON_MEMORY_REGION(memory, bytes);
+    else ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
+#endif
+}
+
 // The offset of `pointer` in the block's shared memory, which is its address on a device; `bytes` must lie in it.
 inline uint32_t shared_offset(const void* pointer, size_t bytes, size_t alignment, const char* operation) {
     const auto* at = static_cast<const unsigned char*>(pointer);
@@ -218,6 +255,7 @@ inline void* static_shared(const void* key, size_t bytes, size_t alignment) {
         size_t start = block->dynamic_bytes + block->static_bytes;
         start = (start + alignment - 1) / alignment * alignment;
         if (start + bytes > SHARED_BYTES) fail("more shared memory than a block may have");
+        protect(block->shared + start, bytes, false);
         memset(block->shared + start, POISON, bytes);
         block->static_bytes = start + bytes - block->dynamic_bytes;
         found = block->static_offsets.emplace(key, start).first;

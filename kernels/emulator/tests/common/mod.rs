@@ -24,9 +24,14 @@ pub trait Work {
 
 /// Runs `work` on the CPU in bf16 mode and on the emulated GPU, there in both orders of blocks and threads, which must give the same bits.
 pub fn both(work: &impl Work) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    both_on(work, false)
+}
+
+/// As [`both`], on a Hopper if `wgmma`.
+pub fn both_on(work: &impl Work, wgmma: bool) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let wanted = work.run(&Cpu::<f32>::bf16(1).unwrap());
     let bits = |order| {
-        let got = work.run(&Gpu::new(Emulator { order }));
+        let got = work.run(&Gpu::new(Emulator { order, wgmma }));
         (got.iter().map(|got| got.iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect::<Vec<_>>(), got)
     };
     let (forward, got) = bits(Order::Forward);

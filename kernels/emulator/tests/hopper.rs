@@ -1,0 +1,117 @@
+//! Hopper's primitives in the emulator (`src/probes_hopper.cu`): right results, and each mistake seen for what it is.
+
+mod common;
+
+use common::numbers;
+use osler_emulator::{Allocation, Emulator, Order};
+use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
+
+const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true };
+
+fn bf16(values: &[f32]) -> Allocation {
+    let bytes: Vec<u8> = values.iter().flat_map(|&value| float_to_bf16(value).to_le_bytes()).collect();
+    let mut memory = DEVICE.allocate(bytes.len()).unwrap();
+    DEVICE.write(&mut memory, 0, &bytes).unwrap();
+    memory
+}
+
+fn read_floats(memory: &Allocation, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; 4 * count];
+    DEVICE.read(memory, 0, &mut bytes).unwrap();
+    bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+fn read_bf16(memory: &Allocation, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; 2 * count];
+    DEVICE.read(memory, 0, &mut bytes).unwrap();
+    bytes.chunks_exact(2).map(|pair| float_from_bf16(u16::from_le_bytes(pair.try_into().unwrap()))).collect()
+}
+
+fn map(memory: &Allocation, rows: usize, columns: usize, box_rows: usize) -> Argument {
+    let matrix = MatrixBox { address: DEVICE.address(memory), rows, columns, row_bytes: 2 * columns, box_rows };
+    Argument::TensorMap(DEVICE.tensor_map(&matrix).unwrap())
+}
+
+fn run(kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
+    DEVICE.launch(Launch { kernel, grid: [1, 1, 1], threads, shared_bytes }, arguments).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn expect_product(got: &[f32], columns: usize, inner: usize, left: impl Fn(usize, usize) -> f32, right: impl Fn(usize, usize) -> f32) {
+    for (at, got) in got.iter().enumerate() {
+        let (row, column) = (at / columns, at % columns);
+        let wanted: f32 = (0..inner).map(|inner| left(row, inner) * right(inner, column)).sum();
+        assert!((got - wanted).abs() < 1e-4, "({row}, {column}): {got} {wanted}");
+    }
+}
+
+/// The product of two tiles, with a mistake (0: none).
+fn wgmma(mistake: u32) -> Result<Vec<f32>, String> {
+    let (left, right) = (bf16(&numbers(4096, 1)), bf16(&numbers(4096, 2)));
+    let product = DEVICE.allocate(4 * 4096).unwrap();
+    let arguments = [Argument::Pointer(DEVICE.address(&product)), map(&left, 64, 64, 64), map(&right, 64, 64, 64), Argument::U32(mistake)];
+    run("probe_wgmma", 128, 2 * 64 * 128, &arguments)?;
+    Ok(read_floats(&product, 4096))
+}
+
+#[test]
+fn wgmma_multiplies_what_tma_loads() {
+    let (left, right) = (numbers(4096, 1), numbers(4096, 2));
+    expect_product(&wgmma(0).unwrap(), 64, 64, |row, inner| left[row * 64 + inner], |inner, column| right[column * 64 + inner]);
+}
+
+#[test]
+fn early_reads_are_poison() {
+    assert!(wgmma(1).unwrap().iter().all(|x| x.is_nan()), "an accumulator before wait_group");
+    assert!(wgmma(2).unwrap().iter().all(|x| x.is_nan()), "shared memory before the barrier");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let error = wgmma(3).unwrap_err();
+    assert!(error.contains("deadlock; 128 threads (0 to 127) wait for the mbarrier at shared address"), "{error}");
+    assert!(wgmma(4).unwrap_err().contains("wgmma without a wgmma.fence"));
+    assert!(wgmma(5).unwrap_err().contains("an accumulator was written while its product was in flight"));
+}
+
+#[test]
+fn transposed_operands_are_read_by_column() {
+    let (left, right) = (numbers(4096, 1), numbers(8192, 2));
+    let (left_memory, right_memory) = (bf16(&left), bf16(&right));
+    let product = DEVICE.allocate(4 * 8192).unwrap();
+    let arguments = [Argument::Pointer(DEVICE.address(&product)), map(&left_memory, 64, 64, 64), map(&right_memory, 64, 128, 64)];
+    run("probe_wgmma_transposed", 128, 3 * 64 * 128, &arguments).unwrap();
+    let got = read_floats(&product, 8192);
+    expect_product(&got, 128, 64, |row, inner| left[inner * 64 + row], |inner, column| right[inner * 128 + column]);
+}
+
+#[test]
+fn the_left_operand_may_be_in_registers() {
+    let (left, right) = (numbers(1024, 1), numbers(1024, 2));
+    let (left_memory, right_memory) = (bf16(&left), bf16(&right));
+    let product = DEVICE.allocate(4 * 4096).unwrap();
+    let pointers = [&product, &left_memory].map(|memory| Argument::Pointer(DEVICE.address(memory)));
+    run("probe_wgmma_registers", 128, 16 * 128, &[pointers[0], pointers[1], map(&right_memory, 16, 64, 16)]).unwrap();
+    let got = read_floats(&product, 4096);
+    expect_product(&got, 64, 16, |row, inner| left[row * 16 + inner], |inner, column| right[inner * 64 + column]);
+}
+
+#[test]
+fn boxes_are_cut_at_the_edge() {
+    let source = numbers(12 * 40, 1);
+    let (from, to) = (bf16(&source), bf16(&[0.0; 12 * 40]));
+    let sums = DEVICE.allocate(128).unwrap();
+    let arguments = [Argument::Pointer(DEVICE.address(&sums)), map(&from, 12, 40, 8), map(&to, 12, 40, 8), Argument::U32(6)];
+    run("probe_stores", 32, 8 * 128, &arguments).unwrap();
+    let got = read_bf16(&to, 12 * 40);
+    assert_eq!((&got[..6 * 40], &got[6 * 40..]), (&[0.0; 240][..], &source[6 * 40..]));
+    assert_eq!(read_floats(&sums, 32), (0..32).map(|at| at as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_ring_of_boxes_goes_round() {
+    let source = numbers(40 * 64, 1);
+    let (from, copied) = (bf16(&source), bf16(&[0.0; 40]));
+    run("probe_pipeline", 64, 2 * 8 * 128, &[Argument::Pointer(DEVICE.address(&copied)), map(&from, 40, 64, 8), Argument::U32(5)]).unwrap();
+    assert_eq!(read_bf16(&copied, 40), source.iter().step_by(64).copied().collect::<Vec<_>>());
+}
