@@ -45,6 +45,9 @@ scale: ## ten million documents in 4 GiB, and 8 GB of text in 2 GiB, with plante
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run
 
+kernels-asan: ## runs the CUDA kernels on a CPU under AddressSanitizer (needs g++ and its libasan)
+	OSLER_EMULATOR_SANITIZE=address ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(CARGO) test -p osler-emulator --tests
+
 fmt: ## formats the code
 	$(CARGO) fmt --all
 
@@ -55,4 +58,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan train install test bench quality scale fuzz fmt lint clean-out
+.PHONY: help build corpus plan train install test bench quality scale fuzz kernels-asan fmt lint clean-out
