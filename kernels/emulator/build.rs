@@ -17,7 +17,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed={SANITIZE}");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).flag("-ftree-vectorize").flag("-g1").define("OSLER_EMULATOR", None);
-    build.include(root.join("include")).include(&cuda).include(&root.join("src"));
+    build.include(root.join("include")).include(&cuda);
     // Kernels are full of pragmas for another compiler; their warnings are that compiler's to give.
     build.flag("-Wno-unknown-pragmas").warnings(false);
     if env::var(SANITIZE).is_ok_and(|kind| kind == "address") {

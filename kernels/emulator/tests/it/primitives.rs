@@ -1,8 +1,6 @@
 //! The emulator's own primitives, one small kernel each (`src/probes.cu`): right results, and each mistake seen for what it is.
 
-mod common;
-
-use common::numbers;
+use crate::common::numbers;
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernels::cuda::{Argument, Launch, Launcher, float_from_bf16, float_to_bf16};
 

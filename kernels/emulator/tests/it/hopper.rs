@@ -1,8 +1,6 @@
 //! Hopper's primitives in the emulator (`src/probes_hopper.cu`): right results, and each mistake seen for what it is.
 
-mod common;
-
-use common::numbers;
+use crate::common::numbers;
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
 

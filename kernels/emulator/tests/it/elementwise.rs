@@ -1,8 +1,6 @@
 //! Rotary positions, the gated activation, embeddings, linear maps and the optimiser against their CPU twins.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use osler_emulator::Emulator;
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{AdamState, AdamW, LinearShape, RotaryShape};

@@ -1,8 +1,6 @@
 //! `cuda/route.cu`, `cuda/sort.cu` and `cuda/dispatch.cu` against their CPU twins.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use osler_emulator::Emulator;
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{DispatchShape, RouteShape};

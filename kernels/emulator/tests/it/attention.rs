@@ -1,8 +1,6 @@
 //! `cuda/attention_forward.cu` and `cuda/attention_backward.cu` against the CPU twin.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use osler_emulator::Emulator;
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{AttentionInput, AttentionShape};

@@ -1,8 +1,6 @@
 //! `cuda/head_loss.cu` and the products around it against the CPU twin.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use osler_emulator::Emulator;
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{IGNORED, LinearShape};

@@ -1,9 +1,8 @@
 //! What the case lists share: the emulator and the CPU twin side by side.
-#![allow(dead_code)]
 
 use osler_emulator::{Emulator, Order};
 use osler_kernels::cuda::Gpu;
-use osler_kernels::{Cpu, Memory, Operations};
+use osler_kernels::{Cpu, Operations};
 
 /// `count` numbers between −1.5 and 1.5 that depend on `salt` alone (splitmix64), as bf16 holds them.
 pub fn numbers(count: usize, salt: u64) -> Vec<f32> {
