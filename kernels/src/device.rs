@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub enum Device {
     #[default]
     Cpu,
+    /// A GPU of NVIDIA, through CUDA.
+    Cuda,
 }
 
 /// A call that cannot run.
@@ -25,7 +27,12 @@ pub enum KernelError {
     Launch(String),
     #[error("cannot start threads: {0}")]
     Threads(String),
-    #[error("no device `{0}`: this build knows `cpu`")]
+    /// CUDA is not there, or cannot do what is asked.
+    #[error("{0}")]
+    Cuda(String),
+    #[error("{source_name} does not compile for {architecture}:\n{log}")]
+    Compile { source_name: String, architecture: String, log: String },
+    #[error("no device `{0}`: this build knows `cpu` and `cuda`")]
     UnknownDevice(String),
 }
 
@@ -33,6 +40,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda => f.write_str("cuda"),
         }
     }
 }
@@ -43,6 +51,7 @@ impl FromStr for Device {
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
             other => Err(KernelError::UnknownDevice(other.to_string())),
         }
     }
@@ -54,7 +63,9 @@ mod tests {
 
     #[test]
     fn devices_are_named() {
-        assert_eq!(Device::Cpu.to_string().parse(), Ok(Device::Cpu));
-        assert_eq!("tpu".parse::<Device>().unwrap_err().to_string(), "no device `tpu`: this build knows `cpu`");
+        for device in [Device::Cpu, Device::Cuda] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("tpu".parse::<Device>().unwrap_err().to_string(), "no device `tpu`: this build knows `cpu` and `cuda`");
     }
 }

@@ -3,12 +3,15 @@
 //! [`Gpu`] is written against [`Launcher`], which the driver offers on a machine with a GPU and the emulator in tests. Stored numbers
 //! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when.
 
+pub mod architecture;
 mod attention;
 mod buffer;
+pub mod compile;
 mod dispatch;
 mod embedding;
 mod head_loss;
 mod launcher;
+pub mod library;
 mod linear;
 mod operations;
 mod optimiser;

@@ -24,9 +24,14 @@ macro_rules! unit {
     ($name:literal $(after $shared:literal)*, [$($kernel:literal),*], needs_wgmma: $wgmma:literal, architectures: $architectures:expr) => {
         Unit {
             name: $name,
+            // Messages and profilers name the file and its line.
             source: concat!(
+                "#line 1 \"ptx.cuh\"\n",
                 include_str!("../../cuda/ptx.cuh"),
-                $(include_str!(concat!("../../cuda/", $shared)),)*
+                $("\n#line 1 \"", $shared, "\"\n", include_str!(concat!("../../cuda/", $shared)),)*
+                "\n#line 1 \"",
+                $name,
+                ".cu\"\n",
                 include_str!(concat!("../../cuda/", $name, ".cu")),
             ),
             kernels: &[$($kernel),*],
