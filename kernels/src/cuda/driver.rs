@@ -1,0 +1,436 @@
+//! A CUDA device: found, opened, and a [`Launcher`]. **Nothing here but what happens without a device has run yet**: the rest is checked by
+//! the compiler alone, and waits for a chip.
+//!
+//! One stream carries all work in the order in which it is asked for, so nothing else orders it.
+
+use super::architecture::Architecture;
+use super::compile::{Compiler, Origin, Source};
+use super::launcher::{Argument, Launch, Launcher, MatrixBox, Product, TensorMap};
+use super::library::Library;
+use super::products::Products;
+use super::units::{UNITS, Unit};
+use crate::KernelError;
+use crate::operations::Done;
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The driver's version of CUDA, as it counts: what is compiled by CUDA 13 runs on drivers of CUDA 13 or newer.
+const OLDEST_DRIVER: i32 = 13_000;
+
+/// Columns of the box that a tensor map moves: the 128 bytes that are swizzled together.
+const BOX_COLUMNS: u32 = 64;
+
+/// What a device is opened with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Number of the device, as the driver counts.
+    pub ordinal: usize,
+    /// Folders that CUDA's libraries are looked for in, before the system's own.
+    pub libraries: &'a [PathBuf],
+    /// Folder of compiled kernels and of choices of matrix products; `None` keeps neither.
+    pub cache: Option<&'a Path>,
+}
+
+/// A device that kernels can run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub name: String,
+    pub architecture: Architecture,
+    /// All there is, free or not.
+    pub memory_bytes: usize,
+}
+
+/// The device with the number `ordinal`, if kernels can run on it. Takes nothing of it.
+///
+/// # Errors
+/// [`KernelError::Cuda`] in one line: no driver, no device, too old a one of either, and what to do.
+pub fn find(ordinal: usize) -> Result<Found, KernelError> {
+    Library::Driver.open(&[])?;
+    result::init().map_err(no_device)?;
+    let mut version = 0;
+    // SAFETY: the library is open, and the call writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("the driver does not say its version"))?;
+    if version < OLDEST_DRIVER {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(KernelError::Cuda(format!(
+            "the NVIDIA driver is for CUDA {major}.{minor}, and kernels need 13.0: install driver 580 or newer"
+        )));
+    }
+    let count = result::device::get_count().map_err(no_device)?;
+    let number = i32::try_from(ordinal).ok().filter(|&number| number < count).ok_or_else(|| {
+        KernelError::Cuda(format!("the driver sees {count} CUDA devices, none with the number {ordinal}: is CUDA_VISIBLE_DEVICES right?"))
+    })?;
+    let silent = failed("the device does not describe itself");
+    let device = result::device::get(number).map_err(&silent)?;
+    // SAFETY: `device` is what the driver gave for a number that it has.
+    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(&silent);
+    let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(Found {
+        name: result::device::get_name(device).map_err(&silent)?,
+        architecture: Architecture::of(major, minor)?,
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(device) }.map_err(&silent)?,
+    })
+}
+
+/// A device with its kernels loaded.
+#[derive(Debug)]
+pub struct Driver {
+    found: Found,
+    kernels: HashMap<&'static str, Kernel>,
+    products: Mutex<Products>,
+    not_kept: Option<String>,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+/// A kernel, and the sizes of its parameters in bytes.
+#[derive(Debug)]
+struct Kernel {
+    function: CudaFunction,
+    parameters: Vec<usize>,
+}
+
+impl Driver {
+    /// Opens a device, compiles for it every unit that it can run, or reads it from the cache, and loads their kernels.
+    ///
+    /// # Errors
+    /// [`KernelError::Cuda`] as for [`find`] and where a library is missing; [`KernelError::Compile`]; [`KernelError::Memory`].
+    pub fn open(options: &Options<'_>) -> Result<Self, KernelError> {
+        let found = find(options.ordinal)?;
+        // Before anything is taken of the device.
+        let compiler = Compiler::open(options.libraries, options.cache.map(Path::to_path_buf))?;
+        Library::MatrixProducts.open(options.libraries)?;
+        let context = CudaContext::new(options.ordinal).map_err(failed("the device does not open"))?;
+        // SAFETY: no stream beside the one below is ever made, so no event is needed to order two.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("the device gives no stream"))?;
+        keep_freed_memory(&context)?;
+        let (mut kernels, mut not_kept) = (HashMap::new(), None);
+        for unit in UNITS.iter().filter(|unit| found.architecture.runs(unit)) {
+            let cubin = compiler.compile(&Source::from(unit), found.architecture)?;
+            if let Origin::NotKept(reason) = cubin.origin {
+                not_kept = Some(reason);
+            }
+            let module = context.load_module(Ptx::from_binary(cubin.bytes)).map_err(failed(unit.name))?;
+            for &name in unit.kernels {
+                let function = module.load_function(name).map_err(failed(name))?;
+                kernels.insert(name, Kernel::new(&context, function).map_err(failed(name))?);
+            }
+        }
+        let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
+        Ok(Self { found, kernels, products, not_kept, stream, context })
+    }
+
+    /// Name, architecture and memory.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Why something compiled could not be kept, if it could not: the next run compiles it again, which is worth a warning.
+    pub fn not_kept(&self) -> Option<&str> {
+        self.not_kept.as_deref()
+    }
+
+    /// Free memory and all memory of the device, in bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::Launch`].
+    pub fn memory_bytes(&self) -> Result<(usize, usize), KernelError> {
+        self.context.mem_get_info().map_err(launch_failed("the device does not say what memory it has"))
+    }
+
+    /// Host memory that the device copies to and from while the host does something else: `len` zeros, fast for the host to read, too.
+    ///
+    /// # Errors
+    /// [`KernelError::Launch`].
+    pub fn pinned(&self, len: usize) -> Result<PinnedHostSlice<u8>, KernelError> {
+        let refused = launch_failed("the system gives no pinned memory");
+        // SAFETY: what the call leaves unset is set below. The flags are not for write-combined memory, which the host reads slowly.
+        let mut pinned = unsafe { self.context.alloc_pinned_with_flags::<u8>(len, 0) }.map_err(&refused)?;
+        let start = pinned.as_mut_ptr().map_err(&refused)?;
+        // SAFETY: `start` is of `len` bytes that nothing else uses.
+        unsafe { start.write_bytes(0, len) };
+        Ok(pinned)
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// [`KernelError::Launch`] when some of it failed.
+    pub fn synchronize(&self) -> Done {
+        self.stream.synchronize().map_err(launch_failed("work that was started before"))
+    }
+}
+
+impl Launcher for Driver {
+    type Memory = CudaSlice<u8>;
+
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
+        // The driver gives no memory of no bytes; one stands for them.
+        self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::Memory { bytes },
+            _ => launch_failed("the device gives no memory")(error),
+        })
+    }
+
+    fn address(&self, memory: &Self::Memory) -> u64 {
+        // What comes with the address records an event, of which there are none.
+        let (address, _) = memory.device_ptr(&self.stream);
+        address
+    }
+
+    fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done {
+        let Some(mut to) = within(at, bytes.len(), memory.len()).and_then(|range| memory.try_slice_mut(range)) else {
+            return Err(outside("bytes", memory, at, bytes.len()));
+        };
+        self.stream.memcpy_htod(bytes, &mut to).map_err(launch_failed("a copy to the device"))
+    }
+
+    fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done {
+        let Some(from) = within(at, bytes.len(), memory.len()).and_then(|range| memory.try_slice(range)) else {
+            return Err(outside("bytes", memory, at, bytes.len()));
+        };
+        self.stream.memcpy_dtoh(&from, bytes).map_err(launch_failed("a copy from the device"))?;
+        self.synchronize()
+    }
+
+    fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, at: usize, bytes: usize) -> Done {
+        let whole = to.len();
+        let Some(source) = from.try_slice(0..bytes) else {
+            return Err(outside("from", from, 0, bytes));
+        };
+        let Some(mut target) = within(at, bytes, whole).and_then(|range| to.try_slice_mut(range)) else {
+            return Err(outside("to", to, at, bytes));
+        };
+        self.stream.memcpy_dtod(&source, &mut target).map_err(launch_failed("a copy on the device"))
+    }
+
+    fn clear(&self, memory: &mut Self::Memory) -> Done {
+        self.stream.memset_zeros(memory).map_err(launch_failed("clearing memory"))
+    }
+
+    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done {
+        let Some(kernel) = self.kernels.get(launch.kernel) else {
+            let architecture = self.found.architecture;
+            return Err(KernelError::Launch(format!("no kernel `{}` is loaded for {architecture}", launch.kernel)));
+        };
+        if !arguments.iter().map(Argument::size).eq(kernel.parameters.iter().copied()) {
+            let wanted = &kernel.parameters;
+            return Err(KernelError::Launch(format!("{}: parameters of {wanted:?} bytes are given {arguments:?}", launch.kernel)));
+        }
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
+        let [x, y, z] = launch.grid;
+        // SAFETY: function and stream live, and are of this context, which is this thread's; there is a pointer to a value of the right
+        // size for each parameter, which the call copies. Addresses among them are of the device: what a kernel does there, right or wrong,
+        // touches no memory of the host.
+        let launched = unsafe {
+            result::launch_kernel(
+                kernel.function.cu_function(),
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        };
+        launched.map_err(launch_failed(launch.kernel))
+    }
+
+    fn multiply(&self, product: &Product) -> Done {
+        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
+        // A thread that panicked left at most a choice out.
+        self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product)
+    }
+
+    fn has_wgmma(&self) -> bool {
+        self.found.architecture.has_wgmma()
+    }
+
+    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
+        let too_large = |_| KernelError::Value { kernel: "tensor map", argument: "box_rows", wanted: "at most 256" };
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // The dimension whose elements lie side by side comes first; its stride goes without saying.
+        let sizes = [matrix.columns as u64, matrix.rows as u64];
+        let strides_bytes = [matrix.row_bytes as u64];
+        let box_sizes = [BOX_COLUMNS, u32::try_from(matrix.box_rows).map_err(too_large)?];
+        let steps = [1, 1];
+        // SAFETY: all arrays live, with two elements for each of the two dimensions, one for the strides; the call writes the map. The address
+        // is the device's, and not read.
+        let encoded = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                2,
+                matrix.address as *mut c_void,
+                sizes.as_ptr(),
+                strides_bytes.as_ptr(),
+                box_sizes.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                // Zeros.
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        encoded.result().map_err(launch_failed(&format!("a map of {matrix:?}")))?;
+        Ok(TensorMap(map.opaque))
+    }
+}
+
+impl Kernel {
+    fn new(context: &CudaContext, function: CudaFunction) -> Result<Self, DriverError> {
+        // All the shared memory that a block may have; without this, 48 KiB.
+        let largest = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let rest = largest - function.shared_size_bytes()?;
+        function.set_attribute(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, rest)?;
+        let mut parameters = Vec::new();
+        loop {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: the function lives; the call writes two integers.
+            match unsafe { sys::cuFuncGetParamInfo(function.cu_function(), parameters.len(), &mut offset, &mut size) } {
+                sys::CUresult::CUDA_SUCCESS => parameters.push(size),
+                // There are no more.
+                sys::CUresult::CUDA_ERROR_INVALID_VALUE => return Ok(Self { function, parameters }),
+                error => return Err(DriverError(error)),
+            }
+        }
+    }
+}
+
+impl Argument {
+    fn size(&self) -> usize {
+        match self {
+            Self::Pointer(value) | Self::U64(value) => size_of_val(value),
+            Self::U32(value) => size_of_val(value),
+            Self::F32(value) => size_of_val(value),
+            Self::TensorMap(value) => size_of_val(value),
+        }
+    }
+
+    /// Where the value lies on the host; only read through, whatever the type says.
+    fn pointer(&self) -> *mut c_void {
+        match self {
+            Self::Pointer(value) | Self::U64(value) => (&raw const *value).cast_mut().cast(),
+            Self::U32(value) => (&raw const *value).cast_mut().cast(),
+            Self::F32(value) => (&raw const *value).cast_mut().cast(),
+            Self::TensorMap(value) => (&raw const *value).cast_mut().cast(),
+        }
+    }
+}
+
+impl Architecture {
+    /// Whether a unit is for this architecture: units of warpgroup products are for those that have them alone.
+    fn runs(self, unit: &Unit) -> bool {
+        self.has_wgmma() || !unit.needs_wgmma
+    }
+}
+
+/// `at .. at + len`, if it lies within `whole`.
+fn within(at: usize, len: usize, whole: usize) -> Option<std::ops::Range<usize>> {
+    let end = at.checked_add(len)?;
+    (end <= whole).then_some(at..end)
+}
+
+fn outside(argument: &'static str, memory: &CudaSlice<u8>, at: usize, len: usize) -> KernelError {
+    KernelError::Shape { kernel: "copy", argument, wanted: memory.len(), got: at.saturating_add(len) }
+}
+
+/// Lets the device's pool keep freed memory for the next allocation, where it would give it back at every wait.
+fn keep_freed_memory(context: &CudaContext) -> Done {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold_bytes = u64::MAX;
+    // SAFETY: the device is the context's, the pool its default one, and the attribute an integer of 64 bits.
+    let set = unsafe {
+        result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold_bytes).cast())
+        })
+    };
+    set.map_err(failed("the device's pool of memory cannot be set"))
+}
+
+fn no_device(error: DriverError) -> KernelError {
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+            KernelError::Cuda("the NVIDIA driver sees no CUDA device: does nvidia-smi list one, and is CUDA_VISIBLE_DEVICES right?".into())
+        }
+        _ => failed("the NVIDIA driver does not start (does nvidia-smi work?)")(error),
+    }
+}
+
+/// A device that cannot be had, with what the driver says.
+fn failed(what: &str) -> impl Fn(DriverError) -> KernelError {
+    move |error| KernelError::Cuda(format!("{what}: {}", said(error)))
+}
+
+/// Work that failed, with what the driver says.
+pub(super) fn launch_failed(what: &str) -> impl Fn(DriverError) -> KernelError {
+    move |error| KernelError::Launch(format!("{what}: {}", said(error)))
+}
+
+fn said(error: DriverError) -> String {
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{:?}: {text}", error.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_lie_within() {
+        assert_eq!(within(2, 3, 5), Some(2..5));
+        assert_eq!(within(0, 0, 0), Some(0..0));
+        assert_eq!(within(2, 4, 5), None);
+        assert_eq!(within(usize::MAX, 2, 5), None);
+    }
+
+    #[test]
+    fn arguments_are_read_where_they_lie() {
+        let arguments = [Argument::Pointer(1 << 40), Argument::U32(7), Argument::U64(u64::MAX), Argument::F32(0.5)];
+        assert_eq!(arguments.each_ref().map(Argument::size), [8, 4, 8, 4]);
+        let bytes = |argument: &Argument| {
+            // SAFETY: the argument lives, and its value has as many bytes.
+            unsafe { std::slice::from_raw_parts(argument.pointer().cast::<u8>(), argument.size()) }.to_vec()
+        };
+        assert_eq!(bytes(&arguments[0]), (1_u64 << 40).to_le_bytes());
+        assert_eq!(bytes(&arguments[1]), 7_u32.to_le_bytes());
+        assert_eq!(bytes(&arguments[2]), u64::MAX.to_le_bytes());
+        assert_eq!(bytes(&arguments[3]), 0.5_f32.to_le_bytes());
+        let map = Argument::TensorMap(TensorMap(std::array::from_fn(|at| at as u64 + 1)));
+        assert_eq!(bytes(&map), (1..=16_u64).flat_map(u64::to_le_bytes).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn units_of_warpgroup_products_are_for_hopper() {
+        let plain = Unit { needs_wgmma: false, ..UNITS[0] };
+        let hopper = Unit { needs_wgmma: true, ..UNITS[0] };
+        assert!(Architecture::SM_80.runs(&plain) && Architecture::SM_90A.runs(&plain) && Architecture::SM_90A.runs(&hopper));
+        assert!(!Architecture::SM_80.runs(&hopper));
+    }
+
+    /// On a machine with a device, too: it is found or refused in one line, and nothing panics.
+    #[test]
+    fn a_device_is_found_or_refused_in_one_line() {
+        match find(0) {
+            Ok(found) => assert!(found.memory_bytes > 0 && !found.name.is_empty(), "{found:?}"),
+            Err(error) => {
+                let line = error.to_string();
+                assert!(!line.contains('\n') && line.contains(": ") && line.contains("driver"), "{line}");
+                let options = Options { ordinal: 0, libraries: &[], cache: None };
+                assert_eq!(Driver::open(&options).unwrap_err(), error);
+            }
+        }
+        assert!(find(usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! The driver's side of a GPU: on a machine that has one, on it; elsewhere on a stand-in for CUDA's libraries (`stand_in/cuda.cpp`), which
+//! shows that calls are made in order and with the right arguments, and nothing of speed. Needs NVRTC as `compile.rs` does, and a C++
+//! compiler.
+
+use osler_kernels::KernelError;
+use osler_kernels::cuda::driver::{Driver, Options, find};
+use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// Where CUDA's libraries are: NVRTC as `tests/kernels/install` brings it and, without a GPU, the stand-in, which is then open.
+static LIBRARIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+    let compiler = compiler();
+    if find(0).is_ok() {
+        return vec![compiler];
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stand-in");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in/cuda.cpp");
+    let driver = build(&folder, "libcuda.so.1", &["-std=c++17", "-O1"], &source);
+    // What is allocated is known to one of the two: the other library is but a name for it.
+    build(&folder, "libcublasLt.so.13", &["-Wl,--no-as-needed", "-x", "none"], &driver);
+    // SAFETY: the library was just built; its initialisers fill a map.
+    let opened = unsafe { libloading::Library::new(&driver) };
+    std::mem::forget(opened.expect("the stand-in"));
+    vec![folder, compiler]
+});
+
+/// Builds a library where another process may be at it, too.
+fn build(folder: &Path, name: &str, flags: &[&str], source: &Path) -> PathBuf {
+    let (path, partial) = (folder.join(name), folder.join(format!("{name}.{}", std::process::id())));
+    let mut compiler = Command::new("c++");
+    compiler.args(["-shared", "-fPIC"]).arg(format!("-Wl,-soname,{name}")).args(flags).arg(source).arg("-o").arg(&partial);
+    assert!(compiler.status().expect("a C++ compiler, called c++").success());
+    std::fs::rename(&partial, &path).expect("the stand-in");
+    path
+}
+
+/// Where `tests/kernels/install` puts NVRTC.
+fn compiler() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("osler-nvrtc")
+}
+
+/// Cubins of all tests and runs, `tests/kernels/check` included.
+fn shared_cache() -> PathBuf {
+    compiler().join("cubins")
+}
+
+fn open(cache: &Path) -> Driver {
+    match Driver::open(&Options { ordinal: 0, libraries: &LIBRARIES, cache: Some(cache) }) {
+        Ok(driver) => driver,
+        Err(error) => panic!("{error}\nfor tests: tests/kernels/install"),
+    }
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn bf16(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&value| float_to_bf16(value).to_le_bytes()).collect()
+}
+
+/// Small numbers that bf16 holds exactly, as it does products and short sums of them.
+fn numbers(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|at| ((at * 7 + seed * 5) % 11) as f32 - 5.0).collect()
+}
+
+fn memory(driver: &Driver, bytes: &[u8]) -> <Driver as Launcher>::Memory {
+    let mut memory = driver.allocate(bytes.len()).unwrap_or_else(|error| panic!("{error}"));
+    driver.write(&mut memory, 0, bytes).unwrap_or_else(|error| panic!("{error}"));
+    memory
+}
+
+fn floats(driver: &Driver, memory: &<Driver as Launcher>::Memory, kind: OutputKind, len: usize) -> Vec<f32> {
+    let size = if kind == OutputKind::Stored { 2 } else { 4 };
+    let mut bytes = vec![0; len * size];
+    driver.read(memory, 0, &mut bytes).unwrap_or_else(|error| panic!("{error}"));
+    let float = |bytes: &[u8]| match *bytes {
+        [a, b] => float_from_bf16(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => f32::NAN,
+    };
+    bytes.chunks_exact(size).map(float).collect()
+}
+
+#[test]
+fn memory_is_zero_and_is_copied_to_the_byte() {
+    let driver = open(&shared_cache());
+    assert!(driver.found().memory_bytes > 0 && driver.not_kept().is_none(), "{:?}", driver.found());
+    let (free, total) = driver.memory_bytes().unwrap();
+    assert!(free <= total && total > 0);
+    let mut first = driver.allocate(300).unwrap();
+    assert!(driver.address(&first).is_multiple_of(256));
+    let mut seen = vec![1; 300];
+    driver.read(&first, 0, &mut seen).unwrap();
+    assert_eq!(seen, vec![0; 300]);
+    let text: Vec<u8> = (0..100).collect();
+    driver.write(&mut first, 150, &text).unwrap();
+    let mut second = driver.allocate(400).unwrap();
+    driver.copy(&first, &mut second, 100, 260).unwrap();
+    driver.read(&second, 240, &mut seen[..120]).unwrap();
+    assert_eq!((&seen[..10], &seen[10..110], &seen[110..120]), (&[0; 10][..], &text[..], &[0; 10][..]));
+    driver.clear(&mut second).unwrap();
+    driver.read(&second, 250, &mut seen[..100]).unwrap();
+    assert_eq!(seen[..100], [0; 100]);
+    for error in [
+        driver.write(&mut first, 201, &text),
+        driver.read(&first, 201, &mut seen[..100]),
+        driver.copy(&first, &mut second, 150, 251),
+        driver.copy(&first, &mut second, 0, 301),
+    ] {
+        assert!(matches!(error, Err(KernelError::Shape { .. })), "{error:?}");
+    }
+    let empty = driver.allocate(0).unwrap();
+    driver.read(&empty, 0, &mut []).unwrap();
+    assert!(matches!(driver.allocate(1 << 46), Err(KernelError::Memory { bytes }) if bytes == 1 << 46));
+    driver.synchronize().unwrap();
+    assert_eq!(driver.pinned(64).unwrap().as_slice().unwrap(), [0; 64]);
+}
+
+#[test]
+fn kernels_are_launched_with_their_arguments_and_no_others() {
+    let driver = open(&shared_cache());
+    let (partials, output) = (memory(&driver, &bytes(&numbers(15, 1))), memory(&driver, &bytes(&numbers(5, 2))));
+    let launch = Launch { kernel: "add_partials", grid: [1, 1, 1], threads: 256, shared_bytes: 0 };
+    let arguments =
+        [Argument::Pointer(driver.address(&output)), Argument::Pointer(driver.address(&partials)), Argument::U32(3), Argument::U64(5)];
+    // From another thread, which has not used the device before.
+    std::thread::scope(|scope| scope.spawn(|| driver.launch(launch, &arguments)).join().unwrap()).unwrap();
+    let (added, before) = (numbers(15, 1), numbers(5, 2));
+    let wanted: Vec<f32> = (0..5).map(|column| before[column] + (0..3).map(|row| added[row * 5 + column]).sum::<f32>()).collect();
+    assert_eq!(floats(&driver, &output, OutputKind::Exact, 5), wanted);
+    let [first, second, parts, columns] = arguments;
+    for wrong in [&[first, second, parts][..], &[first, second, parts, parts], &[first, second, parts, columns, columns], &[]] {
+        let error = driver.launch(launch, wrong).unwrap_err().to_string();
+        assert!(error.contains("add_partials: parameters of [8, 8, 4, 8] bytes are given ["), "{error}");
+    }
+    let error = driver.launch(Launch { kernel: "nothing", ..launch }, &arguments).unwrap_err().to_string();
+    assert!(error.contains("no kernel `nothing` is loaded for sm_"), "{error}");
+}
+
+#[test]
+fn a_tensor_map_describes_its_matrix() {
+    let driver = open(&shared_cache());
+    if !driver.has_wgmma() {
+        return;
+    }
+    let held = driver.allocate(100 * 256).unwrap();
+    let matrix = MatrixBox { address: driver.address(&held), rows: 100, columns: 96, row_bytes: 256, box_rows: 64 };
+    let TensorMap(words) = driver.tensor_map(&matrix).unwrap();
+    if driver.found().name == "Stand-in" {
+        assert_eq!(words[..7], [matrix.address, 96, 100, 256, 64, 64, 0]);
+    }
+    for wrong in [MatrixBox { box_rows: 257, ..matrix }, MatrixBox { row_bytes: 200, ..matrix }, MatrixBox { box_rows: 1 << 40, ..matrix }]
+    {
+        assert!(driver.tensor_map(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+/// `[3, 16] · [16, 8]` in every way that operands can lie, stored and exact, with a bias and added to.
+#[test]
+fn products_are_those_of_the_definition() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(&shared_cache()));
+    for entry in std::fs::read_dir(shared_cache()).unwrap().map(Result::unwrap) {
+        if entry.path().extension().is_some_and(|extension| extension == "cubin") {
+            std::fs::copy(entry.path(), root.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let cubins = std::fs::read_dir(root.path()).unwrap().count();
+    let driver = open(root.path());
+    const SIZES: [usize; 3] = [3, 8, 16];
+    let [rows, columns, inner] = SIZES;
+    let (left, right, bias) = (numbers(rows * inner, 1), numbers(inner * columns, 2), numbers(columns, 3));
+    let before = numbers(rows * columns, 4);
+    let [left_memory, right_memory, bias_memory] = [&left, &right, &bias].map(|values| memory(&driver, &bf16(values)));
+    for case in 0..32 {
+        let on = |bit: usize| case >> bit & 1 == 1;
+        let kind = if on(2) { OutputKind::Stored } else { OutputKind::Exact };
+        // A bias comes with stored outputs alone.
+        let biased = on(3) && kind == OutputKind::Stored;
+        let output = memory(&driver, &if kind == OutputKind::Stored { bf16(&before) } else { bytes(&before) });
+        let product = Product {
+            rows,
+            columns,
+            inner,
+            left: Operand { address: driver.address(&left_memory), transposed: on(0) },
+            right: Operand { address: driver.address(&right_memory), transposed: on(1) },
+            bias: biased.then(|| driver.address(&bias_memory)),
+            add: on(4),
+            output: driver.address(&output),
+            output_kind: kind,
+        };
+        driver.multiply(&product).unwrap();
+        let wanted = |row: usize, column: usize| {
+            let left_at = |at: usize| left[if on(0) { at * rows + row } else { row * inner + at }];
+            let right_at = |at: usize| right[if on(1) { column * inner + at } else { at * columns + column }];
+            let sum: f32 = (0..inner).map(|at| left_at(at) * right_at(at)).sum();
+            let sum = sum + if biased { bias[column] } else { 0.0 } + if on(4) { before[row * columns + column] } else { 0.0 };
+            if kind == OutputKind::Stored { float_from_bf16(float_to_bf16(sum)) } else { sum }
+        };
+        let wanted: Vec<f32> = (0..rows * columns).map(|at| wanted(at / columns, at % columns)).collect();
+        assert_eq!(floats(&driver, &output, kind, rows * columns), wanted, "{product:?}");
+        // Nothing to sum.
+        let empty = Product { inner: 0, ..product };
+        if biased {
+            assert!(driver.multiply(&empty).is_err());
+        } else {
+            driver.multiply(&empty).unwrap();
+            let wanted = if on(4) { wanted } else { vec![0.0; rows * columns] };
+            assert_eq!(floats(&driver, &output, kind, rows * columns), wanted);
+        }
+        driver.multiply(&Product { rows: 0, ..product }).unwrap();
+    }
+    // Choices are kept, and the next run reads them.
+    let kept = |extension: &str| {
+        let files = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect::<Vec<_>>()
+    };
+    let [choices] = &kept("tsv")[..] else { panic!("{:?}", kept("tsv")) };
+    let text = std::fs::read_to_string(choices).unwrap();
+    assert!(text.lines().count() >= 24, "{text}");
+    let again = open(root.path());
+    again.synchronize().unwrap();
+    // Nothing was compiled again, either.
+    assert_eq!((kept("cubin").len(), std::fs::read_to_string(choices).unwrap()), (cubins, text));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    LazyLock::force(&LIBRARIES);
+    let error = find(99).unwrap_err().to_string();
+    assert!(error.contains("none with the number 99"), "{error}");
+}
