@@ -32,6 +32,9 @@ install: build ## puts the program where PREFIX says (~/.local/bin)
 test: ## runs every test
 	tests/run
 
+kernels-check: ## compiles every CUDA kernel without a GPU and compares registers and spills: make kernels-check [ARGS=--bless]
+	tests/kernels/check $(ARGS)
+
 bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
@@ -58,4 +61,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan train install test bench quality scale fuzz kernels-asan fmt lint clean-out
+.PHONY: help build corpus plan train install test kernels-check bench quality scale fuzz kernels-asan fmt lint clean-out
