@@ -80,6 +80,11 @@ impl Ranks {
         self.rank
     }
 
+    /// Which of this machine's devices it takes: those of ranks that were started together follow each other.
+    pub fn ordinal(&self) -> usize {
+        if self.neighbours > 1 { self.rank } else { 0 }
+    }
+
     /// Whether another process started this one, and says what there is to say.
     pub fn is_started(&self) -> bool {
         self.parent.is_some()

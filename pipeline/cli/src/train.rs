@@ -5,13 +5,14 @@ use crate::commands::{read_recipe, stop_on};
 use crate::ranks::Ranks;
 use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
+use osler_kernels::cuda::driver;
 use osler_schemas::chain;
 use osler_train::outline::{Budget, MemoryTable};
 use osler_train::trainer::Step;
 use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
 use serde_json::json;
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
     let runs = recipe.runs(&arguments.recipe, &overrides).map_err(TrainError::from)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     stop_on(&cancelled)?;
+    let places = CudaPlaces::from_environment();
     let all = std::path::absolute(&out)?;
     let count = ranks_of(runs.iter().map(|(_, recipe)| recipe))?;
     if let Some((_, recipe)) = runs.first().filter(|_| count > 1 && !only_plan) {
@@ -59,7 +61,8 @@ pub fn run(arguments: &TrainArguments, only_plan: bool, print_recipe: bool, prog
         }
         if let Some(ranks) = &ranks {
             let wait = || ranks.check();
-            let options = Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled, place: ranks.place(&wait) };
+            let (place, cuda) = (ranks.place(&wait), places.options(ranks.ordinal()));
+            let options = Options { recipe: &recipe, base: &base, out: &out, cancelled: &cancelled, place, cuda };
             match ranks.rank() {
                 0 => one(options, progress)?,
                 _ => match osler_train::run(options, &mut Silent) {
@@ -83,6 +86,29 @@ fn ranks_of<'a>(mut runs: impl Iterator<Item = &'a Recipe>) -> Result<usize, Fai
             Err(Failure::user(format!("{problem}: the same processes take all stages")))
         }
         None => Ok(count as usize),
+    }
+}
+
+/// Where CUDA is looked for, and where what is compiled for a GPU is kept.
+struct CudaPlaces {
+    libraries: Vec<PathBuf>,
+    cache: Option<PathBuf>,
+}
+
+impl CudaPlaces {
+    /// The variables that NVIDIA's toolkit goes by, and the user's folder for what can be made again.
+    fn from_environment() -> Self {
+        let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+        Self {
+            libraries: ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(folder).collect(),
+            cache: cache.map(|cache| cache.join("osler/cuda")),
+        }
+    }
+
+    /// Those of the GPU with this number.
+    fn options(&self, ordinal: usize) -> driver::Options<'_> {
+        driver::Options { ordinal, libraries: &self.libraries, cache: self.cache.as_deref() }
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Recipe {
     pub name: String,
     /// Folder of the corpus run whose shards are trained on, relative to the recipe.
     pub corpus: PathBuf,
-    /// Where it runs: `cpu`. Another may be named to reckon with, and is refused when a run begins.
+    /// Where it runs: `cpu` or `cuda`. What the machine has not is refused when a run begins; `--dry-run` reckons with any.
     pub device: String,
     /// What activations and weights are stored as.
     pub precision: Precision,

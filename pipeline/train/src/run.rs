@@ -16,6 +16,7 @@ use crate::outline::{Budget, Outline};
 use crate::ranks::{Alone, Communicator, Door, Meeting};
 use crate::recipe::{Precision, Recipe, key};
 use crate::trainer::{Plan, Step, TrainError, Trainer, copy_into};
+use osler_kernels::cuda::{Gpu, driver};
 use osler_kernels::{Cpu, Device, KernelError, Operations};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -38,6 +39,8 @@ pub struct Options<'a> {
     pub cancelled: &'a AtomicBool,
     /// Which of the recipe's ranks this process is; none where it is the only one.
     pub place: Option<Place<'a>>,
+    /// With what a GPU is opened, where the recipe asks for one.
+    pub cuda: driver::Options<'a>,
 }
 
 /// Which of several ranks a process is. All have the same recipe, corpus and run's folder, in which rank 0 writes.
@@ -85,13 +88,13 @@ pub struct Finished {
 /// # Errors
 /// [`TrainError`]; after [`TrainError::Stopped`] the same call goes on.
 pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
-    let Device::Cpu = options.recipe.device.parse().map_err(|error: KernelError| key("device", error.to_string()))? else {
-        return Err(key("device", "is not one that a model can be trained on yet".into()).into());
-    };
     let threads = threads(&options);
-    match options.recipe.precision {
-        Precision::F32 => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
-        Precision::Bf16 => Run::new(options, Cpu::<f32>::bf16(threads)?)?.train(watch),
+    let device = options.recipe.device.parse().map_err(|error: KernelError| key("device", error.to_string()))?;
+    match (device, options.recipe.precision) {
+        (Device::Cpu, Precision::F32) => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
+        (Device::Cpu, Precision::Bf16) => Run::new(options, Cpu::<f32>::bf16(threads)?)?.train(watch),
+        (Device::Cuda, precision) => Run::new(options, gpu(&options, precision, watch)?)?.train(watch),
+        (other, _) => Err(key("device", format!("is `{other}`, which no model can be trained on yet")).into()),
     }
 }
 
@@ -104,6 +107,21 @@ fn threads(options: &Options<'_>) -> usize {
         }
         (threads, _) => threads,
     }
+}
+
+/// The GPU that a recipe asks for.
+fn gpu(options: &Options<'_>, precision: Precision, watch: &mut dyn Watch) -> Result<Gpu<driver::Driver>, TrainError> {
+    let refused = |error: KernelError| key("device", format!("is `cuda`: {error}"));
+    driver::find(options.cuda.ordinal).map_err(refused)?;
+    if precision != Precision::Bf16 {
+        return Err(key("device", "is `cuda`, which stores bf16: set precision = \"bf16\"".into()).into());
+    }
+    let driver = driver::Driver::open(&options.cuda).map_err(refused)?;
+    watch.warn("nobody has trained on a GPU with this program yet: hold the first losses against those of device = \"cpu\"");
+    if let Some(reason) = driver.not_kept() {
+        watch.warn(&format!("compiled kernels are not kept for the next run: {reason}"));
+    }
+    Ok(Gpu::new(driver))
 }
 
 struct Run<'a, O: Operations> {

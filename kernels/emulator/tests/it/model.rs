@@ -1,10 +1,10 @@
 //! One step of a small model of one layer with experts: every operation, forward and backward, each on what the one before made.
 
 use crate::common::*;
+use osler_kernels::Operations;
 use osler_kernels::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, IGNORED, LinearShape, RotaryShape, RouteShape,
 };
-use osler_kernels::Operations;
 
 const ROWS: usize = 70;
 const HIDDEN: usize = 64;

@@ -83,7 +83,7 @@ impl Watch for Watcher<'_> {
 
 fn train(base: &Path, out: &str, recipe: &Recipe, notes: &mut Notes) -> Result<Finished, TrainError> {
     let cancelled = std::mem::take(&mut notes.cancelled);
-    let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place: None };
+    let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place: None, cuda: driver::Options::default() };
     run(options, &mut Watcher(notes, &cancelled))
 }
 
@@ -118,6 +118,19 @@ fn a_run_learns_and_leaves_a_model() {
     let again = train(folder.path(), "out", &recipe(&[]), &mut Notes::default()).unwrap();
     assert_eq!(again.steps, finished.steps);
     assert_eq!(fs::read_to_string(folder.path().join("out/metrics.jsonl")).unwrap(), lines);
+}
+
+/// With or without a GPU: nothing is begun, and one line says why.
+#[test]
+fn a_device_that_cannot_be_trained_on_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    corpus(folder.path());
+    for (device, wanted) in [("cuda", "is `cuda`"), ("tpu", "knows `cpu` and `cuda`")] {
+        let error = train(folder.path(), "out", &recipe(&[("device", device)]), &mut Notes::default()).unwrap_err().to_string();
+        assert!(error.starts_with("recipe key `device`: ") && !error.contains('\n'), "{error}");
+        assert!(error.contains(wanted), "{error}");
+        assert!(!folder.path().join("out").exists());
+    }
 }
 
 #[test]
@@ -197,7 +210,7 @@ fn train_among(base: &Path, out: &str, recipe: &Recipe, stop: &[Option<u64>]) ->
             let (mut notes, cancelled) = (Notes { stop_after, ..Notes::default() }, AtomicBool::new(rank > 0 && stop_after == Some(0)));
             let door = if rank == 0 { Door::Listener(listener) } else { Door::Address(address) };
             let place = Some(Place { rank, door, neighbours: 2, wait: &|| Ok(()) });
-            let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place };
+            let options = Options { recipe, base, out: &base.join(out), cancelled: &cancelled, place, cuda: driver::Options::default() };
             let finished = super::run(options, &mut Watcher(&mut notes, &cancelled));
             (notes, finished)
         };
