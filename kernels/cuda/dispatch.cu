@@ -24,8 +24,8 @@ KERNEL(combine_forward, 256)(uint16_t* output, const uint16_t* input, const uint
     }
 }
 
-// For every choice of a row: input_grad[slot] = weights[row, k] * output_grad[row] and weights_grad[row, k] = input[slot] * output_grad[row].
-// A block per row, which stays in shared memory for all its choices.
+// For every choice of a row: input_grad[slot] = weights[row, k] * output_grad[row], and weights_grad[row, k] = the sum of input[slot] *
+// output_grad[row]. A block per row, which stays in shared memory for all its choices.
 KERNEL(combine_backward, 256)(uint16_t* input_grad, float* weights_grad, const uint16_t* input, const uint16_t* output_grad,
                               const uint32_t* slots, const float* weights, uint32_t top_k, uint32_t hidden) {
     DYNAMIC_SHARED(uint16_t, grad_row);

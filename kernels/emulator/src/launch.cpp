@@ -46,7 +46,8 @@ struct Stacks {
 
     unsigned char* top(unsigned fiber) {
         if (!memory) {
-            void* mapped = mmap(nullptr, STACK_BYTES * MAX_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+            void* mapped = mmap(nullptr, STACK_BYTES * MAX_THREADS, PROT_READ | PROT_WRITE, flags, -1, 0);
             if (mapped == MAP_FAILED) abort();
             memory = static_cast<unsigned char*>(mapped);
             for (unsigned at = 0; at < MAX_THREADS; at++) mprotect(memory + STACK_BYTES * at, GUARD_BYTES, PROT_NONE);
@@ -96,7 +97,8 @@ std::string finished(const Block& at) {
             if (!group.empty()) return "copies by cp.async that nobody waited for";
         }
         if (!at.products[thread].pending.empty()) return "products by wgmma that nobody waited for";
-        if (!at.store_groups[thread].open.empty() || !at.store_groups[thread].committed.empty()) return "bulk stores that nobody waited for";
+        const StoreGroups& stores = at.store_groups[thread];
+        if (!stores.open.empty() || !stores.committed.empty()) return "bulk stores that nobody waited for";
     }
     return "";
 }
@@ -111,7 +113,7 @@ void run_block(Block& at) {
     at.ready.clear();
     for (unsigned thread = 0; thread < at.threads; thread++) {
         prepare(thread);
-        at.ready.push_back(static_cast<uint16_t>(at.order == Order::Forward ? thread : at.threads - 1 - thread));
+        at.ready.push_back(static_cast<uint16_t>(thread));
         at.copy_groups[thread].clear();
         at.products[thread] = ProductQueue{};
         at.store_groups[thread] = StoreGroups{};

@@ -10,7 +10,8 @@ use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Product, Tensor
 use osler_kernels::operations::Done;
 use std::ffi::{CString, c_char, c_void};
 
-/// In which order blocks and threads run, where nothing but chance decides on a device. Kernels must give the same bits in both.
+/// In which order blocks and threads run, where nothing but chance decides on a device. Kernels must give the same bits in both: in one,
+/// warps go side by side; in the other, each goes as far as it can before another moves, and later blocks and threads come first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Order {

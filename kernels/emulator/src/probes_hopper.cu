@@ -143,3 +143,21 @@ KERNEL(probe_pipeline, 64)(uint16_t* copied, TENSOR_MAP(from), uint32_t boxes) {
         }
     }
 }
+
+// Two boxes on barriers of their own; only that of the second is waited for before both are read.
+KERNEL(probe_two_loads, 32)(uint16_t* seen, TENSOR_MAP(from)) {
+    DYNAMIC_SHARED(uint16_t, tiles);
+    SHARED_ARRAY(uint64_t, loaded, 2);
+    if (threadIdx.x == 0) {
+        for (unsigned box = 0; box < 2; box++) {
+            mbarrier_init(loaded + box, 1);
+            mbarrier_arrive_expect(loaded + box, 8 * 128);
+            tma_load(tiles + 512 * box, &from, loaded + box, 0, int(8 * box));
+        }
+    }
+    __syncthreads();
+    mbarrier_wait(loaded + 1, 0);
+    if (threadIdx.x < 2) seen[threadIdx.x] = tiles[512 * threadIdx.x];
+    __syncwarp();
+    mbarrier_wait(loaded, 0);
+}

@@ -12,7 +12,7 @@ pub trait Launcher: Send + Sync + Debug {
     /// A piece of the device's memory, given back when it is dropped.
     type Memory: Send + Sync + Debug;
 
-    /// `bytes` zeros, aligned to 256 bytes.
+    /// `bytes` zeros, aligned to 16 bytes at least.
     ///
     /// # Errors
     /// [`KernelError::Memory`].
@@ -40,7 +40,8 @@ pub trait Launcher: Send + Sync + Debug {
     fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError>;
 }
 
-/// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory.
+/// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory. More than 48 KiB of it
+/// must be asked for when the kernel is loaded (`CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
     pub kernel: &'static str,

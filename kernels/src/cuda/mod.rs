@@ -99,7 +99,7 @@ impl<L: Launcher> Gpu<L> {
         self.launcher.launch(launch, arguments)
     }
 
-    /// Runs `work` with the address of `bytes` bytes, aligned to 256, whose contents are anything.
+    /// Runs `work` with the address of `bytes` bytes whose contents are anything.
     fn with_scratch<R>(&self, bytes: usize, work: impl FnOnce(u64) -> Result<R, KernelError>) -> Result<R, KernelError> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if scratch.as_ref().is_none_or(|(held, _)| *held < bytes) {
@@ -136,7 +136,7 @@ impl<L: Launcher> Memory for Gpu<L> {
     }
 }
 
-/// Pieces of one allocation, each aligned to 256 bytes.
+/// Pieces of one allocation, each 256 bytes or a multiple after its beginning.
 #[derive(Debug, Default)]
 struct Pieces {
     bytes: usize,

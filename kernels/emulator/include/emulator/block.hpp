@@ -82,6 +82,14 @@ struct PendingCopy {
     unsigned bytes;
 };
 
+// A copy by TMA that has not landed, and the barrier (by its offset in shared memory) that its bytes count on.
+struct PendingLoad {
+    uint32_t barrier;
+    Completion land;
+};
+
+// Who runs next of those that can. Forward: the one that has waited longest, so warps go side by side. Backward: the one that became ready
+// last, so one warp goes as far as it can before another moves, and blocks run from the last to the first.
 enum class Order : unsigned { Forward = 0, Backward = 1 };
 
 // A product by wgmma that has not been made. `base` is what it is added to; empty, an earlier product in flight gives it.
@@ -118,7 +126,7 @@ struct Block {
     unsigned current = 0;
     unsigned unfinished = 0;
     std::deque<uint16_t> ready;
-    std::deque<Completion> in_flight;
+    std::deque<PendingLoad> in_flight;
     // Fibers that wait for a phase of an mbarrier, by its offset in shared memory.
     std::map<uint32_t, std::vector<uint16_t>> phase_waiters;
     // By thread: copies by cp.async in groups, products by wgmma, stores by bulk copies. See tensor_core.hpp and hopper.hpp.
@@ -186,12 +194,25 @@ inline void resume_next(void** save) {
             osler_emulator_switch(save, at.host_stack_pointer);
             abort();
         }
-        Completion completion = std::move(at.in_flight.front());
-        at.in_flight.pop_front();
-        completion();
+        // One that somebody waits for: all others are later still.
+        auto next = at.in_flight.begin();
+        for (auto copy = next; copy != at.in_flight.end(); ++copy) {
+            const auto waiters = at.phase_waiters.find(copy->barrier);
+            if (waiters == at.phase_waiters.end() || waiters->second.empty()) continue;
+            next = copy;
+            break;
+        }
+        Completion land = std::move(next->land);
+        at.in_flight.erase(next);
+        land();
     }
-    at.current = at.ready.front();
-    at.ready.pop_front();
+    if (at.order == Order::Forward) {
+        at.current = at.ready.front();
+        at.ready.pop_front();
+    } else {
+        at.current = at.ready.back();
+        at.ready.pop_back();
+    }
     void** next = &at.fibers[at.current].stack_pointer;
     // What landed may have freed the very thread that waits here: it goes on where it is, its saved stack is of an earlier wait.
     if (next != save) osler_emulator_switch(save, *next);
@@ -205,11 +226,7 @@ inline void wait(Wait what) {
 }
 
 inline void make_ready(std::vector<uint16_t>& waiting) {
-    if (block->order == Order::Forward) {
-        block->ready.insert(block->ready.end(), waiting.begin(), waiting.end());
-    } else {
-        block->ready.insert(block->ready.end(), waiting.rbegin(), waiting.rend());
-    }
+    block->ready.insert(block->ready.end(), waiting.begin(), waiting.end());
     waiting.clear();
 }
 

@@ -107,15 +107,16 @@ inline void tma_load(void* to, const TensorMap* map, uint64_t* barrier, int colu
     const uint32_t bytes = map->box_rows * 128, offset = emulator::shared_offset(to, bytes, 1024, "tma load");
     memset(to, emulator::POISON, bytes);
     // The map is copied: a kernel's parameter ends with the thread that issued the copy.
-    emulator::block->in_flight.push_back([map = *map, offset, barrier, column, row, bytes] {
+    const uint32_t barrier_offset = emulator::shared_offset(barrier, 8, 8, "tma load");
+    emulator::block->in_flight.push_back({barrier_offset, [map = *map, offset, barrier, barrier_offset, column, row, bytes] {
         emulator::each_element(map, offset, column, row, [](unsigned char* shared, const uint16_t* global) {
             const uint16_t value = global ? *global : 0;
             memcpy(shared, &value, 2);
         });
         emulator::Phase& phase = *reinterpret_cast<emulator::Phase*>(barrier);
         phase.bytes -= static_cast<int32_t>(bytes);
-        emulator::settle(phase, static_cast<uint32_t>(reinterpret_cast<unsigned char*>(barrier) - emulator::block->shared));
-    });
+        emulator::settle(phase, barrier_offset);
+    }});
 }
 
 // Stores are made when their group is waited for, from what shared memory then holds.

@@ -113,3 +113,16 @@ fn a_ring_of_boxes_goes_round() {
     run("probe_pipeline", 64, 2 * 8 * 128, &[Argument::Pointer(DEVICE.address(&copied)), map(&from, 40, 64, 8), Argument::U32(5)]).unwrap();
     assert_eq!(read_bf16(&copied, 40), source.iter().step_by(64).copied().collect::<Vec<_>>());
 }
+
+#[test]
+fn a_box_that_nobody_waits_for_does_not_land() {
+    let source = numbers(16 * 64, 1);
+    let (from, seen) = (bf16(&source), bf16(&[0.0; 2]));
+    for order in [Order::Forward, Order::Backward] {
+        let launch = Launch { kernel: "probe_two_loads", grid: [1, 1, 1], threads: 32, shared_bytes: 2 * 8 * 128 };
+        let arguments = [Argument::Pointer(DEVICE.address(&seen)), map(&from, 16, 64, 8)];
+        Emulator { order, ..DEVICE }.launch(launch, &arguments).unwrap();
+        let seen = read_bf16(&seen, 2);
+        assert!(seen[0].is_nan() && seen[1] == source[8 * 64], "{seen:?}");
+    }
+}
