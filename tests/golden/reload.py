@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 osler, logits_program, corpus = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:4])
 SMALL = dict(
     hidden_act="silu", hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=256, rms_norm_eps=1e-5,
+    max_position_embeddings=4096, rms_norm_eps=1e-5,
 )
 KINDS = {
     "mistral": dict(architectures=["MistralForCausalLM"], head_dim=24, sliding_window=19, rope_theta=1e4, tie_word_embeddings=False),
