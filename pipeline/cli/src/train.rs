@@ -164,7 +164,7 @@ fn describe_budget(budget: &Budget) -> String {
         render::grouped(config.vocab_size as u64)
     )];
     lines.push(format!(
-        "steps     {} of {} sequences of {} tokens ({} passes of {}): {} tokens × {:.4} epochs = {:.0} tokens",
+        "steps     {} of {} sequences of {} tokens ({} passes of {}): {} tokens × {:.4} epochs = {} tokens",
         render::grouped(solved.steps),
         solved.sequences_per_step,
         solved.context_length,
@@ -172,7 +172,7 @@ fn describe_budget(budget: &Budget) -> String {
         budget.sequences_per_pass,
         render::grouped(solved.tokens),
         solved.epochs,
-        solved.total_tokens()
+        render::grouped(solved.total_tokens().round() as u64)
     ));
     lines.push(format!("compute   {:.3e} operations a token, {:.3e} in all", budget.operations_per_token(), budget.operations()));
     if let Some(seconds) = budget.seconds() {
