@@ -7,7 +7,7 @@ use crate::sequence::piece_fields;
 use crate::{SchemaError, VERSION_KEY, versioned};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::ipc::reader::read_footer_length;
-use arrow::ipc::root_as_footer;
+use arrow::ipc::{Footer, root_as_footer};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -272,22 +272,32 @@ pub enum ChecksumError {
 /// # Errors
 /// [`ChecksumError::None`] when there is no place for it.
 pub fn seal(file: &mut [u8]) -> Result<(), ChecksumError> {
-    let place = checksum_place(file).ok_or(ChecksumError::None)?;
+    let place = find_footer(file).and_then(|sealed| checksum_place(file, &sealed.footer)).ok_or(ChecksumError::None)?;
     let digits = checksum(file, &place);
     file[place].copy_from_slice(digits.as_bytes());
     Ok(())
 }
 
-/// Checks that the bytes of a sidecar are those that were sealed.
+/// The end of a sidecar's bytes, which are those that were sealed.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    /// Where schema and batches are.
+    pub footer: Footer<'a>,
+    /// Byte of the file at which it begins; batches lie before it.
+    pub footer_start: usize,
+}
+
+/// Checks that the bytes of a sidecar are those that were sealed, and gives the footer, verified.
 ///
 /// # Errors
 /// [`ChecksumError`].
-pub fn check_seal(file: &[u8]) -> Result<(), ChecksumError> {
-    let place = checksum_place(file).ok_or(ChecksumError::None)?;
+pub fn check_seal(file: &[u8]) -> Result<Sealed<'_>, ChecksumError> {
+    let sealed = find_footer(file).ok_or(ChecksumError::None)?;
+    let place = checksum_place(file, &sealed.footer).ok_or(ChecksumError::None)?;
     let got = checksum(file, &place);
     let wanted = &file[place];
     if wanted == got.as_bytes() {
-        Ok(())
+        Ok(sealed)
     } else {
         Err(ChecksumError::Differs { wanted: String::from_utf8_lossy(wanted).into_owned(), got })
     }
@@ -301,10 +311,15 @@ fn checksum(file: &[u8], place: &Range<usize>) -> String {
     format!("{:032x}", hasher.digest128())
 }
 
-fn checksum_place(file: &[u8]) -> Option<Range<usize>> {
+fn find_footer(file: &[u8]) -> Option<Sealed<'_>> {
     let trailer = file.len().checked_sub(10)?;
     let footer_len = read_footer_length(file[trailer..].try_into().ok()?).ok()?;
-    let footer = root_as_footer(&file[trailer.checked_sub(footer_len)?..trailer]).ok()?;
+    let footer_start = trailer.checked_sub(footer_len)?;
+    Some(Sealed { footer: root_as_footer(&file[footer_start..trailer]).ok()?, footer_start })
+}
+
+/// Where the checksum stands in `file`, whose footer this is.
+fn checksum_place(file: &[u8], footer: &Footer<'_>) -> Option<Range<usize>> {
     let entry = footer.custom_metadata()?.iter().find(|entry| entry.key() == Some(CHECKSUM_KEY))?;
     let digits = entry.value().filter(|digits| digits.len() == CHECKSUM_BLANK.len())?;
     let start = (digits.as_ptr() as usize).checked_sub(file.as_ptr() as usize)?;

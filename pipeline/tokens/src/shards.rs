@@ -11,11 +11,10 @@ use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, SchemaRef, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 use arrow::ipc::convert::fb_to_schema;
-use arrow::ipc::reader::{FileDecoder, read_footer_length};
-use arrow::ipc::root_as_footer;
+use arrow::ipc::reader::FileDecoder;
 use memmap2::Mmap;
 use osler_schemas::SchemaError;
-use osler_schemas::shard::{self, ChecksumError, Dtype, Header, HeaderError};
+use osler_schemas::shard::{self, ChecksumError, Dtype, Header, HeaderError, Sealed};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -765,12 +764,7 @@ impl SidecarError {
 /// Decodes the one batch of a sidecar; its arrays lie in `file`.
 fn read_sidecar(file: &Buffer) -> Result<RecordBatch, SidecarError> {
     let broken = |problem: &str| SidecarError::Arrow(ArrowError::ParseError(problem.to_string()));
-    shard::check_seal(file).map_err(SidecarError::Checksum)?;
-    let trailer = file.len().checked_sub(10).ok_or_else(|| broken("shorter than an Arrow file's trailer"))?;
-    let trailer_bytes = file[trailer..].try_into().map_err(|_| broken("no trailer"))?;
-    let footer_len = read_footer_length(trailer_bytes).map_err(SidecarError::Arrow)?;
-    let footer_start = trailer.checked_sub(footer_len).ok_or_else(|| broken("footer longer than the file"))?;
-    let footer = root_as_footer(&file[footer_start..trailer]).map_err(|error| broken(&format!("footer: {error}")))?;
+    let Sealed { footer, footer_start } = shard::check_seal(file).map_err(SidecarError::Checksum)?;
     let schema: SchemaRef = Arc::new(fb_to_schema(footer.schema().ok_or_else(|| broken("no schema"))?));
     shard::expect(&schema).map_err(SidecarError::Schema)?;
     let blocks = footer.recordBatches().filter(|blocks| blocks.len() == 1).ok_or_else(|| broken("wanted one batch"))?;
