@@ -87,3 +87,14 @@ DEVICE void store_rows(uint16_t* to, const float (&sum)[COLUMNS / 8][4], const f
         }
     }
 }
+
+// The last row that sees `key`: `lo` never falls, so rows up to it are those with lo <= key.
+DEVICE uint32_t last_seen_by(const uint32_t* lo, uint32_t rows, uint32_t key) {
+    uint32_t seen = key, unseen = rows;
+    while (unseen - seen > 1) {
+        const uint32_t middle = seen + (unseen - seen) / 2;
+        if (lo[middle] <= key) seen = middle;
+        else unseen = middle;
+    }
+    return seen;
+}

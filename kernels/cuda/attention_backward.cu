@@ -33,17 +33,6 @@ KERNEL(attention_delta, 256)(float* delta, const uint16_t* output, const uint16_
     if (valid && threadIdx.x % 16 == 0) delta[item % heads * rows + item / heads] = sum;
 }
 
-// The last row that sees `key`: `lo` never falls, so rows up to it are those with lo <= key.
-DEVICE uint32_t last_seen_by(const uint32_t* lo, uint32_t rows, uint32_t key) {
-    uint32_t seen = key, unseen = rows;
-    while (unseen - seen > 1) {
-        const uint32_t middle = seen + (unseen - seen) / 2;
-        if (lo[middle] <= key) seen = middle;
-        else unseen = middle;
-    }
-    return seen;
-}
-
 // What the streamed query rows bring besides their tiles.
 struct RowStage {
     float log_sum_exp[MOVING_ROWS];

@@ -37,17 +37,6 @@ DEVICE void init(Ring* ring, unsigned arrivals) {
     __syncthreads();
 }
 
-// The last row that sees `key`: `lo` never falls, so rows up to it are those with lo <= key.
-DEVICE uint32_t last_seen_by(const uint32_t* lo, uint32_t rows, uint32_t key) {
-    uint32_t seen = key, unseen = rows;
-    while (unseen - seen > 1) {
-        const uint32_t middle = seen + (unseen - seen) / 2;
-        if (lo[middle] <= key) seen = middle;
-        else unseen = middle;
-    }
-    return seen;
-}
-
 // Scores, keys by queries, into probabilities. `first_key` is the thread's first.
 DEVICE void probabilities_of_keys(float (&score)[MOVING_ROWS / 2], const RowStage& stage, uint32_t first_key, uint32_t first_query,
                                   float factor) {
