@@ -1,5 +1,8 @@
 //! The compiler of kernels and its cache. Needs NVRTC and no GPU: `tests/kernels/install` brings it, `tests/run` and `make kernels-check` do so.
 
+mod common;
+
+use common::nvrtc;
 use osler_kernels::KernelError;
 use osler_kernels::cuda::architecture::Architecture;
 use osler_kernels::cuda::compile::{Compiler, Cubin, Origin, Source};
@@ -58,15 +61,8 @@ extern "C" __global__ void warpgroup(unsigned long long a, unsigned long long b,
     fast_math: false,
 };
 
-/// Where `tests/kernels/install` puts NVRTC.
-fn folder() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
-    cache.join("osler-nvrtc")
-}
-
 fn compiler(cache: Option<&Path>) -> Compiler {
-    match Compiler::open(&[folder()], cache.map(Path::to_path_buf)) {
+    match Compiler::open(&[nvrtc()], cache.map(Path::to_path_buf)) {
         Ok(compiler) => compiler,
         Err(error) => panic!("{error}\nfor tests: tests/kernels/install"),
     }

@@ -2,6 +2,9 @@
 //! shows that calls are made in order and with the right arguments, and nothing of speed. Needs NVRTC as `compile.rs` does, and a C++
 //! compiler.
 
+mod common;
+
+use common::nvrtc;
 use osler_kernels::KernelError;
 use osler_kernels::cuda::driver::{Driver, Options, find};
 use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16};
@@ -11,7 +14,7 @@ use std::sync::LazyLock;
 
 /// Where CUDA's libraries are: NVRTC as `tests/kernels/install` brings it and, without a GPU, the stand-in, which is then open.
 static LIBRARIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
-    let compiler = compiler();
+    let compiler = nvrtc();
     if find(0).is_ok() {
         return vec![compiler];
     }
@@ -37,15 +40,9 @@ fn build(folder: &Path, name: &str, flags: &[&str], source: &Path) -> PathBuf {
     path
 }
 
-/// Where `tests/kernels/install` puts NVRTC.
-fn compiler() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("osler-nvrtc")
-}
-
 /// Cubins of all tests and runs, `tests/kernels/check` included.
 fn shared_cache() -> PathBuf {
-    compiler().join("cubins")
+    nvrtc().join("cubins")
 }
 
 fn open(cache: &Path) -> Driver {
