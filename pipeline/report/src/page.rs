@@ -203,8 +203,7 @@ fn lengths(report: &Report) -> Chapter {
             "Documents in the corpus by length."
         };
         let rows = edges.windows(2).enumerate().map(|(at, edge)| {
-            let range = if edge[1] == edge[0] + 1 { number(edge[0]) } else { format!("{} to {}", number(edge[0]), number(edge[1] - 1)) };
-            let mut row = vec![range];
+            let mut row = vec![bin(edge)];
             row.extend(before_counts.iter().map(|counts| number(counts.get(at).copied().unwrap_or_default())));
             row.push(number(after_counts.get(at).copied().unwrap_or_default()));
             row
@@ -231,6 +230,26 @@ fn lengths(report: &Report) -> Chapter {
         });
     }
     Chapter { id: "lengths", title: "How long the documents are", lead, figures }
+}
+
+/// A figure of one histogram. `units`: of its values and of what is counted.
+pub fn histogram(title: &str, note: String, of: &Histogram, units: [&str; 2]) -> Figure {
+    let labels: Vec<String> = of.edges.iter().take(of.counts.len()).map(|edge| number(*edge)).collect();
+    Figure {
+        title: title.into(),
+        note,
+        svg: chart::histogram(title, &labels, None, &of.counts, &format!("{}, on a logarithmic scale", units[0]), false),
+        legend: Vec::new(),
+        head: units.map(String::from).into(),
+        rows: of.edges.windows(2).zip(&of.counts).map(|(edge, count)| vec![bin(edge), number(*count)]).collect(),
+        open: false,
+    }
+}
+
+/// The values of a bin between two edges.
+fn bin(edge: &[u64]) -> String {
+    let (first, last) = (edge[0], edge[1] - 1);
+    if first == last { number(first) } else { format!("{} to {}", number(first), number(last)) }
 }
 
 /// Edges that cover both histograms. Both follow the same sequence of edges.
@@ -360,26 +379,9 @@ fn exact_duplicates(report: &Report) -> Chapter {
     }
     let spans = &report.span_bytes;
     if spans.num_values > 0 {
-        let labels: Vec<String> = spans.edges.iter().take(spans.counts.len()).map(|edge| number(*edge)).collect();
-        let rows = spans
-            .edges
-            .windows(2)
-            .zip(&spans.counts)
-            .map(|(edge, count)| vec![format!("{} to {}", number(edge[0]), number(edge[1] - 1)), number(*count)]);
-        figures.push(Figure {
-            title: "Length of the passages cut".into(),
-            note: format!(
-                "{} passages; half are of {} bytes or more, the longest of {}.",
-                number(spans.num_values),
-                number(spans.median),
-                number(spans.max)
-            ),
-            svg: chart::histogram("Length of the passages cut", &labels, None, &spans.counts, "bytes, on a logarithmic scale", false),
-            legend: Vec::new(),
-            head: ["bytes", "passages"].map(String::from).into(),
-            rows: rows.collect(),
-            open: false,
-        });
+        let [number_of, median, longest] = [spans.num_values, spans.median, spans.max].map(number);
+        let note = format!("{number_of} passages; half are of {median} bytes or more, the longest of {longest}.");
+        figures.push(histogram("Length of the passages cut", note, spans, ["bytes", "passages"]));
     }
     Chapter { id: "removed", title: "What was cut, and where", lead: String::new(), figures }
 }

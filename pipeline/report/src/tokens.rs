@@ -3,7 +3,7 @@
 use crate::chart;
 use crate::format::{number, percent};
 use crate::numbers::{MixPart, Report, Source, Tokens};
-use crate::page::{Chapter, Figure, coloured, legend};
+use crate::page::{Chapter, Figure, coloured, histogram, legend};
 
 /// Packing, sources, lengths and mix; nothing where there are no tokens.
 pub fn chapter(report: &Report, tokens: &Tokens) -> Chapter {
@@ -69,20 +69,8 @@ fn by_source(report: &Report) -> Option<Figure> {
 
 fn lengths(tokens: &Tokens) -> Option<Figure> {
     let lengths = tokens.lengths.as_ref().filter(|lengths| lengths.num_values > 0)?;
-    let labels: Vec<String> = lengths.edges.iter().take(lengths.counts.len()).map(|edge| number(*edge)).collect();
-    let rows = lengths.edges.windows(2).zip(&lengths.counts).map(|(edge, count)| {
-        let range = if edge[1] == edge[0] + 1 { number(edge[0]) } else { format!("{} to {}", number(edge[0]), number(edge[1] - 1)) };
-        vec![range, number(*count)]
-    });
-    Some(Figure {
-        title: "Tokens per document".into(),
-        note: format!("Half of the documents have about {} tokens or more.", number(lengths.median)),
-        svg: chart::histogram("Tokens per document", &labels, None, &lengths.counts, "tokens, on a logarithmic scale", false),
-        legend: Vec::new(),
-        head: ["tokens", "documents"].map(String::from).into(),
-        rows: rows.collect(),
-        open: false,
-    })
+    let note = format!("Half of the documents have about {} tokens or more.", number(lengths.median));
+    Some(histogram("Tokens per document", note, lengths, ["tokens", "documents"]))
 }
 
 /// What training is given in an epoch.
