@@ -2,7 +2,7 @@
 //! page cache, of a plain copy of the same chunks, and the seconds to open 10,000 shards.
 
 use osler_schemas::shard::TokenizerIdentity;
-use osler_tokens::loader::{Share, State, fill};
+use osler_tokens::loader::{Filler, Share, State};
 use osler_tokens::pack::{Method, PackConfig, Tail};
 use osler_tokens::writer::{Document, ShardWriter};
 use osler_tokens::{Expectations, Order, ShardSet};
@@ -65,10 +65,9 @@ fn speed(directory: &Path, vocab_size: u32) -> Result<(), Box<dyn std::error::Er
     for _ in 0..5 {
         let mut buffer = vec![0u8; chunk_bytes * CHUNKS_PER_BATCH as usize];
         let start = Instant::now();
-        let mut state = State { seed: order.seed(), ..State::default() };
-        while state.epoch < 1 {
-            let batch = fill(&set, &order, share, state, buffer);
-            (state, buffer) = (batch.after, black_box(batch.buffer));
+        let mut filler = Filler::new(&set, &order, share, State { seed: order.seed(), ..State::default() });
+        while filler.state().epoch < 1 {
+            buffer = black_box(filler.fill(buffer)).buffer;
         }
         filled = filled.min(start.elapsed().as_secs_f64());
         let slices: Vec<&[u8]> =

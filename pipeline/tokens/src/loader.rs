@@ -4,11 +4,10 @@
 //! `i` of the step goes to rank `i mod ranks`. So ranks neither overlap nor leave gaps, every rank gives as many batches as any other, and
 //! a run goes on under another number of ranks from the same [`State`]: how much of the sequence is done is all there is to know.
 
-use crate::order::Order;
+use crate::order::{Order, Walk};
 use crate::shards::{Chunk, ShardSet};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
-use std::hint::black_box;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
@@ -108,12 +107,10 @@ impl<B: AsMut<[u8]> + Send + 'static> Loader<B> {
         // Every buffer has its place in the channel, so that none of these waits.
         buffers.into_iter().for_each(|buffer| drop(empty.send(buffer)));
         let work = move || {
-            let mut state = state;
-            while state.epoch < share.epochs {
+            let mut filler = Filler::new(&set, &order, share, state);
+            while filler.state().epoch < share.epochs {
                 let Ok(buffer) = empty_receiver.recv() else { return };
-                let batch = fill(&set, &order, share, state, buffer);
-                state = batch.after;
-                if full_sender.send(batch).is_err() {
+                if full_sender.send(filler.fill(buffer)).is_err() {
                     return;
                 }
             }
@@ -148,19 +145,85 @@ impl<B: Send + 'static> Drop for Loader<B> {
     }
 }
 
-/// Fills `buffer` with one rank's share of the step that begins at `state`.
-pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: State, buffer: B) -> Batch<B> {
+/// Fills buffers with one rank's share of step after step.
+///
+/// While it copies a batch, what it will read of the next is on its way: rows of the sidecar, in pages of their own, when the copy begins,
+/// what they point at between its chunks, and the tokens when that copy begins. So no cache miss or page walk is waited for but those of
+/// the copy itself.
+#[derive(Debug)]
+pub struct Filler<'a> {
+    set: &'a ShardSet,
+    share: Share,
+    chunks_per_epoch: u64,
+    walk: Walk<'a>,
+    /// Before the next step.
+    state: State,
+    /// Chunks of the next step, and where they are.
+    numbers: Vec<u64>,
+    chunks: Vec<Chunk<'a>>,
+}
+
+impl<'a> Filler<'a> {
+    /// Begins with the step at `state`.
+    pub fn new(set: &'a ShardSet, order: &'a Order, share: Share, state: State) -> Self {
+        let stride = NonZeroU64::new(u64::from(share.world)).unwrap_or(NonZeroU64::MIN);
+        let walk = order.walk(state.epoch, state.position + u64::from(share.rank), stride);
+        let chunks_per_epoch = order.chunks_per_epoch();
+        let mut filler = Self { set, share, chunks_per_epoch, walk, state, numbers: Vec::new(), chunks: Vec::new() };
+        filler.numbers = filler.walk_step();
+        filler.chunks = look_up(set, &filler.numbers);
+        filler
+    }
+
+    /// Where the run stands before the next step.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The next step's batch.
+    pub fn fill<B: AsMut<[u8]>>(&mut self, buffer: B) -> Batch<B> {
+        let (numbers, chunks) = (std::mem::take(&mut self.numbers), std::mem::take(&mut self.chunks));
+        self.state = step(self.share, self.state, self.chunks_per_epoch).1;
+        self.numbers = self.walk_step();
+        self.numbers.iter().for_each(|&number| self.set.prefetch_rows(number));
+        let (set, next) = (self.set, &mut self.numbers.iter());
+        let mut found = Vec::with_capacity(next.len());
+        let mut look_up_one = || {
+            if let Some(chunk) = next.next().and_then(|&number| set.chunk(number)) {
+                chunk.prefetch_pieces();
+                found.push(chunk);
+            }
+        };
+        let batch = assemble(set, numbers, &chunks, self.share.chunks_per_batch, self.state, buffer, &mut look_up_one);
+        self.chunks = found;
+        batch
+    }
+
+    /// This rank's chunks of the step at `state`.
+    fn walk_step(&mut self) -> Vec<u64> {
+        let (count, _) = step(self.share, self.state, self.chunks_per_epoch);
+        self.walk.by_ref().take(count).collect()
+    }
+}
+
+/// How many chunks a rank is given in the step at `state`, and where the run stands after it.
+fn step(share: Share, state: State, chunks_per_epoch: u64) -> (usize, State) {
     let Share { rank, world, chunks_per_batch, epochs } = share;
-    let chunks_per_epoch = order.chunks_per_epoch();
     let total = epochs.saturating_mul(chunks_per_epoch);
     let given = state.epoch.saturating_mul(chunks_per_epoch).saturating_add(state.position);
     let end = given.saturating_add(u64::from(world) * u64::from(chunks_per_batch)).min(total);
     let after = State { seed: state.seed, epoch: end / chunks_per_epoch.max(1), position: end % chunks_per_epoch.max(1) };
     // Of the step's chunks, every `world`-th from `rank` on.
-    let count = (end - given).saturating_sub(u64::from(rank)).div_ceil(u64::from(world).max(1));
-    let stride = NonZeroU64::new(u64::from(world)).unwrap_or(NonZeroU64::MIN);
-    let mine = order.walk(state.epoch, state.position + u64::from(rank), stride).take(count as usize);
-    gather(set, mine, chunks_per_batch, after, buffer)
+    let count = end.saturating_sub(given).saturating_sub(u64::from(rank)).div_ceil(u64::from(world).max(1));
+    (count as usize, after)
+}
+
+/// Fills `buffer` with one rank's share of the step that begins at `state`; [`Filler`] is faster for one step after another.
+pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: State, buffer: B) -> Batch<B> {
+    let (count, after) = step(share, state, order.chunks_per_epoch());
+    let stride = NonZeroU64::new(u64::from(share.world)).unwrap_or(NonZeroU64::MIN);
+    let mine = order.walk(state.epoch, state.position + u64::from(share.rank), stride).take(count);
+    gather(set, mine, share.chunks_per_batch, after, buffer)
 }
 
 /// Fills `buffer`, which has room for `chunks_per_batch` chunks, with these; the rest is padding.
@@ -169,22 +232,45 @@ pub fn gather<B: AsMut<[u8]>>(
     indices: impl Iterator<Item = u64>,
     chunks_per_batch: u32,
     after: State,
-    mut buffer: B,
+    buffer: B,
 ) -> Batch<B> {
+    let numbers: Vec<u64> = indices.take(chunks_per_batch as usize).take_while(|&index| index < set.num_chunks()).collect();
+    let chunks = look_up(set, &numbers);
+    assemble(set, numbers, &chunks, chunks_per_batch, after, buffer, &mut || ())
+}
+
+/// The chunks. What is read of them at first comes in two rounds, so that misses of a round overlap.
+fn look_up<'a>(set: &'a ShardSet, numbers: &[u64]) -> Vec<Chunk<'a>> {
+    numbers.iter().for_each(|&number| set.prefetch_rows(number));
+    let found: Vec<Chunk<'a>> = numbers.iter().filter_map(|&number| set.chunk(number)).collect();
+    found.iter().for_each(Chunk::prefetch_pieces);
+    found
+}
+
+/// The batch of these chunks. `between` is called before each is copied.
+fn assemble<B: AsMut<[u8]>>(
+    set: &ShardSet,
+    numbers: Vec<u64>,
+    found: &[Chunk<'_>],
+    chunks_per_batch: u32,
+    after: State,
+    mut buffer: B,
+    between: &mut impl FnMut(),
+) -> Batch<B> {
+    found.iter().for_each(Chunk::prefetch_tokens);
     let header = set.header();
     let (context, chunk_bytes) = (header.context_length, (u64::from(header.context_length) * header.dtype.num_bytes()) as usize);
-    let chunks: Vec<u64> = indices.take(chunks_per_batch as usize).take_while(|&index| index < set.num_chunks()).collect();
-    let found = look_up(set, &chunks);
     let pieces = found.iter().map(Chunk::num_pieces).sum::<usize>();
     let (mut cu_seqlens, mut sources) = (Vec::with_capacity(pieces + found.len() + 2), Vec::with_capacity(pieces + found.len() + 1));
     let mut loss = Vec::<Range<u32>>::new();
     cu_seqlens.push(0);
-    for (at, chunk) in (0u32..).zip(&found) {
+    for (at, chunk) in (0u32..).zip(found) {
         describe(chunk, at * context, context, &mut cu_seqlens, &mut sources);
         chunk.extend_loss(at * context, &mut loss);
     }
     let mut places = buffer.as_mut().chunks_exact_mut(chunk_bytes).take(chunks_per_batch as usize);
     for (chunk, place) in found.iter().zip(&mut places) {
+        between();
         chunk.copy_bytes_into(place);
     }
     for place in places {
@@ -195,19 +281,7 @@ pub fn gather<B: AsMut<[u8]>>(
         cu_seqlens.push(room);
         sources.push(PADDING_SOURCE);
     }
-    Batch { buffer, chunks, cu_seqlens, sources, loss, after }
-}
-
-/// The chunks, with what will be read of them on its way.
-///
-/// A chunk is found through rows of the sidecar that lie in pages of their own, and its tokens in others. Each read of the three rounds
-/// depends on none of its round, so their cache misses and page walks overlap, where a loop of copies would take them one after another.
-fn look_up<'a>(set: &'a ShardSet, indices: &[u64]) -> Vec<Chunk<'a>> {
-    black_box(indices.iter().fold(0, |sum, &index| sum ^ set.touch_rows(index)));
-    let found: Vec<Chunk<'a>> = indices.iter().filter_map(|&index| set.chunk(index)).collect();
-    black_box(found.iter().fold(0, |sum, chunk| sum ^ chunk.touch_pieces()));
-    black_box(found.iter().fold(0, |sum, chunk| sum ^ chunk.touch_tokens()));
-    found
+    Batch { buffer, chunks: numbers, cu_seqlens, sources, loss, after }
 }
 
 fn describe(chunk: &Chunk<'_>, base: u32, context_length: u32, cu_seqlens: &mut Vec<u32>, sources: &mut Vec<u32>) {
@@ -265,9 +339,13 @@ mod tests {
         let run = |rank| {
             let share = share(rank, world, chunks_per_batch);
             let mut loader = Loader::start(set.clone(), order.clone(), share, state, buffers(2, chunks_per_batch)).unwrap();
-            let mut all = Vec::new();
+            let (mut all, mut state) = (Vec::new(), state);
             while all.len() < most {
                 let Some(batch) = loader.next_batch() else { break };
+                let own = buffers(1, chunks_per_batch).remove(0);
+                let order = order.clone().with_seed(state.seed);
+                assert_eq!(batch, fill(set, &order, share, state, own), "one step by itself");
+                state = batch.after;
                 all.push(batch.clone());
                 loader.recycle(batch.buffer);
             }

@@ -7,7 +7,7 @@
 use crate::mix::MixConfig;
 use crate::sidecar::Row;
 use arrow::array::{Array, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray, StructArray};
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::buffer::{Buffer, MutableBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, SchemaRef, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 use arrow::ipc::convert::fb_to_schema;
@@ -17,10 +17,13 @@ use osler_schemas::SchemaError;
 use osler_schemas::shard::{self, ChecksumError, Dtype, Header, HeaderError, Sealed};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use xxhash_rust::xxh3::xxh3_128;
 
 #[cfg(target_endian = "big")]
@@ -124,15 +127,7 @@ impl ShardSet {
 
     /// Opens a set of which a repacking may have been interrupted: shards may differ in what a sidecar alone decides.
     pub(crate) fn open_any_packing(directory: &Path) -> Result<Self, ShardError> {
-        let numbers = shard_numbers(directory)?;
-        let mut shards: Vec<Shard> = Vec::with_capacity(numbers.len());
-        for (wanted, number) in (0..).zip(numbers) {
-            let path = directory.join(shard::sidecar_name(wanted));
-            if number != wanted {
-                return Err(ShardError::Incomplete { path, problem: "this shard is missing".into() });
-            }
-            shards.push(Shard::open(directory, number)?);
-        }
+        let shards = open_all(directory, &shard_numbers(directory)?)?;
         let Some(last) = shards.last() else { return Err(ShardError::Empty { directory: directory.to_path_buf() }) };
         if !last.header.last {
             return Err(ShardError::Incomplete { path: last.sidecar_path.clone(), problem: "the shards after it are missing".into() });
@@ -171,12 +166,13 @@ impl ShardSet {
         Some((self.shards.get(number)?, (index - before) as usize))
     }
 
-    /// Reads what [`Self::chunk`] will read of the sidecar, and gives a number that only depends on having done so.
-    pub(crate) fn touch_rows(&self, index: u64) -> u32 {
-        let Some((shard, index)) = self.place(index) else { return 0 };
+    /// Brings what [`Self::chunk`] will read of the sidecar into the cache, without waiting for it.
+    pub(crate) fn prefetch_rows(&self, index: u64) {
+        let Some((shard, index)) = self.place(index) else { return };
         let Chunks { pieces, cu_seqlens, padding, .. } = &shard.chunks;
-        let offset = |list: &ListArray| list.value_offsets().get(index).map_or(0, |&offset| offset as u32);
-        offset(pieces) ^ offset(cu_seqlens) ^ padding.values().get(index).copied().unwrap_or(0)
+        prefetch(pieces.value_offsets().get(index));
+        prefetch(cu_seqlens.value_offsets().get(index));
+        prefetch(padding.values().get(index));
     }
 
     /// The shards, in order.
@@ -231,21 +227,19 @@ impl ShardSet {
 }
 
 impl<'a> Chunk<'a> {
-    /// Reads the beginning of what the pieces are made of, and gives a number that only depends on having done so.
-    pub(crate) fn touch_pieces(&self) -> u32 {
-        let first = |values: &[u32]| values.first().copied().unwrap_or(0);
-        first(self.cu_seqlens) ^ first(self.sources) ^ self.starts.first().map_or(0, |&start| start as u32)
+    /// Brings the beginning of what the pieces are made of into the cache, without waiting for it.
+    pub(crate) fn prefetch_pieces(&self) {
+        prefetch(self.cu_seqlens.first());
+        prefetch(self.starts.first());
+        prefetch(self.sources.first());
     }
 
-    /// Reads one token of each page of the file that a chunk lying together covers, and gives a number that only depends on having done so.
-    pub(crate) fn touch_tokens(&self) -> u32 {
+    /// Brings the beginning of each page that a chunk lying together covers into the cache, without waiting for it.
+    pub(crate) fn prefetch_tokens(&self) {
         const PAGE_BYTES: usize = 4096;
-        let start = self.starts.first().map_or(0, |&start| start as usize);
-        let range = start..start + self.num_tokens();
-        match self.shard.tokens() {
-            Tokens::U16(ids) => ids.get(range).map_or(0, |ids| ids.iter().step_by(PAGE_BYTES / 2).fold(0, |sum, &id| sum ^ u32::from(id))),
-            Tokens::U32(ids) => ids.get(range).map_or(0, |ids| ids.iter().step_by(PAGE_BYTES / 4).fold(0, |sum, &id| sum ^ id)),
-        }
+        let start = self.starts.first().map_or(0, |&start| start);
+        let tokens = self.shard.tokens().slice(start, self.num_tokens() as u64);
+        tokens.iter().flat_map(|tokens| tokens.bytes().iter().step_by(PAGE_BYTES)).for_each(|byte| prefetch(Some(byte)));
     }
 
     /// Number of pieces.
@@ -404,6 +398,37 @@ impl<'a> Tokens<'a> {
     }
 }
 
+/// Opens shards on all threads, since most of it is waiting for the system; the error is that of the first that has one.
+fn open_all(directory: &Path, numbers: &[u32]) -> Result<Vec<Shard>, ShardError> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let per_thread = numbers.len().div_ceil(threads).max(SHARDS_PER_THREAD_MIN);
+    let open = |first: usize, numbers: &[u32]| {
+        let mut shards = Vec::with_capacity(numbers.len());
+        for (wanted, &number) in (first as u32..).zip(numbers) {
+            if number != wanted {
+                let path = directory.join(shard::sidecar_name(wanted));
+                return Err(ShardError::Incomplete { path, problem: "this shard is missing".into() });
+            }
+            shards.push(Shard::open(directory, number)?);
+        }
+        Ok(shards)
+    };
+    thread::scope(|scope| {
+        let mut parts = numbers.chunks(per_thread).enumerate().map(|(part, numbers)| move || open(part * per_thread, numbers));
+        let own = parts.next();
+        // A part that gets no thread is this thread's, too.
+        let others: Vec<_> = parts.map(|work| (work, thread::Builder::new().spawn_scoped(scope, work).ok())).collect();
+        let mut shards = own.map_or(Ok(Vec::new()), |work| work())?;
+        for (work, thread) in others {
+            shards.extend(thread.map_or_else(work, |thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))?);
+        }
+        Ok(shards)
+    })
+}
+
+/// Fewer are opened faster than a thread is started.
+const SHARDS_PER_THREAD_MIN: usize = 64;
+
 fn shard_numbers(directory: &Path) -> Result<Vec<u32>, ShardError> {
     let io = |source| ShardError::Io { path: directory.to_path_buf(), source };
     let mut numbers = Vec::new();
@@ -559,7 +584,7 @@ impl Shard {
             return Err(ShardError::Mismatch { path: bin_path, what: "length", wanted, got });
         }
         let len = header.num_tokens as usize;
-        // A mapping begins on a page, so it is aligned for either type.
+        // A mapping begins on a page, and what is read in a buffer of Arrow's: both are aligned for either type.
         let tokens = match header.dtype {
             Dtype::U16 => MappedTokens::U16(ScalarBuffer::new(tokens, 0, len)),
             Dtype::U32 => MappedTokens::U32(ScalarBuffer::new(tokens, 0, len)),
@@ -732,11 +757,28 @@ fn primitive<T: ArrowPrimitiveType>(rows: &StructArray, name: &str) -> Option<Pr
     Some(rows.column_by_name(name)?.as_primitive_opt::<T>()?.clone()).filter(|values| values.null_count() == 0)
 }
 
+/// Asks for the cache line of a value that will soon be read. Only speed depends on it.
+fn prefetch<T>(value: Option<&T>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = value {
+        // SAFETY: a prefetch has no effect that a program can see, at whatever address; this one is a reference's.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// A file of fewer bytes is read rather than mapped: a mapping costs more than a copy of some pages.
+const MAPPED_BYTES_MIN: u64 = 1 << 14;
+
 fn map(path: &Path) -> Result<Buffer, ShardError> {
     let io = |source| ShardError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io)?;
-    if file.metadata().map_err(io)?.len() == 0 {
-        return Ok(Buffer::from(Vec::<u64>::new()));
+    let mut file = File::open(path).map_err(io)?;
+    let num_bytes = file.metadata().map_err(io)?.len();
+    if num_bytes < MAPPED_BYTES_MIN {
+        let mut bytes = MutableBuffer::from_len_zeroed(num_bytes as usize);
+        file.read_exact(&mut bytes).map_err(io)?;
+        return Ok(bytes.into());
     }
     // SAFETY: a mapping is sound while nobody truncates or writes the file. Shards are written under another name and renamed when
     // complete, and are never written again; a set is replaced by removing its files, which leaves mappings as they are.

@@ -68,6 +68,56 @@ fn chunks_give_every_token_back() {
     }
 }
 
+/// A set of context length 16 of one source, in shards of `shard_bytes`.
+fn write_documents(documents: &[Vec<u32>], shard_bytes: u64) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let tokenizer = TokenizerIdentity { name: "test".into(), xxh3: 77, vocab_size: 1000, eos_id: 0, bos_id: None, pad_id: 9 };
+    let pack = PackConfig { context_length: 16, method: Method::Concat, tail: Tail::Carry, seed: 3 };
+    let mut writer = ShardWriter::create(directory.path(), tokenizer, pack, shard_bytes).unwrap();
+    for (number, ids) in documents.iter().enumerate() {
+        writer.push(Document { doc_id: &format!("{number:032x}"), source: "a", ids, loss: None }).unwrap();
+    }
+    writer.finish().unwrap();
+    directory
+}
+
+#[test]
+fn many_shards_are_opened_in_order() {
+    let documents: Vec<Vec<u32>> = (0..300).map(|number| vec![number; 16]).collect();
+    let directory = write_documents(&documents, 32);
+    let set = open(&directory).unwrap();
+    assert!(set.shards().len() > 2 * SHARDS_PER_THREAD_MIN);
+    assert!(set.shards().iter().enumerate().all(|(number, shard)| shard.header().shard as usize == number));
+    let mut ids = [0; 16];
+    let mut given = Vec::new();
+    for index in 0..set.num_chunks() {
+        set.chunk(index).unwrap().copy_into(&mut ids);
+        given.extend(ids);
+    }
+    assert_eq!(given, documents.concat());
+    // Of several, the first is named.
+    for number in [250, 200, 130, 10] {
+        fs::remove_file(directory.path().join(shard::sidecar_name(number))).unwrap();
+        let error = open(&directory).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(&format!("part-{number:05}.meta.arrow: the set is incomplete")), "{error}");
+    }
+}
+
+#[test]
+fn large_files_are_mapped() {
+    let documents: Vec<Vec<u32>> = (0..2000).map(|number| vec![number % 1000; 16]).collect();
+    let directory = write_documents(&documents, 1 << 20);
+    let (bin, sidecar) = (directory.path().join("part-00000.bin"), directory.path().join("part-00000.meta.arrow"));
+    assert!([&bin, &sidecar].iter().all(|path| fs::metadata(path).unwrap().len() > MAPPED_BYTES_MIN));
+    let set = open(&directory).unwrap();
+    set.verify().unwrap();
+    let Tokens::U16(ids) = set.shards()[0].tokens() else { panic!("not u16") };
+    assert_eq!(ids.iter().map(|&id| u32::from(id)).collect::<Vec<_>>(), documents.concat());
+    drop(set);
+    cut(&bin, 24_000);
+    assert!(open(&directory).map(|_| ()).unwrap_err().to_string().contains("length: wanted 64000 bytes, got 40000 bytes"));
+}
+
 #[test]
 fn damage_is_named() {
     type Spoil = fn(&Path);
