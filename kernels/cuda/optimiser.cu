@@ -1,4 +1,4 @@
-// The norm of gradients, and AdamW (Loshchilov and Hutter 2019).
+// Sums and the norm of gradients, and AdamW (Loshchilov and Hutter 2019).
 
 DEVICE double block_sum_of_doubles(double value, double* partial) {
     for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, distance);
@@ -26,6 +26,12 @@ KERNEL(sum_doubles, 256)(double* total, const double* partials, uint32_t count) 
     for (uint32_t at = threadIdx.x; at < count; at += blockDim.x) sum += partials[at];
     sum = block_sum_of_doubles(sum, partial);
     if (threadIdx.x == 0) total[0] = sum;
+}
+
+// sum += addend.
+KERNEL(add, 256)(float* sum, const float* addend, uint64_t count) {
+    const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (at < count) sum[at] += addend[at];
 }
 
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w = keep w - rate m / (sqrt(v) correction + epsilon), where `keep` is 1 - rate * decay

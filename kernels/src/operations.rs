@@ -87,6 +87,43 @@ pub struct AdamW {
     pub gradient_scale: f64,
 }
 
+/// The numbers of one AdamW step that are the same for every weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AdamWFactors {
+    pub gradient_scale: f64,
+    /// On the first moment, and on the gradient that is added to it.
+    pub first: [f64; 2],
+    /// On the second moment, and on the squared gradient that is added to it.
+    pub second: [f64; 2],
+    /// On the weight: `1 − η λ`.
+    pub keep: f64,
+    /// On the first moment: the learning rate over its correction of bias.
+    pub rate: f64,
+    /// On the root of the second moment: its correction of bias.
+    pub second_correction: f64,
+    pub epsilon: f64,
+}
+
+impl AdamW {
+    /// The factors of this step.
+    pub(crate) fn factors(&self, kernel: &'static str) -> Result<AdamWFactors, KernelError> {
+        let Self { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *self;
+        let power = i32::try_from(step).unwrap_or(i32::MAX);
+        if power < 1 {
+            return Err(KernelError::Value { kernel, argument: "step", wanted: "1 or more" });
+        }
+        Ok(AdamWFactors {
+            gradient_scale,
+            first: [beta1, 1.0 - beta1],
+            second: [beta2, 1.0 - beta2],
+            keep: 1.0 - learning_rate * weight_decay,
+            rate: learning_rate / (1.0 - beta1.powi(power)),
+            second_correction: (1.0 - beta2.powi(power)).sqrt().recip(),
+            epsilon,
+        })
+    }
+}
+
 /// What AdamW keeps of one tensor. `master` holds the weights in f32 where the stored ones are coarser.
 #[derive(Debug)]
 pub struct AdamState<E> {
@@ -467,6 +504,8 @@ pub trait Operations: Memory + Sync {
 
     /// `Σ values²`, summed in f64.
     fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError>;
+    /// `sum += addend`.
+    fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
     /// One step of AdamW on one tensor. Updates the master where there is one, and stores it into `weight`.
     fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done;
 }

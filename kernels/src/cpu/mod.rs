@@ -20,6 +20,7 @@ mod testing;
 pub use number::Number;
 
 use crate::KernelError;
+use crate::checks::{expect_len, range};
 use crate::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Memory, Operations, RotaryShape, RouteShape,
 };
@@ -75,22 +76,6 @@ impl<F: Number> Cpu<F> {
 impl<F> std::fmt::Debug for Cpu<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cpu").field("threads", &self.pool.current_num_threads()).field("bf16", &self.rounds).finish()
-    }
-}
-
-/// Compares lengths: name, got, wanted.
-fn expect_len(kernel: &'static str, sizes: &[(&'static str, usize, usize)]) -> Done {
-    match sizes.iter().find(|(_, got, wanted)| got != wanted) {
-        Some(&(argument, got, wanted)) => Err(KernelError::Shape { kernel, argument, wanted, got }),
-        None => Ok(()),
-    }
-}
-
-/// `len` numbers of a buffer from `at` on.
-fn range(argument: &'static str, at: usize, len: usize, whole: usize) -> Result<std::ops::Range<usize>, KernelError> {
-    match at.checked_add(len).filter(|&end| end <= whole) {
-        Some(end) => Ok(at..end),
-        None => Err(KernelError::Shape { kernel: "copy", argument, wanted: whole, got: at.saturating_add(len) }),
     }
 }
 
@@ -422,6 +407,10 @@ impl<F: Number> Operations for Cpu<F> {
 
     fn sum_of_squares(&self, values: &Vec<F>) -> Result<f64, KernelError> {
         Ok(self.sum_of_squares(values))
+    }
+
+    fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {
+        self.add_exact(addend, sum)
     }
 
     fn adamw(&self, settings: &AdamW, grad: &Vec<F>, state: &mut AdamState<Vec<F>>, weight: &mut Vec<F>) -> Done {

@@ -1,8 +1,8 @@
-//! AdamW and the norm of gradients.
+//! AdamW, and sums and the norm of gradients.
 
 use super::{Cpu, Number, expect_len, number};
 use crate::KernelError;
-use crate::operations::{AdamState, AdamW, Done};
+use crate::operations::{AdamState, AdamW, AdamWFactors, Done};
 use rayon::prelude::*;
 
 const KERNEL: &str = "adamw";
@@ -15,6 +15,13 @@ impl<F: Number> Cpu<F> {
         let blocks = values.par_chunks(BLOCK);
         let sums: Vec<f64> = self.run(|| blocks.map(|block| self.vectorise(|| number::dot(block, block))).collect());
         sums.iter().sum()
+    }
+
+    pub(super) fn add_exact(&self, addend: &[F], sum: &mut [F]) -> Done {
+        expect_len("add", &[("addend", addend.len(), sum.len())])?;
+        let blocks = addend.par_chunks(BLOCK).zip(sum.par_chunks_mut(BLOCK));
+        self.run(|| blocks.for_each(|(addend, sum)| sum.iter_mut().zip(addend).for_each(|(sum, &addend)| *sum += addend)));
+        Ok(())
     }
 
     pub(super) fn adamw(&self, settings: &AdamW, grad: &[F], state: &mut AdamState<Vec<F>>, weight: &mut [F]) -> Done {
@@ -53,18 +60,14 @@ struct Step<F> {
 
 impl<F: Number> Step<F> {
     fn new(settings: &AdamW) -> Result<Self, KernelError> {
-        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *settings;
-        let power = i32::try_from(step).unwrap_or(i32::MAX);
-        if power < 1 {
-            return Err(KernelError::Value { kernel: KERNEL, argument: "step", wanted: "1 or more" });
-        }
+        let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
         Ok(Self {
             gradient_scale: F::of(gradient_scale),
-            first: (F::of(beta1), F::of(1.0 - beta1)),
-            second: (F::of(beta2), F::of(1.0 - beta2)),
-            keep: F::of(1.0 - learning_rate * weight_decay),
-            rate: F::of(learning_rate / (1.0 - beta1.powi(power))),
-            second_correction: F::of((1.0 - beta2.powi(power)).sqrt().recip()),
+            first: first.map(F::of).into(),
+            second: second.map(F::of).into(),
+            keep: F::of(keep),
+            rate: F::of(rate),
+            second_correction: F::of(second_correction),
             epsilon: F::of(epsilon),
         })
     }

@@ -1,6 +1,7 @@
 //! Typed pieces of a device's memory.
 
 use crate::KernelError;
+use crate::cpu::Number;
 use std::marker::PhantomData;
 
 /// A number as it lies on the device, between the host's and its bytes.
@@ -20,11 +21,9 @@ pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Bf16;
 
-/// To nearest, ties to even; a NaN stays one.
+/// To nearest, ties to even; a NaN becomes the one that devices write.
 pub fn float_to_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if value.is_nan() { 0x7fff } else { rounded as u16 }
+    if value.is_nan() { 0x7fff } else { (value.to_bf16().to_bits() >> 16) as u16 }
 }
 
 /// Exact.

@@ -1,7 +1,7 @@
 //! Launches of `cuda/dispatch.cu`.
 
 use super::buffer::narrow;
-use super::{ABSENT, Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len};
+use super::{ABSENT, Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len, threads_of_eights};
 use crate::KernelError;
 use crate::operations::{DispatchShape, Done};
 
@@ -61,7 +61,7 @@ impl<L: Launcher> Gpu<L> {
 
 /// A block per row or slot, of as many threads as there are columns for.
 fn geometry(kernel: &'static str, shape: DispatchShape, count: usize, shared_bytes: usize) -> Result<Launch, KernelError> {
-    let threads = shape.hidden.div_ceil(8).next_multiple_of(32).min(256) as u32;
+    let threads = threads_of_eights(narrow(KERNEL, "hidden", shape.hidden)?);
     Ok(Launch { kernel, grid: [blocks(KERNEL, count, 1)?, 1, 1], threads, shared_bytes: narrow(KERNEL, "hidden", shared_bytes)? })
 }
 

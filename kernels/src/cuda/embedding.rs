@@ -1,7 +1,7 @@
 //! Launches of `cuda/embedding.cu`.
 
 use super::buffer::narrow;
-use super::{Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len};
+use super::{Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len, threads_of_eights};
 use crate::KernelError;
 use crate::operations::Done;
 
@@ -15,7 +15,7 @@ impl<L: Launcher> Gpu<L> {
         check::<L>(hidden, tokens, table.len, output.len)?;
         let rows = blocks(KERNEL, tokens.buffer.len, 1)?;
         let hidden = narrow(KERNEL, "hidden", hidden)?;
-        let threads = hidden.div_ceil(8).next_multiple_of(32).min(256);
+        let threads = threads_of_eights(hidden);
         let arguments = [self.pointer(output), self.pointer(table), self.indices(tokens), Argument::U32(hidden)];
         self.launch(Launch { kernel: "embedding_forward", grid: [rows, 1, 1], threads, shared_bytes: 0 }, &arguments)
     }

@@ -30,6 +30,7 @@ pub use launcher::{ABSENT, Argument, Launch, Launcher, MatrixBox, Operand, Outpu
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
+use crate::checks::{expect_len, range};
 use crate::operations::{Done, Memory};
 use buffer::Facts;
 use std::marker::PhantomData;
@@ -62,14 +63,14 @@ impl<L: Launcher> Gpu<L> {
     }
 
     fn write<T: Element>(&self, buffer: &mut Buffer<L::Memory, T>, at: usize, values: &[T::Host]) -> Done {
-        expect_range("values", at, values.len(), buffer.len)?;
+        range("values", at, values.len(), buffer.len)?;
         let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
         values.iter().for_each(|&value| T::put(value, &mut bytes));
         self.launcher.write(&mut buffer.memory, at * T::BYTES, &bytes)
     }
 
     fn read<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize, values: &mut [T::Host]) -> Done {
-        expect_range("values", at, values.len(), buffer.len)?;
+        range("values", at, values.len(), buffer.len)?;
         let mut bytes = vec![0; values.len() * T::BYTES];
         self.launcher.read(&buffer.memory, at * T::BYTES, &mut bytes)?;
         values.iter_mut().zip(bytes.chunks_exact(T::BYTES)).for_each(|(value, bytes)| *value = T::get(bytes));
@@ -158,27 +159,17 @@ fn blocks(kernel: &'static str, count: usize, each: usize) -> Result<u32, Kernel
     blocks.map(i32::cast_unsigned).map_err(|_| KernelError::Value { kernel, argument: "rows", wanted: "fewer than 2³¹ blocks" })
 }
 
+/// Threads of a block that have eight columns each, as far as it goes.
+fn threads_of_eights(columns: u32) -> u32 {
+    columns.div_ceil(8).next_multiple_of(32).min(256)
+}
+
 /// Refuses what 16-byte loads cannot reach.
 fn expect_eights(kernel: &'static str, argument: &'static str, columns: usize) -> Done {
     if columns == 0 || !columns.is_multiple_of(8) {
         return Err(KernelError::Value { kernel, argument, wanted: "a multiple of 8 on a GPU" });
     }
     Ok(())
-}
-
-/// Compares lengths: name, got, wanted.
-fn expect_len(kernel: &'static str, sizes: &[(&'static str, usize, usize)]) -> Done {
-    match sizes.iter().find(|(_, got, wanted)| got != wanted) {
-        Some(&(argument, got, wanted)) => Err(KernelError::Shape { kernel, argument, wanted, got }),
-        None => Ok(()),
-    }
-}
-
-fn expect_range(argument: &'static str, at: usize, len: usize, whole: usize) -> Done {
-    match at.checked_add(len).filter(|&end| end <= whole) {
-        Some(_) => Ok(()),
-        None => Err(KernelError::Shape { kernel: "copy", argument, wanted: whole, got: at.saturating_add(len) }),
-    }
 }
 
 /// Refuses indices of which the host knows that they reach too far.

@@ -40,7 +40,7 @@ impl<L: Launcher> Operations for Gpu<L> {
     }
 
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
-        super::expect_range("from", at, from.len, to.len)?;
+        super::range("from", at, from.len, to.len)?;
         self.launcher.copy(&from.memory, &mut to.memory, at * Bf16::BYTES, from.len * Bf16::BYTES)
     }
 
@@ -348,6 +348,10 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError> {
         self.squares(values)
+    }
+
+    fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done {
+        self.add(addend, sum)
     }
 
     fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done {

@@ -2,7 +2,7 @@
 
 use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len};
 use crate::KernelError;
-use crate::operations::{AdamState, AdamW, Done};
+use crate::operations::{AdamState, AdamW, AdamWFactors, Done};
 
 const KERNEL: &str = "adamw";
 
@@ -28,27 +28,19 @@ impl<L: Launcher> Gpu<L> {
         Ok(f64::from_le_bytes(bytes))
     }
 
+    pub(super) fn add(&self, addend: &Exact<L>, sum: &Exact<L>) -> Done {
+        expect_len("add", &[("addend", addend.len, sum.len)])?;
+        let arguments = [self.pointer(sum), self.pointer(addend), Argument::U64(sum.len as u64)];
+        self.launch(Launch { kernel: "add", grid: [blocks(KERNEL, sum.len, 256)?, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
+    }
+
     pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Exact<L>>, weight: &Stored<L>) -> Done {
         let wanted = weight.len;
         let sizes = [("grad", grad.len, wanted), ("first", state.first.len, wanted), ("second", state.second.len, wanted)];
         expect_len(KERNEL, &sizes)?;
         expect_len(KERNEL, &[("master", state.master.as_ref().map_or(wanted, |master| master.len), wanted)])?;
-        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *settings;
-        let power = i32::try_from(step).unwrap_or(i32::MAX);
-        if power < 1 {
-            return Err(KernelError::Value { kernel: KERNEL, argument: "step", wanted: "1 or more" });
-        }
-        let factors = [
-            gradient_scale,
-            beta1,
-            1.0 - beta1,
-            beta2,
-            1.0 - beta2,
-            1.0 - learning_rate * weight_decay,
-            learning_rate / (1.0 - beta1.powi(power)),
-            (1.0 - beta2.powi(power)).sqrt().recip(),
-            epsilon,
-        ];
+        let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
+        let factors = [gradient_scale, first[0], first[1], second[0], second[1], keep, rate, second_correction, epsilon];
         let mut arguments = vec![
             self.pointer(weight),
             state.master.as_ref().map_or(ABSENT, |master| self.pointer(master)),

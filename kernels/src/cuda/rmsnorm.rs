@@ -2,7 +2,7 @@
 
 use super::buffer::narrow;
 use super::sums::ROWS_PER_BLOCK;
-use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_eights, expect_len};
+use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_eights, expect_len, threads_of_eights};
 use crate::KernelError;
 use crate::operations::Done;
 
@@ -42,7 +42,7 @@ impl<L: Launcher> Gpu<L> {
         let launch = Launch {
             kernel: "rmsnorm_forward",
             grid: [blocks(KERNEL, rows, 1)?, 1, 1],
-            threads: threads(hidden),
+            threads: threads_of_eights(hidden),
             shared_bytes: hidden * 2,
         };
         self.launch(launch, &arguments)
@@ -80,15 +80,10 @@ impl<L: Launcher> Gpu<L> {
             ];
             // The part of the gradient in f32, and two rows of bf16.
             let launch =
-                Launch { kernel: "rmsnorm_backward", grid: [parts, 1, 1], threads: threads(hidden), shared_bytes: hidden * (4 + 2 + 2) };
+                Launch { kernel: "rmsnorm_backward", grid: [parts, 1, 1], threads: threads_of_eights(hidden), shared_bytes: hidden * (4 + 2 + 2) };
             self.launch(launch, &arguments)
         })
     }
-}
-
-/// Threads that have eight columns each, as far as a block goes.
-fn threads(hidden: u32) -> u32 {
-    hidden.div_ceil(8).next_multiple_of(32).min(256)
 }
 
 /// Gives the rows.

@@ -61,7 +61,7 @@ pub const UNITS: &[Unit] = &[
     unit!("dispatch", ["permute_forward", "combine_forward", "combine_backward"]),
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
     unit!("head_loss", ["cross_entropy"]),
-    unit!("optimiser", ["square_partials", "sum_doubles", "adamw"]),
+    unit!("optimiser", ["square_partials", "sum_doubles", "add", "adamw"]),
     unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),
     unit!("rotary", ["rotary_forward", "rotary_backward"]),
     unit!("route", ["route_forward", "route_backward", "balance_partials", "balance_loss"]),

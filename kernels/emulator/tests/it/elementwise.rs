@@ -185,7 +185,8 @@ impl Work for Optimiser {
         let count = self.count;
         let mut settings =
             AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 0.5 };
-        let grad = exact(device, &numbers(count, 1));
+        let mut grad = exact(device, &numbers(count, 4));
+        device.add_exact(&exact(device, &numbers(count, 1)), &mut grad).unwrap();
         let mut weight = stored(device, &numbers(count, 2));
         let mut state = AdamState {
             first: device.new_exact(count).unwrap(),
@@ -197,7 +198,7 @@ impl Work for Optimiser {
         device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
         let squares = device.sum_of_squares(&grad).unwrap();
         let master = state.master.as_ref().unwrap();
-        let exacts = [&state.first, &state.second, master].map(|buffer| read_exact(device, buffer, count));
+        let exacts = [&state.first, &state.second, master, &grad].map(|buffer| read_exact(device, buffer, count));
         [read_stored(device, &weight, count), vec![squares as f32]].into_iter().chain(exacts).collect()
     }
 }
@@ -206,7 +207,7 @@ impl Work for Optimiser {
 fn the_optimiser_agrees_with_its_twin() {
     for count in [1, 255, 300_000] {
         let (got, wanted) = both(&Optimiser { count });
-        for (at, name) in ["weight", "squares", "first", "second", "master"].into_iter().enumerate() {
+        for (at, name) in ["weight", "squares", "first", "second", "master", "sum of gradients"].into_iter().enumerate() {
             close(&format!("{count}: {name}"), &got[at], &wanted[at], if at == 0 { STORED } else { EXACT });
         }
     }

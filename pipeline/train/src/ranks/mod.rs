@@ -89,7 +89,7 @@ pub trait Communicator<O: Operations>: Debug + Send {
         for &source in from {
             match own.as_deref_mut().filter(|_| source == rank) {
                 Some(own) if begins => std::mem::swap(own, sum),
-                Some(own) => add(ops, len, sum, begins, |at, values| Ok(ops.read_exact(own, at, values)?))?,
+                Some(own) => ops.add_exact(own, sum)?,
                 None => add(ops, len, sum, begins, |_, values| Ok(self.receive(source, topic, values)?))?,
             }
             begins = false;
