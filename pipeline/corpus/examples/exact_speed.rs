@@ -9,6 +9,10 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("usage: exact_speed FOLDER [LENGTH…]")?;
@@ -48,14 +52,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let more = (1..=cores).map(|threads| (Engine::SparseSuffixArray, threads));
     for (engine, threads) in [(Engine::SuffixArray, 1)].into_iter().chain(more) {
         let config = ExactDuplicatesConfig { passes: passes.clone(), removed_share_max: 1.0, engine, ..ExactDuplicatesConfig::default() };
-        let mut stage = ExactDuplicates::new(config)?.with_resources(Resources { threads, ..Resources::default() });
-        for (ordinal, text) in texts.iter().enumerate() {
-            stage.push_document(ordinal as u64, 0, text)?;
+        let (mut best, mut sources) = (f64::INFINITY, None);
+        for _ in 0..if engine == Engine::SuffixArray { 1 } else { 3 } {
+            let resources = Resources { threads, ..Resources::default() };
+            let mut stage = ExactDuplicates::new(config.clone())?.with_resources(resources);
+            for (ordinal, text) in texts.iter().enumerate() {
+                stage.push_document(ordinal as u64, 0, text)?;
+            }
+            let start = Instant::now();
+            let outcome = stage.finish()?;
+            best = best.min(start.elapsed().as_secs_f64());
+            sources = outcome.sources.into_values().next();
         }
-        let start = Instant::now();
-        let outcome = stage.finish()?;
-        let (speed, bytes) = (megabytes / start.elapsed().as_secs_f64(), outcome.sources.values().next());
-        println!("{engine:?}, {threads} threads, all passes, verified and cut: {speed:.1} MB/s; bytes {bytes:?}");
+        println!("{engine:?}, {threads} threads, all passes, verified and cut: {:.1} MB/s; bytes {sources:?}", megabytes / best);
     }
     Ok(())
 }

@@ -9,7 +9,9 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, SchemaRef, UInt32Type, UInt64Type};
 use osler_schemas::span::{Span, well_formed};
 use osler_schemas::{SchemaError, document, expect};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The operator: documents in, the same documents without their removed spans out. Works on any schema with the columns `ordinal`, `text`,
@@ -127,15 +129,7 @@ fn misfit(pass: u32, ordinal: u64, span: Span) -> Error {
 /// `text` without `spans`, and `join` wherever a cut has kept text on both sides. `spans` are [`well_formed`] and on character boundaries;
 /// touching ones are one cut.
 pub fn cut(text: &str, spans: &[Span], join: &str) -> String {
-    let map = OffsetMap::new(text.len(), spans, join.len());
-    let mut left = String::with_capacity(map.num_bytes);
-    for kept in &map.kept {
-        if !left.is_empty() {
-            left.push_str(join);
-        }
-        left.push_str(text.get(kept.old_start..kept.old_end).unwrap_or_default());
-    }
-    left
+    OffsetMap::new(text.len(), spans, join.len()).cut(text, join).into_owned()
 }
 
 /// Where the bytes of a text are after a cut.
@@ -169,6 +163,26 @@ impl OffsetMap {
             old_start = old_start.max(end);
         }
         map
+    }
+
+    /// What [`cut`] leaves of the text.
+    pub(super) fn cut<'a>(&self, text: &'a str, join: &str) -> Cow<'a, str> {
+        if self.kept.first().is_some_and(|kept| kept.old_end - kept.old_start == text.len()) {
+            return Cow::Borrowed(text);
+        }
+        let mut left = String::with_capacity(self.num_bytes);
+        for kept in &self.kept {
+            if !left.is_empty() {
+                left.push_str(join);
+            }
+            left.push_str(text.get(kept.old_start..kept.old_end).unwrap_or_default());
+        }
+        Cow::Owned(left)
+    }
+
+    /// What is kept, in order: where it was, and where it is.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        self.kept.iter().map(|kept| (kept.old_start..kept.old_end, kept.new_start))
     }
 
     /// Length of the cut text.

@@ -29,9 +29,13 @@ pub struct Removals {
 /// Removes a window exactly if an equal window lies wholly in kept bytes and ends before it; see the module above for why one scan from
 /// left to right decides it.
 ///
-/// Only windows that occur more than once matter, so the scan goes from one to the next. At each of them, `noted` first catches up with
-/// the windows that end before it. One of those is wholly kept exactly if it begins at or behind `removed_until`: every removed window so
-/// far begins before it ends, or it would have been noted already.
+/// Only windows that occur more than once matter, so the scan goes from one run of them to the next. Before it looks at a window, `noted`
+/// catches up with the windows that end before that one. One of those is wholly kept exactly if it begins at or behind `removed_until`:
+/// every removed window so far begins before it ends, or it would have been noted already.
+///
+/// Windows of a run are decided together as far as that makes no difference. Where the first has a kept copy, all whose copies follow that
+/// one are removed: what is noted meanwhile begins before `removed_until`, so nothing is. Where it has none, all are kept up to the first
+/// that has a copy or could be given one by what is noted meanwhile.
 ///
 /// # Errors
 /// [`Error::Data`] when memory for the kept windows cannot be had, [`Error::Io`] when the scratch folder cannot be used, and
@@ -47,14 +51,20 @@ pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize
         }
         let range = arena.range(index);
         let (mut removed_until, mut num_removed) = (range.start, 0);
-        while let Some(run) = runs.next_if(|run| run.first < range.end) {
-            for (position, class) in (run.first..).zip(run.class..run.class + run.len) {
-                noted.catch_up(position, removed_until, length, &mut kept);
-                if let Some(copy) = kept.get(class) {
-                    num_removed += position + length - position.max(removed_until);
-                    removed_until = position + length;
-                    cover.add(position, removed_until, Some(copy));
-                }
+        while let Some(mut run) = runs.next_if(|run| run.first < range.end) {
+            while run.len > 0 {
+                noted.catch_up(run.first, removed_until, length, &mut kept);
+                let num_windows = match kept.copies(run.class, run.len, noted.undisturbed(&run, length)) {
+                    Copies::None { num_windows } => num_windows,
+                    Copies::At { place, num_windows } => {
+                        let end = run.first + num_windows - 1 + length;
+                        num_removed += end - run.first.max(removed_until);
+                        removed_until = end;
+                        cover.add_all(run.first, num_windows, length, Some(place));
+                        num_windows
+                    }
+                };
+                run.advance(num_windows);
             }
         }
         noted.catch_up(range.end, removed_until, length, &mut kept);
@@ -73,11 +83,10 @@ pub fn keep_none(arena: &TextArena, classes: &impl WindowClasses, length: usize)
         let range = arena.range(index);
         let (mut removed_until, mut num_removed) = (range.start, 0);
         while let Some(run) = runs.next_if(|run| run.first < range.end) {
-            for position in run.first..run.first + run.len {
-                num_removed += position + length - position.max(removed_until);
-                removed_until = position + length;
-                cover.add(position, removed_until, None);
-            }
+            let end = run.first + run.len - 1 + length;
+            num_removed += end - run.first.max(removed_until);
+            removed_until = end;
+            cover.add_all(run.first, run.len, length, None);
         }
         cover.end_document();
         covered_bytes.push(num_removed);
@@ -106,12 +115,30 @@ impl<I: Iterator<Item = ClassRun>> Noted<I> {
             if run.first + length > end {
                 return;
             }
-            if run.first >= removed_until {
-                kept.note(run.class, run.first);
-            }
-            (run.first, run.len, run.class) = (run.first + 1, run.len - 1, run.class + 1);
+            let num_windows = run.len.min(end - length - run.first + 1);
+            let removed = removed_until.saturating_sub(run.first).min(num_windows);
+            kept.note(run.class + removed, run.first + removed, num_windows - removed);
+            run.advance(num_windows);
         }
     }
+
+    /// How many windows of `run` can be looked at before any is noted, and be no different: one at least.
+    ///
+    /// The next window to be noted, at `next.first`, is noted before `run`'s window number `before` is looked at, the one behind it before
+    /// the one behind that, and so on. So one of `run` is noted before it is looked at exactly if its class is `before` or more ahead of
+    /// those that are noted with it.
+    fn undisturbed(&self, run: &ClassRun, length: usize) -> usize {
+        let Some(next) = self.run.as_ref().filter(|next| next.len > 0) else { return run.len };
+        let before = next.first + length - run.first;
+        let ahead = next.class.checked_sub(run.class).filter(|&ahead| ahead >= before);
+        run.len.min(before + next.len).min(ahead.unwrap_or(usize::MAX))
+    }
+}
+
+/// What is known of windows in a row: how many have no kept copy, or have copies in a row from `place` on.
+enum Copies {
+    None { num_windows: usize },
+    At { place: usize, num_windows: usize },
 }
 
 /// Per class, where its first wholly kept window begins, plus one; 0 while there is none. Positions take 4 bytes where they fit, and many of
@@ -141,24 +168,77 @@ impl KeptWindows {
         }
     }
 
-    fn get(&self, class: usize) -> Option<usize> {
-        let next = match self {
-            Self::Narrow(positions) => positions[class] as usize,
-            Self::Wide(positions) => positions[class] as usize,
-            Self::Mapped(bytes) => u64::from_le_bytes(bytes.as_chunks().0[class]) as usize,
-        };
-        next.checked_sub(1)
+    /// Of `len` classes from `class` on, what is known of the first ones; of `undisturbed` at most, if they have no copy.
+    fn copies(&self, class: usize, len: usize, undisturbed: usize) -> Copies {
+        fn of<S: Slot>(slots: &[S], undisturbed: usize) -> Copies {
+            let first = slots[0].get();
+            match first.checked_sub(1) {
+                None => Copies::None { num_windows: slots.iter().take(undisturbed).take_while(|slot| slot.get() == 0).count() },
+                Some(place) => {
+                    let num_windows = slots.iter().zip(first..).take_while(|(slot, next)| slot.get() == *next).count();
+                    Copies::At { place: place as usize, num_windows }
+                }
+            }
+        }
+        let range = class..class + len;
+        match self {
+            Self::Narrow(slots) => of(&slots[range], undisturbed),
+            Self::Wide(slots) => of(&slots[range], undisturbed),
+            Self::Mapped(bytes) => of(&bytes.as_chunks::<8>().0[range], undisturbed),
+        }
     }
 
-    fn note(&mut self, class: usize, position: usize) {
-        match self {
-            Self::Narrow(positions) if positions[class] == 0 => positions[class] = position as u32 + 1,
-            Self::Wide(positions) if positions[class] == 0 => positions[class] = position as u64 + 1,
-            Self::Mapped(bytes) if bytes.as_chunks::<8>().0[class] == [0; 8] => {
-                bytes.as_chunks_mut().0[class] = (position as u64 + 1).to_le_bytes();
+    /// Notes windows in a row, from `position` on, as kept, where they are the first of their class.
+    fn note(&mut self, class: usize, position: usize, len: usize) {
+        fn to<S: Slot>(slots: &mut [S], position: usize) {
+            for (slot, next) in slots.iter_mut().zip(position as u64 + 1..) {
+                if slot.get() == 0 {
+                    *slot = S::of(next);
+                }
             }
-            _ => {}
         }
+        let range = class..class + len;
+        match self {
+            Self::Narrow(slots) => to(&mut slots[range], position),
+            Self::Wide(slots) => to(&mut slots[range], position),
+            Self::Mapped(bytes) => to(&mut bytes.as_chunks_mut::<8>().0[range], position),
+        }
+    }
+}
+
+/// A number as [`KeptWindows`] stores it.
+trait Slot: Copy {
+    fn get(self) -> u64;
+    fn of(value: u64) -> Self;
+}
+
+impl Slot for u32 {
+    fn get(self) -> u64 {
+        u64::from(self)
+    }
+
+    fn of(value: u64) -> Self {
+        value as Self
+    }
+}
+
+impl Slot for u64 {
+    fn get(self) -> u64 {
+        self
+    }
+
+    fn of(value: u64) -> Self {
+        value
+    }
+}
+
+impl Slot for [u8; 8] {
+    fn get(self) -> u64 {
+        u64::from_le_bytes(self)
+    }
+
+    fn of(value: u64) -> Self {
+        value.to_le_bytes()
     }
 }
 
@@ -177,7 +257,21 @@ struct Cover<'a> {
     open: bool,
 }
 
+/// So many bytes always hold a whole character.
+const WHOLE_CHARACTER_BYTES: usize = 7;
+
 impl Cover<'_> {
+    /// Adds windows in a row, whose copies are in a row too.
+    fn add_all(&mut self, start: usize, num_windows: usize, length: usize, copy: Option<usize>) {
+        let mut at = 0;
+        while at < num_windows {
+            self.add(start + at, start + at + length, copy.map(|copy| copy + at));
+            // Up to the one that begins at `covered`, each only takes the place of the one before.
+            let last = self.covered.saturating_sub(start).min(num_windows - 1);
+            at = if length < WHOLE_CHARACTER_BYTES { at + 1 } else { last.max(at + 1) };
+        }
+    }
+
     fn add(&mut self, start: usize, end: usize, copy: Option<usize>) {
         let (mut first, mut last) = (start, end);
         while first < end && !self.arena.is_char_boundary(first) {

@@ -359,24 +359,29 @@ fn removals(arena: &TextArena, classes: &impl WindowClasses, keep: Keep, length:
 ///
 /// # Errors
 /// As for [`ArenaWriter::push`].
-pub fn cut_all(arena: TextArena, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<TextArena, Error> {
+pub fn cut_all(mut arena: TextArena, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<TextArena, Error> {
     if spans.is_empty() {
         return Ok(arena);
     }
-    let mut left = ArenaWriter::new(resources);
-    let mut spans = spans.iter().peekable();
+    let mut rest = spans.iter().peekable();
     let mut own = Vec::new();
-    for index in 0..arena.len() {
+    let mut map_of = |ordinal: u64, num_bytes: usize| {
         own.clear();
-        while let Some(span) = spans.next_if(|span| span.ordinal == arena.ordinal(index)) {
+        while let Some(span) = rest.next_if(|span| span.ordinal == ordinal) {
             own.push(span.span);
         }
-        let text = arena.text(index);
-        if own.is_empty() {
-            left.push(arena.ordinal(index), arena.source_index(index), text)?;
-        } else {
-            left.push(arena.ordinal(index), arena.source_index(index), &cut(text, &own, join))?;
-        }
+        OffsetMap::new(num_bytes, &own, join.len())
+    };
+    // Then no text is ever further right than it was.
+    let in_place = spans.iter().all(|span| span.span.len() >= join.len() as u64);
+    if in_place && arena.is_in_memory() {
+        arena.keep_only(join, map_of)?;
+        return Ok(arena);
+    }
+    let mut left = ArenaWriter::new(resources);
+    for index in 0..arena.len() {
+        let (ordinal, text) = (arena.ordinal(index), arena.text(index));
+        left.push(ordinal, arena.source_index(index), &map_of(ordinal, text.len()).cut(text, join))?;
     }
     left.finish()
 }

@@ -1,4 +1,5 @@
 use super::*;
+use super::windows::ClassRun;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -112,6 +113,33 @@ fn check(texts: &[String], length: usize, keep: Keep, boundary: Boundary) -> Res
         .map(|(text, starts)| (0..text.len()).filter(|byte| starts.iter().any(|start| (*start..start + length).contains(byte))).count())
         .sum();
     prop_assert_eq!(covered, wanted as u64);
+    check_one_by_one(texts, length)
+}
+
+/// Windows decided one by one.
+struct OneByOne<'a, C>(&'a C);
+
+impl<C: WindowClasses> WindowClasses for OneByOne<'_, C> {
+    fn num_classes(&self) -> usize {
+        self.0.num_classes()
+    }
+
+    fn runs(&self) -> impl Iterator<Item = ClassRun> {
+        self.0.runs().flat_map(|run| (0..run.len).map(move |at| ClassRun { first: run.first + at, len: 1, class: run.class + at }))
+    }
+}
+
+/// Deciding the windows of a run together makes no difference, not to a span nor to where its copy is said to be.
+fn check_one_by_one(texts: &[String], length: usize) -> Result<(), TestCaseError> {
+    let mut arena = TextArena::default();
+    for (ordinal, text) in texts.iter().enumerate() {
+        arena.push(ordinal as u64, 0, text).unwrap();
+    }
+    let resources = Resources::default();
+    let classes = SparseClasses::find(&arena, length, &resources).unwrap();
+    let together = keep_first::keep_first(&arena, &classes, length, &resources).unwrap();
+    prop_assert_eq!(together, keep_first::keep_first(&arena, &OneByOne(&classes), length, &resources).unwrap());
+    prop_assert_eq!(keep_first::keep_none(&arena, &classes, length), keep_first::keep_none(&arena, &OneByOne(&classes), length));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! All documents of a run in one text, so that one index sees every repeat: in memory, or in a file that is mapped.
 
 use super::STAGE;
+use super::cut::OffsetMap;
 use super::resources::{Resources, io, scratch_file};
 use crate::operator::Error;
 use memmap2::Mmap;
@@ -206,6 +207,39 @@ impl TextArena {
     pub(super) fn is_char_boundary(&self, position: usize) -> bool {
         // Bytes that go on with a character are 0b10xxxxxx.
         self.bytes().get(position).is_none_or(|byte| byte & 0xC0 != 0x80)
+    }
+
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.text, Text::Memory(_))
+    }
+
+    /// Leaves of each document, where it lies, what the map of its ordinal and length keeps, with `join` between. No document may become
+    /// longer, nor the beginning of one.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the text is not in memory, or a map divides a character.
+    pub(super) fn keep_only(&mut self, join: &str, mut map_of: impl FnMut(u64, usize) -> OffsetMap) -> Result<(), Error> {
+        let fault = || {
+            let problem = "texts cannot be cut where they lie: this is a fault of the program, please report it";
+            Error::Data { operator: STAGE, problem: problem.to_string() }
+        };
+        let Text::Memory(text) = std::mem::take(&mut self.text) else { return Err(fault()) };
+        let mut bytes = text.into_bytes();
+        let (mut old_start, mut start) = (0, 0);
+        for document in &mut self.documents {
+            let map = map_of(document.ordinal, document.end - old_start);
+            for (old, new) in map.kept() {
+                if new > 0 {
+                    bytes[start + new - join.len()..start + new].copy_from_slice(join.as_bytes());
+                }
+                bytes.copy_within(old_start + old.start..old_start + old.end, start + new);
+            }
+            start += map.num_bytes();
+            old_start = std::mem::replace(&mut document.end, start);
+        }
+        bytes.truncate(start);
+        self.text = Text::Memory(String::from_utf8(bytes).map_err(|_| fault())?);
+        Ok(())
     }
 
     /// Bytes of memory held.

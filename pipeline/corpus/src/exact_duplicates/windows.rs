@@ -8,6 +8,15 @@ pub struct ClassRun {
     pub class: usize,
 }
 
+impl ClassRun {
+    /// Takes windows off its beginning.
+    pub fn advance(&mut self, num_windows: usize) {
+        self.first += num_windows;
+        self.len -= num_windows;
+        self.class += num_windows;
+    }
+}
+
 /// The windows that occur more than once, by class. Two windows have the same class exactly if their bytes are equal.
 pub trait WindowClasses {
     /// Number of classes; each is below it.
