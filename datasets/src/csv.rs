@@ -66,9 +66,7 @@ pub fn read(
     loop {
         let reject = match records.next(input)? {
             Record::End => return Ok(ControlFlow::Continue(())),
-            Record::TooLarge => {
-                Some(("record-too-large", format!("a row is larger than {} bytes; is a quote left open?", limits.record_bytes_max)))
-            }
+            Record::TooLarge => Some(("record-too-large", format!("{}; or is a quote left open?", limits.too_large("a row")))),
             Record::Open => Some(("csv-open-quote", "a quote that opens in this row is never closed".to_owned())),
             Record::Whole if records.fields() != names.len() => {
                 Some(("csv-field-count", format!("the row has {} fields, the header {}", records.fields(), names.len())))

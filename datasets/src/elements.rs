@@ -37,7 +37,7 @@ pub struct Record<'a> {
 pub struct Elements<R> {
     input: R,
     names: &'static [&'static str],
-    record_bytes_max: usize,
+    limits: Limits,
     read_bytes: usize,
     /// The bytes of the stream from `base` on that are still needed.
     buffer: Vec<u8>,
@@ -106,7 +106,7 @@ impl<R: BufRead> Elements<R> {
         Self {
             input,
             names,
-            record_bytes_max: limits.record_bytes_max,
+            limits: *limits,
             read_bytes: READ_BYTES,
             buffer: Vec::with_capacity(2 * READ_BYTES),
             base: 0,
@@ -149,7 +149,7 @@ impl<R: BufRead> Elements<R> {
                     return Ok(Some(Err(self.cut_off(open, end, "is not closed before the next one starts"))));
                 }
                 Step::Complete(open) => {
-                    if self.base + self.scan as u64 - open.byte > self.record_bytes_max as u64 {
+                    if self.base + self.scan as u64 - open.byte > self.limits.record_bytes_max as u64 {
                         return Ok(Some(Err(self.too_large(open))));
                     }
                     let start = (open.byte - self.base) as usize;
@@ -170,12 +170,12 @@ impl<R: BufRead> Elements<R> {
     }
 
     fn too_large(&mut self, open: Open) -> Reject {
-        let detail = format!("<{}> is longer than {} bytes; raise record_bytes_max", self.names[open.name], self.record_bytes_max);
+        let detail = self.limits.too_large(&format!("<{}>", self.names[open.name]));
         self.reject(open, "record-too-large", detail)
     }
 
     fn cut_off(&mut self, open: Open, end: u64, how: &str) -> Reject {
-        if end - open.byte > self.record_bytes_max as u64 {
+        if end - open.byte > self.limits.record_bytes_max as u64 {
             return self.too_large(open);
         }
         let detail = format!("<{}> {how}", self.names[open.name]);
@@ -196,7 +196,7 @@ impl<R: BufRead> Elements<R> {
     fn fill(&mut self) -> io::Result<()> {
         if let Some(open) = &mut self.open
             && !open.too_large
-            && self.base + self.scan as u64 - open.byte > self.record_bytes_max as u64
+            && self.base + self.scan as u64 - open.byte > self.limits.record_bytes_max as u64
         {
             open.too_large = true;
         }

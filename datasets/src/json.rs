@@ -52,7 +52,7 @@ pub fn read(
         match frame {
             Frame::Whole(bytes) => record(bytes, start, key, number - 1, &mapping, &selection, document, emit),
             Frame::TooLarge => {
-                let detail = format!("the record is larger than {} bytes", limits.record_bytes_max);
+                let detail = limits.too_large("the record");
                 emit(Err(Reject { record: Some(number - 1), reason: "record-too-large", byte: start, detail }))
             }
             Frame::TooDeep => {

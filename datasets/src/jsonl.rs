@@ -47,7 +47,7 @@ pub fn read(
         let flow = if whole {
             record(bytes, start + (line.len() - bytes.len()) as u64, None, number, &mapping, &selection, document, emit)
         } else {
-            let detail = format!("the line is longer than {} bytes", limits.record_bytes_max);
+            let detail = limits.too_large("the line");
             emit(Err(Reject { record: Some(number), reason: "record-too-large", byte: start, detail }))
         };
         if flow.is_break() {

@@ -17,3 +17,10 @@ impl Default for Limits {
         Self { record_bytes_max: 64 << 20, depth_max: 256 }
     }
 }
+
+impl Limits {
+    /// What is told of `record-too-large`.
+    pub(crate) fn too_large(&self, what: &str) -> String {
+        format!("{what} is larger than {} bytes; raise `limits.record_bytes_max`", self.record_bytes_max)
+    }
+}

@@ -64,7 +64,7 @@ pub fn read<R: ChunkReader + 'static>(
             let reject = if !filled {
                 Some(("no-text", "the text column is null or empty".to_owned()))
             } else if document.text.len() > limits.record_bytes_max {
-                Some(("record-too-large", format!("the text is larger than {} bytes", limits.record_bytes_max)))
+                Some(("record-too-large", limits.too_large("the text")))
             } else {
                 None
             };

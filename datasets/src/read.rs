@@ -74,7 +74,7 @@ fn read_stream(
         _ => {}
     }
     let Some(bytes) = read_whole(input, file, limits)? else {
-        let detail = format!("the file is larger than {} bytes", limits.record_bytes_max);
+        let detail = limits.too_large("the file");
         return Ok(emit(Err(Reject::new("record-too-large", limits.record_bytes_max, detail))));
     };
     Ok(match source.format {
