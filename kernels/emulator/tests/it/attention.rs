@@ -1,141 +1,21 @@
 //! `cuda/attention_forward.cu` and `cuda/attention_backward.cu` against the CPU twin.
 
-use crate::common::*;
+use crate::common::Emulated;
 use osler_emulator::Emulator;
+use osler_kernel_cases::attention::{lo, visit, visit_hopper};
+use osler_kernel_cases::{index, numbers, read_stored, stored};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{AttentionInput, AttentionShape};
 use osler_kernels::{Memory, Operations};
 
-/// Rows of documents of these lengths, each seeing `window` keys.
-fn lo(lengths: &[usize], window: usize) -> Vec<u32> {
-    let mut start = 0;
-    let mut rows = Vec::new();
-    for &len in lengths {
-        rows.extend((start..start + len).map(|row| start.max((row + 1).saturating_sub(window)) as u32));
-        start += len;
-    }
-    rows
-}
-
-struct Case {
-    name: &'static str,
-    heads: (usize, usize),
-    head_dim: usize,
-    lengths: &'static [usize],
-    window: usize,
-    /// Factor on the queries: how far the softmax is from even.
-    sharpness: f32,
-}
-
-impl Work for Case {
-    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let rows = self.lengths.iter().sum();
-        let (query_heads, key_heads) = self.heads;
-        let shape = AttentionShape { rows, query_heads, key_heads, head_dim: self.head_dim };
-        let (queries, keys) = (rows * query_heads * self.head_dim, rows * key_heads * self.head_dim);
-        let query: Vec<f32> = numbers(queries, 1).iter().map(|x| x * self.sharpness).collect();
-        let (query, key, value) = (stored(device, &query), stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
-        let lo = index(device, &lo(self.lengths, self.window));
-        let input = || AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
-        let (mut output, mut sums) = (device.new_stored(queries).unwrap(), device.new_exact(rows * query_heads).unwrap());
-        device.attention_forward(shape, input(), &mut output, &mut sums).unwrap();
-        let grad = stored(device, &numbers(queries, 4));
-        let mut query_grad = stored(device, &numbers(queries, 5));
-        let [mut key_grad, mut value_grad] = [6, 7].map(|salt| stored(device, &numbers(keys, salt)));
-        device.attention_backward(shape, input(), &output, &sums, &grad, &mut query_grad, &mut key_grad, &mut value_grad).unwrap();
-        vec![
-            read_stored(device, &output, queries),
-            read_exact(device, &sums, rows * query_heads),
-            read_stored(device, &query_grad, queries),
-            read_stored(device, &key_grad, keys),
-            read_stored(device, &value_grad, keys),
-        ]
-    }
-}
-
-/// One head or few, of the sizes that models have; window edges within, at and past tiles of 32 and 64 keys; documents of one token and
-/// of none; rows that are no multiple of a tile.
-const CASES: &[Case] = &[
-    Case { name: "one row", heads: (1, 1), head_dim: 64, lengths: &[1], window: 1, sharpness: 1.0 },
-    Case { name: "one tile", heads: (2, 1), head_dim: 64, lengths: &[64], window: 64, sharpness: 1.0 },
-    Case { name: "a row more", heads: (1, 1), head_dim: 128, lengths: &[65], window: 65, sharpness: 1.0 },
-    Case { name: "odd tail", heads: (4, 2), head_dim: 32, lengths: &[203], window: 1000, sharpness: 2.0 },
-    Case { name: "documents", heads: (2, 1), head_dim: 32, lengths: &[1, 0, 37, 64, 1, 1, 0, 90, 3], window: 1000, sharpness: 2.0 },
-    Case { name: "window inside a tile", heads: (2, 2), head_dim: 32, lengths: &[150, 20], window: 17, sharpness: 2.0 },
-    Case { name: "window of a tile", heads: (1, 1), head_dim: 32, lengths: &[200], window: 64, sharpness: 1.0 },
-    Case { name: "window past a tile", heads: (1, 1), head_dim: 32, lengths: &[200], window: 65, sharpness: 1.0 },
-    Case { name: "window of one", heads: (1, 1), head_dim: 32, lengths: &[70], window: 1, sharpness: 1.0 },
-    Case { name: "heads of 80", heads: (3, 1), head_dim: 80, lengths: &[70], window: 50, sharpness: 1.0 },
-    Case { name: "heads of 96", heads: (1, 1), head_dim: 96, lengths: &[67, 3], window: 100, sharpness: 1.0 },
-    Case { name: "heads of 128", heads: (4, 1), head_dim: 128, lengths: &[50, 51], window: 40, sharpness: 1.0 },
-    Case { name: "heads of 256", heads: (2, 1), head_dim: 256, lengths: &[33, 40], window: 60, sharpness: 1.0 },
-    Case { name: "one key takes all", heads: (1, 1), head_dim: 32, lengths: &[100], window: 100, sharpness: 200.0 },
-];
-
-/// The kernels of Hopper have blocks of 128 rows, tiles of 64 and 128, and two head dimensions.
-const HOPPER_CASES: &[Case] = &[
-    Case { name: "one row", heads: (1, 1), head_dim: 64, lengths: &[1], window: 1, sharpness: 1.0 },
-    Case { name: "one tile", heads: (1, 1), head_dim: 64, lengths: &[128], window: 128, sharpness: 1.0 },
-    Case { name: "a ring of tiles", heads: (1, 1), head_dim: 64, lengths: &[450], window: 1000, sharpness: 2.0 },
-    Case { name: "documents", heads: (2, 1), head_dim: 64, lengths: &[1, 0, 100, 29, 1, 70], window: 1000, sharpness: 2.0 },
-    Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
-    Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
-    Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
-];
-
 #[test]
 fn attention_agrees_with_its_twin() {
-    CASES.iter().for_each(|case| check(case, false));
+    visit(&mut Emulated { wgmma: false });
 }
 
 #[test]
 fn attention_of_hopper_agrees_with_its_twin() {
-    HOPPER_CASES.iter().for_each(|case| check(case, true));
-}
-
-#[track_caller]
-fn check(case: &Case, wgmma: bool) {
-    let (got, wanted) = both_on(case, wgmma);
-    let name = |what: &str| format!("{}, wgmma {wgmma}: {what}", case.name);
-    // Probabilities are rounded below running maxima that differ between the two, half a unit (1/512) each, and so are results. Values are
-    // at most 1.5, and probabilities add up to one.
-    close(&name("output"), &got[0], &wanted[0], Tolerance { relative: 1.0 / 128.0, absolute: 1.5 / 256.0 });
-    // Scores of some hundreds in f32.
-    close(&name("log_sum_exp"), &got[1], &wanted[1], Tolerance { relative: 2e-6, absolute: 1e-5 * case.sharpness.max(1.0) });
-    for (at, what) in [(2, "query_grad"), (3, "key_grad"), (4, "value_grad")] {
-        // Sums of terms rounded to 1/512 that may cancel: as large as the largest gradient. Of one row there is none but noise.
-        let largest = wanted[at].iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-        close(&name(what), &got[at], &wanted[at], Tolerance { relative: 1.0 / 128.0, absolute: largest / 128.0 + 1e-6 });
-    }
-}
-
-/// Rows that follow others whose keys and values are held, in buffers with room for more.
-struct Cached {
-    before: usize,
-    rows: usize,
-}
-
-impl Work for Cached {
-    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let Self { before, rows } = *self;
-        let shape = AttentionShape { rows, query_heads: 2, key_heads: 1, head_dim: 32 };
-        let keys = (before + rows + 5) * 32;
-        let query = stored(device, &numbers(rows * 64, 1));
-        let (key, value) = (stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
-        let lo = index(device, &(0..rows).map(|row| (before + row).saturating_sub(90) as u32).collect::<Vec<_>>());
-        let mut output = device.new_stored(rows * 64).unwrap();
-        let input = AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
-        device.attention_cached(shape, before, input, &mut output).unwrap();
-        vec![read_stored(device, &output, rows * 64)]
-    }
-}
-
-#[test]
-fn rows_that_follow_held_ones_agree() {
-    for (before, rows) in [(100, 1), (64, 3), (7, 70)] {
-        let (got, wanted) = both(&Cached { before, rows });
-        close(&format!("{rows} after {before}"), &got[0], &wanted[0], Tolerance { relative: 1.0 / 128.0, absolute: 1.5 / 256.0 });
-    }
+    visit_hopper(&mut Emulated { wgmma: true });
 }
 
 /// A NaN in one document, an infinite score in another: they spread to the rows that see them and to no others.

@@ -1,7 +1,7 @@
 //! Hopper's primitives in the emulator (`src/probes_hopper.cu`): right results, and each mistake seen for what it is.
 
-use crate::common::numbers;
 use osler_emulator::{Allocation, Emulator, Order};
+use osler_kernel_cases::numbers;
 use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
 
 const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true };

@@ -1,0 +1,229 @@
+//! Rotary positions, the gated activation, embeddings, linear maps and the optimiser.
+
+use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, index, numbers, read_exact, read_stored, stored};
+use osler_kernels::Operations;
+use osler_kernels::operations::{AdamState, AdamW, LinearShape, RotaryShape};
+
+/// The cases of all devices.
+pub fn visit(visitor: &mut impl Visitor) {
+    // Less than sixteen lanes' pairs, a tail of pairs, the widest head; heads over several blocks, and a last block that is not full.
+    for (rows, heads, head_dim) in [(1, 1, 4), (5, 3, 16), (37, 2, 80), (9, 4, 128), (3, 2, 256), (400, 3, 8)] {
+        for norm in [false, true] {
+            visitor.visit(&Rotary { shape: RotaryShape { rows, heads, head_dim }, norm });
+        }
+    }
+    [1, 8, 13, 2048, 4099].into_iter().for_each(|count| visitor.visit(&Swiglu { count }));
+    let mixed = |rows: usize, vocabulary: usize| (0..rows).map(|row| (row * row * 31 % vocabulary) as u32).collect();
+    let embeddings: [(Vec<u32>, usize, usize); 6] = [
+        (vec![2], 3, 8),
+        (vec![1; 70], 2, 16),
+        (mixed(100, 7), 7, 24),
+        // More tokens than one pass sorts by, more keys than one block sorts, more columns than one block has.
+        (mixed(2500, 300), 300, 8),
+        (mixed(40, 70_000), 70_000, 8),
+        (vec![1, 0, 1], 2, 1032),
+    ];
+    for (tokens, vocabulary, hidden) in embeddings {
+        visitor.visit(&Embedding { tokens, vocabulary, hidden });
+    }
+    for (rows, inputs, outputs) in [(1, 8, 16), (70, 24, 40), (9, 40, 8)] {
+        visitor.visit(&Linear { shape: LinearShape { rows, inputs, outputs } });
+    }
+    [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count }));
+}
+
+/// Rotary positions, with a norm of each head or without.
+struct Rotary {
+    shape: RotaryShape,
+    norm: bool,
+}
+
+impl Work for Rotary {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let RotaryShape { rows, heads, head_dim } = self.shape;
+        let len = rows * heads * head_dim;
+        let positions: Vec<u32> = (0..rows).map(|row| (row * 7 % 11) as u32).collect();
+        let angles = (0..11 * head_dim).map(|at| {
+            let (position, column) = (at / head_dim, at % head_dim);
+            let angle = position as f32 / 1e4f32.powf((column % (head_dim / 2)) as f32 / (head_dim / 2) as f32);
+            if column < head_dim / 2 { angle.cos() } else { angle.sin() }
+        });
+        let table = exact(device, &angles.collect::<Vec<_>>());
+        let positions = index(device, &positions);
+        let (input, weight) = (stored(device, &numbers(len, 1)), stored(device, &numbers(head_dim, 2)));
+        let (mut output, mut scale) = (device.new_stored(len).unwrap(), device.new_exact(rows * heads).unwrap());
+        let norm = self.norm.then_some((&weight, 1e-6));
+        device.rotary_forward(self.shape, &table, &positions, &input, norm, &mut output, &mut scale).unwrap();
+        let mut grad = stored(device, &numbers(len, 3));
+        let mut weight_grad = exact(device, &numbers(head_dim, 4));
+        let norm = self.norm.then_some((&input, &weight, &scale, &mut weight_grad));
+        device.rotary_backward(self.shape, &table, &positions, norm, &mut grad).unwrap();
+        vec![
+            read_stored(device, &output, len),
+            read_stored(device, &grad, len),
+            read_exact(device, &scale, rows * heads),
+            read_exact(device, &weight_grad, head_dim),
+        ]
+    }
+
+    fn name(&self) -> String {
+        let RotaryShape { rows, heads, head_dim } = self.shape;
+        format!("rotary, {rows} x {heads} x {head_dim}, norm {}", self.norm)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        // A pair turns into differences: the error of one unit is that of its larger part.
+        let turned = Tolerance { relative: 1.0 / 128.0, absolute: 1e-5 };
+        close("output", &got[0], &wanted[0], turned)?;
+        close("grad", &got[1], &wanted[1], turned)?;
+        close("scale", &got[2], &wanted[2], EXACT)?;
+        // Up to 1200 terms of about one, whose sum may be small.
+        close("weight_grad", &got[3], &wanted[3], Tolerance { relative: 1e-5, absolute: 1e-4 })
+    }
+}
+
+/// The gated activation, with numbers from one to ten times as large.
+struct Swiglu {
+    count: usize,
+}
+
+impl Work for Swiglu {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let count = self.count;
+        let mut gates: Vec<f32> = numbers(count, 1).iter().enumerate().map(|(at, x)| x * (at % 10 + 1) as f32).collect();
+        gates[0] = -200.0;
+        let (gate, up) = (stored(device, &gates), stored(device, &numbers(count, 2)));
+        let grad = stored(device, &numbers(count, 3));
+        let [mut output, mut gate_grad, mut up_grad] = [(); 3].map(|()| device.new_stored(count).unwrap());
+        device.swiglu_forward(&gate, &up, &mut output).unwrap();
+        device.swiglu_backward(&gate, &up, &grad, &mut gate_grad, &mut up_grad).unwrap();
+        [output, gate_grad, up_grad].map(|buffer| read_stored(device, &buffer, count)).to_vec()
+    }
+
+    fn name(&self) -> String {
+        format!("swiglu of {}", self.count)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        ["output", "gate_grad", "up_grad"].into_iter().enumerate().try_for_each(|(at, name)| close(name, &got[at], &wanted[at], STORED))
+    }
+}
+
+/// Embeddings, whose gradient adds the rows of a token in order: the same bits.
+struct Embedding {
+    tokens: Vec<u32>,
+    vocabulary: usize,
+    hidden: usize,
+}
+
+impl Work for Embedding {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let (rows, size) = (self.tokens.len(), self.vocabulary * self.hidden);
+        let (tokens, table) = (index(device, &self.tokens), stored(device, &numbers(size, 1)));
+        let mut output = device.new_stored(rows * self.hidden).unwrap();
+        device.embedding_forward(self.hidden, &tokens, &table, &mut output).unwrap();
+        let grad = stored(device, &numbers(rows * self.hidden, 2));
+        let mut table_grad = exact(device, &numbers(size, 3));
+        device.embedding_backward(self.hidden, &tokens, &grad, &mut table_grad).unwrap();
+        vec![read_stored(device, &output, rows * self.hidden), read_exact(device, &table_grad, size)]
+    }
+
+    fn name(&self) -> String {
+        format!("embedding of {} rows out of {} of {}", self.tokens.len(), self.vocabulary, self.hidden)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        equal("output", &got[0], &wanted[0])?;
+        equal("table_grad", &got[1], &wanted[1])
+    }
+}
+
+/// A linear map with a bias, and the same by two experts, one of them without rows.
+struct Linear {
+    shape: LinearShape,
+}
+
+impl Work for Linear {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let LinearShape { rows, inputs, outputs } = self.shape;
+        let (input, weight) = (stored(device, &numbers(rows * inputs, 1)), stored(device, &numbers(3 * inputs * outputs, 2)));
+        let one = stored(device, &numbers(inputs * outputs, 2));
+        let (bias, grad) = (stored(device, &numbers(outputs, 3)), stored(device, &numbers(rows * outputs, 4)));
+        let mut output = device.new_stored(rows * outputs).unwrap();
+        let mut input_grad = stored(device, &numbers(rows * inputs, 5));
+        let (mut weight_grad, mut bias_grad) = (exact(device, &numbers(inputs * outputs, 6)), exact(device, &numbers(outputs, 7)));
+        device.linear_forward(self.shape, &input, &one, Some(&bias), &mut output).unwrap();
+        device.linear_backward_input(self.shape, &grad, &one, true, &mut input_grad).unwrap();
+        device.linear_backward_weight(self.shape, &grad, &input, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+        let mut results = vec![
+            read_stored(device, &output, rows * outputs),
+            read_stored(device, &input_grad, rows * inputs),
+            read_exact(device, &weight_grad, inputs * outputs),
+            read_exact(device, &bias_grad, outputs),
+        ];
+        let segments = index(device, &[0, (rows / 3) as u32, (rows / 3) as u32, rows as u32]);
+        let mut weight_grad = exact(device, &numbers(3 * inputs * outputs, 6));
+        device.grouped_linear_forward(self.shape, &segments, &input, &weight, &mut output).unwrap();
+        device.grouped_linear_backward_input(self.shape, &segments, &grad, &weight, false, &mut input_grad).unwrap();
+        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, &mut weight_grad).unwrap();
+        results.push(read_stored(device, &output, rows * outputs));
+        results.push(read_stored(device, &input_grad, rows * inputs));
+        results.push(read_exact(device, &weight_grad, 3 * inputs * outputs));
+        results
+    }
+
+    fn name(&self) -> String {
+        let LinearShape { rows, inputs, outputs } = self.shape;
+        format!("linear, {rows} x {inputs} x {outputs}")
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        let names = "output input_grad weight_grad bias_grad grouped_output grouped_input_grad grouped_weight_grad";
+        for (at, name) in names.split(' ').enumerate() {
+            // Sums of up to 70 terms of about one, in another order; stored ones may then round to a neighbour.
+            let exact = name.ends_with("weight_grad") || name.ends_with("bias_grad");
+            let tolerance = Tolerance { relative: if exact { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
+            close(name, &got[at], &wanted[at], tolerance)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two steps of AdamW, with a master and without, and a norm.
+struct Optimiser {
+    count: usize,
+}
+
+impl Work for Optimiser {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let count = self.count;
+        let mut settings =
+            AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 0.5 };
+        let mut grad = exact(device, &numbers(count, 4));
+        device.add_exact(&exact(device, &numbers(count, 1)), &mut grad).unwrap();
+        let mut weight = stored(device, &numbers(count, 2));
+        let mut state = AdamState {
+            first: device.new_exact(count).unwrap(),
+            second: device.new_exact(count).unwrap(),
+            master: Some(exact(device, &numbers(count, 2))),
+        };
+        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        settings.step = 2;
+        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        let squares = device.sum_of_squares(&grad).unwrap();
+        let master = state.master.as_ref().unwrap();
+        let exacts = [&state.first, &state.second, master, &grad].map(|buffer| read_exact(device, buffer, count));
+        [read_stored(device, &weight, count), vec![squares as f32]].into_iter().chain(exacts).collect()
+    }
+
+    fn name(&self) -> String {
+        format!("optimiser of {}", self.count)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        for (at, name) in ["weight", "squares", "first", "second", "master", "sum of gradients"].into_iter().enumerate() {
+            close(name, &got[at], &wanted[at], if at == 0 { STORED } else { EXACT })?;
+        }
+        Ok(())
+    }
+}

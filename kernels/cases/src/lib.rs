@@ -1,0 +1,139 @@
+//! The cases that every kernel of `kernels/cuda` is held to: what goes in, and how near the result has to be to that of the CPU twin.
+//!
+//! The same lists run in the emulator, with the other tests, and on a chip (`examples/gpu`). A list is visited case by case, so that who
+//! visits decides on which device a case runs and what becomes of a result that is off.
+#![allow(clippy::unwrap_used, reason = "cases of tests")]
+
+pub mod attention;
+pub mod elementwise;
+pub mod head_loss;
+pub mod model;
+pub mod rmsnorm;
+pub mod route;
+
+use osler_kernels::Operations;
+
+/// One case: work that gives lists of numbers on any device.
+pub trait Work {
+    /// What is special about it.
+    fn name(&self) -> String;
+    /// Does the work.
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>>;
+    /// Whether `got` is near enough to what the CPU twin gives.
+    ///
+    /// # Errors
+    /// The first number that is not.
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String>;
+}
+
+/// Is shown every case of a list.
+pub trait Visitor {
+    fn visit(&mut self, work: &impl Work);
+}
+
+/// Shows `visitor` every case that a device has kernels for.
+pub fn visit_all(visitor: &mut impl Visitor, wgmma: bool) {
+    attention::visit(visitor);
+    if wgmma {
+        attention::visit_hopper(visitor);
+    }
+    elementwise::visit(visitor);
+    head_loss::visit(visitor);
+    model::visit(visitor);
+    rmsnorm::visit(visitor);
+    route::visit(visitor);
+}
+
+/// `count` numbers between −1.5 and 1.5 that depend on `salt` alone (splitmix64), as bf16 holds them.
+pub fn numbers(count: usize, salt: u64) -> Vec<f32> {
+    let one = |at: usize| {
+        let mut z = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let value = ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32 * 3.0 - 1.5;
+        f32::from_bits(value.to_bits() & 0xffff_0000)
+    };
+    (0..count).map(one).collect()
+}
+
+/// A bound on the difference: `relative` of the wanted number, plus `absolute`.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance {
+    pub relative: f32,
+    pub absolute: f32,
+}
+
+/// One unit in the last place of bf16: two values that differ in the last bit of f32 may round to neighbours.
+pub const STORED: Tolerance = Tolerance { relative: 1.0 / 128.0, absolute: 1e-6 };
+/// Sums of some hundred terms in f32, against sums in f64.
+pub const EXACT: Tolerance = Tolerance { relative: 2e-6, absolute: 2e-6 };
+
+/// Whether all numbers are as wanted; what is not a number must be none on both sides.
+///
+/// # Errors
+/// The first that is not, and `name`.
+pub fn close(name: &str, got: &[f32], wanted: &[f32], tolerance: Tolerance) -> Result<(), String> {
+    if got.len() != wanted.len() {
+        return Err(format!("{name}: {} numbers, wanted {}", got.len(), wanted.len()));
+    }
+    for (at, (&got, &wanted)) in got.iter().zip(wanted).enumerate() {
+        let near = (got - wanted).abs() <= tolerance.relative * wanted.abs() + tolerance.absolute;
+        if !(near || got == wanted || got.is_nan() && wanted.is_nan()) {
+            return Err(format!("{name}[{at}]: got {got}, wanted {wanted}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether all numbers are the same.
+///
+/// # Errors
+/// `name`, if not.
+pub fn equal(name: &str, got: &[f32], wanted: &[f32]) -> Result<(), String> {
+    if got == wanted { Ok(()) } else { Err(format!("{name}: the two differ")) }
+}
+
+/// The largest of all numbers, by size.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+/// A buffer of a device, filled.
+pub fn stored<O: Operations>(device: &O, values: &[f32]) -> O::Stored {
+    let mut buffer = device.new_stored(values.len()).unwrap();
+    device.write_stored(&mut buffer, 0, values).unwrap();
+    buffer
+}
+
+/// A buffer of a device, filled.
+pub fn exact<O: Operations>(device: &O, values: &[f32]) -> O::Exact {
+    let mut buffer = device.new_exact(values.len()).unwrap();
+    device.write_exact(&mut buffer, 0, values).unwrap();
+    buffer
+}
+
+/// A buffer of a device, filled.
+pub fn index<O: Operations>(device: &O, values: &[u32]) -> O::Index {
+    let mut buffer = device.new_index(values.len()).unwrap();
+    device.write_index(&mut buffer, values).unwrap();
+    buffer
+}
+
+/// `len` numbers of a buffer.
+pub fn read_stored<O: Operations>(device: &O, buffer: &O::Stored, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    device.read_stored(buffer, 0, &mut values).unwrap();
+    values
+}
+
+/// `len` numbers of a buffer.
+pub fn read_exact<O: Operations>(device: &O, buffer: &O::Exact, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    device.read_exact(buffer, 0, &mut values).unwrap();
+    values
+}
+
+/// Small indices as floats, to stand in one list with the others.
+pub fn read_index<O: Operations>(device: &O, buffer: &O::Index) -> Vec<f32> {
+    device.read_index(buffer).unwrap().into_iter().map(|value| value as f32).collect()
+}

@@ -1,0 +1,53 @@
+//! `cuda/rmsnorm.cu`.
+
+use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, numbers, read_exact, read_stored, stored};
+use osler_kernels::Operations;
+
+/// The cases of all devices.
+pub fn visit(visitor: &mut impl Visitor) {
+    // One thread's columns, a part of a warp, columns over several passes of a block; one row, and rows over several blocks.
+    for (rows, hidden) in [(1, 8), (3, 40), (5, 256), (33, 64), (67, 72), (2, 2056)] {
+        visitor.visit(&Case { rows, hidden });
+    }
+}
+
+struct Case {
+    rows: usize,
+    hidden: usize,
+}
+
+impl Work for Case {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let Self { rows, hidden } = *self;
+        let len = rows * hidden;
+        let (input, addend) = (stored(device, &numbers(len, 1)), stored(device, &numbers(len, 2)));
+        let (weight, grad) = (stored(device, &numbers(hidden, 3)), stored(device, &numbers(len, 4)));
+        let (mut sum, mut output) = (device.new_stored(len).unwrap(), device.new_stored(len).unwrap());
+        let mut scale = device.new_exact(rows).unwrap();
+        device.rmsnorm_forward(1e-5, &input, &weight, &mut output, &mut scale).unwrap();
+        let plain = [read_stored(device, &output, len), read_exact(device, &scale, rows)];
+        device.add_rmsnorm_forward(1e-5, &input, &addend, &weight, &mut sum, &mut output, &mut scale).unwrap();
+        let added = [read_stored(device, &sum, len), read_stored(device, &output, len), read_exact(device, &scale, rows)];
+        // Both gradients are added to what is there.
+        let mut input_grad = stored(device, &numbers(len, 5));
+        let mut weight_grad = exact(device, &numbers(hidden, 6));
+        device.rmsnorm_backward(&sum, &weight, &scale, &grad, &mut input_grad, &mut weight_grad).unwrap();
+        let gradients = [read_stored(device, &input_grad, len), read_exact(device, &weight_grad, hidden)];
+        plain.into_iter().chain(added).chain(gradients).collect()
+    }
+
+    fn name(&self) -> String {
+        format!("rmsnorm, {} x {}", self.rows, self.hidden)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        let tolerances = [STORED, EXACT, STORED, STORED, EXACT, STORED, EXACT];
+        // A gradient of about one and a half is the sum of two that may each be as large.
+        let input_grad = Tolerance { relative: 1.0 / 128.0, absolute: 1.0 / 256.0 };
+        for (at, name) in ["output", "scale", "sum", "sum's output", "sum's scale", "input_grad", "weight_grad"].into_iter().enumerate() {
+            let tolerance = if name == "input_grad" { input_grad } else { tolerances[at] };
+            close(name, &got[at], &wanted[at], tolerance)?;
+        }
+        equal("a sum is rounded once", &got[2], &wanted[2])
+    }
+}
