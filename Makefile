@@ -35,6 +35,18 @@ test: ## runs every test
 kernels-check: ## compiles every CUDA kernel without a GPU and compares registers and spills: make kernels-check [ARGS=--bless]
 	tests/kernels/check $(ARGS)
 
+test-gpu: ## runs every kernel's cases on this machine's GPU against the CPU (ARGS="--only attention")
+	tests/gpu/run test $(ARGS)
+
+sanitize: ## runs them under compute-sanitizer's memcheck, racecheck and synccheck
+	tests/gpu/run sanitize $(ARGS)
+
+bench-gpu: ## times kernels, layers and steps on this machine's GPU beside PyTorch
+	tests/gpu/run bench $(ARGS)
+
+gpu-program: ## builds the one file that the three above need where there is no Rust; they take it from OSLER_GPU
+	tests/gpu/run build
+
 bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
@@ -63,4 +75,4 @@ lint: ## checks formatting and lints
 clean-out: ## deletes the output of the sample
 	rm -rf out
 
-.PHONY: help build corpus plan train install test kernels-check bench quality scale fuzz kernels-asan fmt lint clean-out
+.PHONY: help build corpus plan train install test test-gpu sanitize bench-gpu gpu-program kernels-check bench quality scale fuzz kernels-asan fmt lint clean-out

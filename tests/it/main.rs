@@ -2,6 +2,7 @@
 
 mod command_line;
 mod exports;
+mod gpu;
 mod interop;
 mod near;
 mod readme;

@@ -17,6 +17,11 @@ pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
 }
 
+/// Cases of sizes that models have.
+pub fn visit_large(visitor: &mut impl Visitor) {
+    LARGE_CASES.iter().for_each(|case| visitor.visit(case));
+}
+
 /// Rows of documents of these lengths, each seeing `window` keys.
 pub fn lo(lengths: &[usize], window: usize) -> Vec<u32> {
     let mut start = 0;
@@ -111,6 +116,15 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
     Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
+];
+
+const LARGE_CASES: &[Case] = &[
+    Case { name: "Mistral", heads: (32, 8), head_dim: 128, lengths: &[2048], window: 4096, sharpness: 1.0 },
+    Case { name: "a window", heads: (8, 2), head_dim: 128, lengths: &[4096], window: 1024, sharpness: 2.0 },
+    Case { name: "documents", heads: (14, 2), head_dim: 64, lengths: &[1000, 1, 513, 0, 127, 1400, 64, 991], window: 4096, sharpness: 2.0 },
+    Case { name: "heads of 80", heads: (8, 8), head_dim: 80, lengths: &[1500], window: 4096, sharpness: 1.0 },
+    Case { name: "heads of 96", heads: (8, 8), head_dim: 96, lengths: &[1500], window: 4096, sharpness: 1.0 },
+    Case { name: "heads of 256", heads: (8, 1), head_dim: 256, lengths: &[1500], window: 4096, sharpness: 1.0 },
 ];
 
 /// Rows that follow others whose keys and values are held, in buffers with room for more.

@@ -13,6 +13,11 @@ pub fn visit(visitor: &mut impl Visitor) {
     }
 }
 
+/// Cases of sizes that models have.
+pub fn visit_large(visitor: &mut impl Visitor) {
+    visitor.visit(&Case { shape: LinearShape { rows: 300, inputs: 1024, outputs: 32_000 }, sharpness: 0.1 });
+}
+
 struct Case {
     shape: LinearShape,
     /// Factor on the hidden rows: how sure the model is.

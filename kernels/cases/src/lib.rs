@@ -44,6 +44,15 @@ pub fn visit_all(visitor: &mut impl Visitor, wgmma: bool) {
     route::visit(visitor);
 }
 
+/// Shows `visitor` cases of sizes that models have: too large for the emulator, seconds to minutes on a CPU.
+pub fn visit_large(visitor: &mut impl Visitor) {
+    attention::visit_large(visitor);
+    elementwise::visit_large(visitor);
+    head_loss::visit_large(visitor);
+    rmsnorm::visit_large(visitor);
+    route::visit_large(visitor);
+}
+
 /// `count` numbers between −1.5 and 1.5 that depend on `salt` alone (splitmix64), as bf16 holds them.
 pub fn numbers(count: usize, salt: u64) -> Vec<f32> {
     let one = |at: usize| {
@@ -67,6 +76,13 @@ pub struct Tolerance {
 pub const STORED: Tolerance = Tolerance { relative: 1.0 / 128.0, absolute: 1e-6 };
 /// Sums of some hundred terms in f32, against sums in f64.
 pub const EXACT: Tolerance = Tolerance { relative: 2e-6, absolute: 2e-6 };
+
+impl Tolerance {
+    /// For sums of `count` terms, where `of` is enough for `usual`: errors add up.
+    fn of_sums(of: Self, count: usize, usual: usize) -> Self {
+        Self { absolute: of.absolute * (count as f32 / usual as f32).max(1.0), ..of }
+    }
+}
 
 /// Whether all numbers are as wanted; what is not a number must be none on both sides.
 ///

@@ -1,7 +1,9 @@
 //! Launches of `cuda/dispatch.cu`.
 
 use super::buffer::narrow;
-use super::{ABSENT, Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len, threads_of_eights};
+use super::{
+    ABSENT, Argument, Exact, Gpu, Index, Launch, Launcher, Stored, blocks, expect_below, expect_eights, expect_len, threads_of_eights,
+};
 use crate::KernelError;
 use crate::operations::{DispatchShape, Done};
 

@@ -57,6 +57,11 @@ impl<L: Launcher> Gpu<L> {
         Self { launcher, scratch: Mutex::new(None) }
     }
 
+    /// Whether it runs the kernels for Hopper alone.
+    pub fn has_wgmma(&self) -> bool {
+        self.launcher.has_wgmma()
+    }
+
     fn new_buffer<T: Element>(&self, len: usize) -> Result<Buffer<L::Memory, T>, KernelError> {
         let bytes = len.checked_mul(T::BYTES).ok_or(KernelError::Memory { bytes: usize::MAX })?;
         Ok(Buffer { memory: self.launcher.allocate(bytes)?, len, kind: PhantomData })

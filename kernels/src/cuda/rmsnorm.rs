@@ -79,8 +79,12 @@ impl<L: Launcher> Gpu<L> {
                 Argument::U32(ROWS_PER_BLOCK as u32),
             ];
             // The part of the gradient in f32, and two rows of bf16.
-            let launch =
-                Launch { kernel: "rmsnorm_backward", grid: [parts, 1, 1], threads: threads_of_eights(hidden), shared_bytes: hidden * (4 + 2 + 2) };
+            let launch = Launch {
+                kernel: "rmsnorm_backward",
+                grid: [parts, 1, 1],
+                threads: threads_of_eights(hidden),
+                shared_bytes: hidden * (4 + 2 + 2),
+            };
             self.launch(launch, &arguments)
         })
     }

@@ -1,1 +1,82 @@
-fn main() {}
+//! What a machine with a GPU needs to try the kernels, in one file: `osler-gpu test` holds them to their CPU twins, `osler-gpu bench` times
+//! them. Needs the driver, NVRTC and cuBLASLt, which come with PyTorch too; `tests/gpu/run` finds them.
+
+mod bench;
+mod test;
+
+use clap::{Parser, Subcommand};
+use osler_kernels::KernelError;
+use osler_kernels::cuda::Gpu;
+use osler_kernels::cuda::driver::{Driver, Options};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Tries the CUDA kernels on this machine's GPU.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Number of the device, as the driver counts
+    #[arg(long, global = true, default_value_t = 0)]
+    device: usize,
+    /// Folder that CUDA's libraries are looked for in, before the system's own; may be repeated
+    #[arg(long, global = true, value_name = "FOLDER")]
+    libraries: Vec<PathBuf>,
+    /// Folder of compiled kernels
+    #[arg(long, global = true, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs every case on the GPU, twice, and on the CPU; exits with 1 where a result is off or differs between the two runs
+    Test {
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Leaves out cases of sizes that models have, which take the CPU minutes
+        #[arg(long)]
+        small: bool,
+    },
+    /// Times kernels, layers and training steps
+    Bench {
+        /// Only what has this in its name
+        #[arg(long, default_value = "")]
+        only: String,
+        /// A JSON object a line instead of a table
+        #[arg(long)]
+        json: bool,
+        /// What the device can do in bf16, in operations a second, that shares are of
+        #[arg(long, default_value_t = 989.4e12)]
+        peak: f64,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool, KernelError> {
+    let Arguments { command, device, libraries, cache } = arguments;
+    let driver = Driver::open(&Options { ordinal: *device, libraries, cache: cache.as_deref() })?;
+    if let Some(reason) = driver.not_kept() {
+        eprintln!("warning: compiled kernels are not kept: {reason}");
+    }
+    eprintln!("{}, {:?}, {:.1} GB", driver.found().name, driver.found().architecture, driver.found().memory_bytes as f64 / 1e9);
+    let gpu = Gpu::new(driver);
+    match command {
+        Command::Test { only, small } => Ok(test::run(&gpu, only, *small)),
+        Command::Bench { only, json, peak } => {
+            let mut table = bench::Table::new(*json, *peak);
+            bench::run(&gpu, &bench::Sizes::OF_MODELS, only, &mut |row| table.print(&row)).map(|()| true)
+        }
+    }
+}

@@ -1,5 +1,5 @@
-use super::*;
 use super::windows::ClassRun;
+use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,0 +1,489 @@
+//! Times kernels, a layer with experts and training steps on any device.
+//!
+//! A device is asked for the same work again and again and waited for once, so what is timed is the device and not the asking, as long as
+//! the asking is faster. Numbers are random: on zeros a GPU is faster than it will ever be.
+
+use osler_kernel_cases::{index, numbers};
+use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, LinearShape, RotaryShape, RouteShape};
+use osler_kernels::{KernelError, Operations};
+use osler_train::model::{Batch, Config, Gradients, Model, ModelError, Recompute, Workspace};
+use osler_train::optimiser::{Optimiser, Settings};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// One measured thing.
+#[derive(Debug)]
+pub struct Row {
+    pub what: &'static str,
+    pub case: String,
+    /// Of one run, the fastest of some rounds.
+    pub seconds: f64,
+    pub amount: Amount,
+    /// What another program has to do for a comparison.
+    pub peer: Value,
+}
+
+/// What one run does.
+#[derive(Debug, Clone, Copy)]
+pub enum Amount {
+    /// Floating-point operations in matrix products; masked ones do not count.
+    Operations(f64),
+    /// Bytes read and written at least.
+    Bytes(f64),
+    /// Tokens trained on, and the operations for them.
+    Tokens(f64, f64),
+}
+
+/// How large things are, and how long they are run.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Rows that elementwise kernels and products have.
+    pub rows: usize,
+    pub hidden: usize,
+    pub inner: usize,
+    pub vocabulary: usize,
+    /// Lengths of one sequence.
+    pub lengths: &'static [usize],
+    /// Rows of all sequences of attention together.
+    pub attention_rows: usize,
+    /// Weights of the optimiser's step.
+    pub weights: usize,
+    /// Layers, hidden size, inner size, query heads and key heads of the model that is trained; tokens of a step.
+    pub model: [usize; 5],
+    pub step_tokens: usize,
+    /// A round takes this long at least.
+    pub round_seconds: f64,
+    pub rounds: usize,
+}
+
+impl Sizes {
+    /// Those of Mistral 7B and Mixtral 8x7B; the trained model has 1.1 billion weights.
+    pub const OF_MODELS: Self = Self {
+        rows: 8192,
+        hidden: 4096,
+        inner: 14336,
+        vocabulary: 32_000,
+        lengths: &[1024, 4096, 16_384],
+        attention_rows: 16_384,
+        weights: 200_000_000,
+        model: [22, 2048, 5632, 32, 4],
+        step_tokens: 8192,
+        round_seconds: 0.2,
+        rounds: 4,
+    };
+}
+
+/// Measures everything that has `only` in its name.
+///
+/// # Errors
+/// Those of the device.
+pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl FnMut(Row)) -> Result<(), KernelError> {
+    let clock = Clock { ops, sizes, probe: ops.new_exact(1)? };
+    let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 6] = [
+        ("elementwise", elementwise),
+        ("attention", attention),
+        ("product", products),
+        ("head loss", head_loss),
+        ("experts", experts),
+        ("step", step),
+    ];
+    groups.into_iter().filter(|(name, _)| name.contains(only)).try_for_each(|(_, group)| group(&clock, give))
+}
+
+/// A device, and how it is waited for.
+struct Clock<'a, O: Operations> {
+    ops: &'a O,
+    sizes: &'a Sizes,
+    probe: O::Exact,
+}
+
+impl<O: Operations> Clock<'_, O> {
+    /// Work is done in order, so a copy back waits for all of it.
+    fn wait(&self) -> Result<(), KernelError> {
+        self.ops.read_exact(&self.probe, 0, &mut [0.0])
+    }
+
+    /// Seconds that `run` takes.
+    fn seconds(&self, mut run: impl FnMut() -> Result<(), KernelError>) -> Result<f64, KernelError> {
+        run()?;
+        self.wait()?;
+        let (mut best, mut count) = (f64::INFINITY, 1);
+        for _ in 0..self.sizes.rounds {
+            loop {
+                let begun = Instant::now();
+                (0..count).try_for_each(|_| run())?;
+                self.wait()?;
+                let taken = begun.elapsed().as_secs_f64();
+                best = best.min(taken / f64::from(count));
+                if taken >= self.sizes.round_seconds {
+                    break;
+                }
+                count *= 2;
+            }
+        }
+        Ok(best)
+    }
+
+    /// Random numbers, a million and then the same again.
+    fn stored(&self, len: usize) -> Result<O::Stored, KernelError> {
+        let mut buffer = self.ops.new_stored(len)?;
+        let block = numbers(len.min(1 << 20), len as u64);
+        let mut places = (0..len).step_by(block.len().max(1));
+        places.try_for_each(|at| self.ops.write_stored(&mut buffer, at, &block[..block.len().min(len - at)]))?;
+        Ok(buffer)
+    }
+
+    fn exact(&self, len: usize) -> Result<O::Exact, KernelError> {
+        let mut buffer = self.ops.new_exact(len)?;
+        let block = numbers(len.min(1 << 20), len as u64);
+        let mut places = (0..len).step_by(block.len().max(1));
+        places.try_for_each(|at| self.ops.write_exact(&mut buffer, at, &block[..block.len().min(len - at)]))?;
+        Ok(buffer)
+    }
+}
+
+fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let (ops, Sizes { rows, hidden, inner, weights, .. }) = (clock.ops, *clock.sizes);
+    let mut row = |what, case: String, bytes: usize, seconds, kind: &str| {
+        give(Row { what, case, seconds, amount: Amount::Bytes(bytes as f64), peer: json!({ "kind": kind, "bytes": bytes }) });
+    };
+    let len = rows * hidden;
+    let (input, weight) = (clock.stored(len)?, clock.stored(hidden)?);
+    let [mut sum, mut output] = [ops.new_stored(len)?, ops.new_stored(len)?];
+    let mut scale = ops.new_exact(rows)?;
+    let case = format!("{rows} x {hidden}");
+    row("copy", case.clone(), 4 * len, clock.seconds(|| ops.copy_stored(&input, &mut sum, 0))?, "copy");
+    let seconds = clock.seconds(|| ops.rmsnorm_forward(1e-5, &input, &weight, &mut output, &mut scale))?;
+    row("rmsnorm forward", case.clone(), 4 * len, seconds, "rmsnorm");
+    let addend = clock.stored(len)?;
+    let seconds = clock.seconds(|| ops.add_rmsnorm_forward(1e-5, &input, &addend, &weight, &mut sum, &mut output, &mut scale))?;
+    row("sum and rmsnorm forward", case.clone(), 8 * len, seconds, "");
+    let mut weight_grad = ops.new_exact(hidden)?;
+    let mut input_grad = clock.stored(len)?;
+    let seconds = clock.seconds(|| ops.rmsnorm_backward(&sum, &weight, &scale, &addend, &mut input_grad, &mut weight_grad))?;
+    row("rmsnorm backward", case, 8 * len, seconds, "");
+    let head_dim = hidden.min(128);
+    let shape = RotaryShape { rows, heads: hidden / head_dim, head_dim };
+    let (table, positions) = (clock.exact(rows * head_dim)?, index(ops, &(0..rows as u32).collect::<Vec<_>>()));
+    let mut none = ops.new_exact(rows * shape.heads)?;
+    let seconds = clock.seconds(|| ops.rotary_forward(shape, &table, &positions, &input, None, &mut output, &mut none))?;
+    row("rotary forward", format!("{rows} x {} x {head_dim}", shape.heads), 4 * len, seconds, "");
+    drop((input, addend, sum, output, input_grad));
+    let len = rows * inner;
+    let (gate, up, grad) = (clock.stored(len)?, clock.stored(len)?, clock.stored(len)?);
+    let [mut output, mut gate_grad, mut up_grad] = [ops.new_stored(len)?, ops.new_stored(len)?, ops.new_stored(len)?];
+    let case = format!("{rows} x {inner}");
+    row("swiglu forward", case.clone(), 6 * len, clock.seconds(|| ops.swiglu_forward(&gate, &up, &mut output))?, "swiglu");
+    let seconds = clock.seconds(|| ops.swiglu_backward(&gate, &up, &grad, &mut gate_grad, &mut up_grad))?;
+    row("swiglu backward", case, 10 * len, seconds, "");
+    drop((gate, up, grad, output, gate_grad, up_grad));
+    let grad = clock.exact(weights)?;
+    let mut weight = clock.stored(weights)?;
+    let mut state = AdamState { first: ops.new_exact(weights)?, second: ops.new_exact(weights)?, master: Some(clock.exact(weights)?) };
+    let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
+    let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
+    // Gradient, moments and master read, moments, master and weight written.
+    row("adamw", format!("{weights} weights, master in f32"), (4 + 3 * 4 + 3 * 4 + 2) * weights, seconds, "");
+    let seconds = clock.seconds(|| ops.sum_of_squares(&grad).map(drop))?;
+    row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
+    Ok(())
+}
+
+fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let (ops, Sizes { lengths, attention_rows, hidden, .. }) = (clock.ops, *clock.sizes);
+    for head_dim in [64, 80, 96, 128, 256] {
+        for &length in lengths {
+            // As many heads as fill the width, a fourth as many for keys.
+            let query_heads = (hidden / head_dim).max(4) / 4 * 4;
+            let rows = attention_rows.max(length) / length * length;
+            let shape = AttentionShape { rows, query_heads, key_heads: query_heads / 4, head_dim };
+            let (queries, keys) = (rows * query_heads * head_dim, rows * shape.key_heads * head_dim);
+            let (query, key, value, grad) = (clock.stored(queries)?, clock.stored(keys)?, clock.stored(keys)?, clock.stored(queries)?);
+            let lo = index(ops, &(0..rows).map(|row| (row / length * length) as u32).collect::<Vec<_>>());
+            let input = || AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
+            let (mut output, mut sums) = (ops.new_stored(queries)?, ops.new_exact(rows * query_heads)?);
+            let forward = clock.seconds(|| ops.attention_forward(shape, input(), &mut output, &mut sums))?;
+            let [mut query_grad, mut key_grad, mut value_grad] = [ops.new_stored(queries)?, ops.new_stored(keys)?, ops.new_stored(keys)?];
+            let backward = clock.seconds(|| {
+                ops.attention_backward(shape, input(), &output, &sums, &grad, &mut query_grad, &mut key_grad, &mut value_grad)
+            })?;
+            // Two products forward and five backward, of two operations for each pair of a row and a key that it sees.
+            let pairs = (rows / length) as f64 * (length * (length + 1) / 2) as f64;
+            let operations = 4.0 * pairs * (query_heads * head_dim) as f64;
+            for (what, seconds, operations) in
+                [("attention forward", forward, operations), ("attention backward", backward, 2.5 * operations)]
+            {
+                let case = format!("d {head_dim}, T {length}, {query_heads} and {} heads", shape.key_heads);
+                let peer = json!({
+                    "kind": "attention", "backward": what.ends_with("backward"), "sequences": rows / length, "length": length,
+                    "query_heads": query_heads, "key_heads": shape.key_heads, "head_dim": head_dim, "operations": operations,
+                });
+                give(Row { what, case, seconds, amount: Amount::Operations(operations), peer });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn products<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let (ops, Sizes { rows, hidden, inner, .. }) = (clock.ops, *clock.sizes);
+    for (inputs, outputs) in [(hidden, hidden), (hidden, inner), (inner, hidden)] {
+        let shape = LinearShape { rows, inputs, outputs };
+        let (input, weight, grad) = (clock.stored(rows * inputs)?, clock.stored(inputs * outputs)?, clock.stored(rows * outputs)?);
+        let (mut output, mut input_grad) = (ops.new_stored(rows * outputs)?, ops.new_stored(rows * inputs)?);
+        let mut weight_grad = ops.new_exact(inputs * outputs)?;
+        let times = [
+            ("product forward", clock.seconds(|| ops.linear_forward(shape, &input, &weight, None, &mut output))?),
+            ("product to input", clock.seconds(|| ops.linear_backward_input(shape, &grad, &weight, false, &mut input_grad))?),
+            ("product to weight", clock.seconds(|| ops.linear_backward_weight(shape, &grad, &input, &mut weight_grad, None))?),
+        ];
+        let operations = 2.0 * (rows * inputs) as f64 * outputs as f64;
+        for (what, seconds) in times {
+            let peer =
+                json!({ "kind": "product", "what": what, "rows": rows, "inputs": inputs, "outputs": outputs, "operations": operations });
+            give(Row { what, case: format!("{rows} x {inputs} x {outputs}"), seconds, amount: Amount::Operations(operations), peer });
+        }
+    }
+    Ok(())
+}
+
+fn head_loss<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let (ops, Sizes { rows, hidden, vocabulary, .. }) = (clock.ops, *clock.sizes);
+    let shape = LinearShape { rows, inputs: hidden, outputs: vocabulary };
+    let (input, weight) = (clock.stored(rows * hidden)?, clock.stored(hidden * vocabulary)?);
+    let targets = index(ops, &(0..rows).map(|row| (row * 7 % vocabulary) as u32).collect::<Vec<_>>());
+    let (mut losses, mut input_grad) = (ops.new_exact(rows)?, ops.new_stored(rows * hidden)?);
+    let mut weight_grad = ops.new_exact(hidden * vocabulary)?;
+    let scale = 1.0 / rows as f64;
+    let seconds = clock.seconds(|| {
+        ops.head_loss_forward_backward(shape, &input, &weight, &targets, scale, &mut losses, &mut input_grad, &mut weight_grad)
+    })?;
+    let operations = 6.0 * (rows * hidden) as f64 * vocabulary as f64;
+    let peer = json!({ "kind": "head_loss", "rows": rows, "hidden": hidden, "vocabulary": vocabulary, "operations": operations });
+    let case = format!("{rows} x {hidden} x {vocabulary}");
+    give(Row { what: "head loss, both ways", case, seconds, amount: Amount::Operations(operations), peer });
+    Ok(())
+}
+
+/// A layer with experts as Mixtral has it, and with many small ones.
+fn experts<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let Sizes { rows, hidden, inner, .. } = *clock.sizes;
+    for (experts, top_k, inner) in [(8, 2, inner), (64, 8, inner / 8 / 8 * 8)] {
+        let layer = Layer::new(clock, RouteShape { rows, experts, top_k }, hidden, inner)?;
+        layer.measure(clock, give)?;
+    }
+    Ok(())
+}
+
+/// Buffers of a layer with experts. Gradients go to buffers of their own, so that running again changes nothing.
+struct Layer<O: Operations> {
+    shape: RouteShape,
+    moves: DispatchShape,
+    inner: usize,
+    router: O::Stored,
+    gate: O::Stored,
+    up: O::Stored,
+    down: O::Stored,
+    input: O::Stored,
+    grad: O::Stored,
+}
+
+impl<O: Operations> Layer<O> {
+    fn new(clock: &Clock<'_, O>, shape: RouteShape, hidden: usize, inner: usize) -> Result<Self, KernelError> {
+        let matrix = shape.experts * hidden * inner;
+        Ok(Self {
+            shape,
+            moves: DispatchShape { rows: shape.rows, top_k: shape.top_k, hidden },
+            inner,
+            router: clock.stored(shape.experts * hidden)?,
+            gate: clock.stored(matrix)?,
+            up: clock.stored(matrix)?,
+            down: clock.stored(matrix)?,
+            input: clock.stored(shape.rows * hidden)?,
+            grad: clock.stored(shape.rows * hidden)?,
+        })
+    }
+
+    fn measure(&self, clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+        let (ops, Self { shape, moves, inner, .. }) = (clock.ops, self);
+        let (RouteShape { rows, experts, top_k }, hidden, inner) = (*shape, moves.hidden, *inner);
+        let choices = rows * top_k;
+        let (wide, narrow) =
+            (LinearShape { rows: choices, inputs: hidden, outputs: inner }, LinearShape { rows: choices, inputs: inner, outputs: hidden });
+        let mut logits = ops.new_stored(rows * experts)?;
+        let (mut probabilities, mut shares) = (ops.new_exact(rows * experts)?, ops.new_exact(choices)?);
+        let [mut chosen, mut slots, mut sources] = [ops.new_index(choices)?, ops.new_index(choices)?, ops.new_index(choices)?];
+        let mut segments = ops.new_index(experts + 1)?;
+        let [mut sent, mut returned] = [ops.new_stored(choices * hidden)?, ops.new_stored(choices * hidden)?];
+        let [mut gate, mut up, mut product] =
+            [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
+        let mut output = ops.new_stored(rows * hidden)?;
+        let routing = clock.seconds(|| {
+            ops.linear_forward(LinearShape { rows, inputs: hidden, outputs: experts }, &self.input, &self.router, None, &mut logits)?;
+            ops.route_forward(*shape, &logits, &mut probabilities, &mut chosen, &mut shares)?;
+            ops.dispatch(*shape, &chosen, &mut slots, &mut sources, &mut segments)?;
+            ops.permute_forward(*moves, &sources, &self.input, &mut sent)?;
+            ops.combine_forward(*moves, &slots, &shares, &returned, &mut output)
+        })?;
+        let forward = clock.seconds(|| {
+            ops.grouped_linear_forward(wide, &segments, &sent, &self.gate, &mut gate)?;
+            ops.grouped_linear_forward(wide, &segments, &sent, &self.up, &mut up)?;
+            ops.swiglu_forward(&gate, &up, &mut product)?;
+            ops.grouped_linear_forward(narrow, &segments, &product, &self.down, &mut returned)
+        })?;
+        let [mut returned_grad, mut sent_grad] = [ops.new_stored(choices * hidden)?, ops.new_stored(choices * hidden)?];
+        let [mut product_grad, mut gate_grad, mut up_grad] =
+            [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
+        let (mut shares_grad, mut input_grad) = (ops.new_exact(choices)?, ops.new_stored(rows * hidden)?);
+        let routing_back = clock.seconds(|| {
+            ops.combine_backward(*moves, &slots, &sources, &shares, &returned, &self.grad, &mut returned_grad, &mut shares_grad)?;
+            ops.permute_backward(*moves, &slots, &sent_grad, &mut input_grad)
+        })?;
+        let matrix = experts * hidden * inner;
+        let mut weight_grad = ops.new_exact(matrix)?;
+        let backward = clock.seconds(|| {
+            ops.grouped_linear_backward_input(narrow, &segments, &returned_grad, &self.down, false, &mut product_grad)?;
+            ops.grouped_linear_backward_weight(narrow, &segments, &returned_grad, &product, &mut weight_grad)?;
+            ops.swiglu_backward(&gate, &up, &product_grad, &mut gate_grad, &mut up_grad)?;
+            for (weight, grad, add) in [(&self.gate, &gate_grad, false), (&self.up, &up_grad, true)] {
+                ops.grouped_linear_backward_input(wide, &segments, grad, weight, add, &mut sent_grad)?;
+                ops.grouped_linear_backward_weight(wide, &segments, grad, &sent, &mut weight_grad)?;
+            }
+            Ok(())
+        })?;
+        let operations = 6.0 * (choices * hidden) as f64 * inner as f64;
+        let case = format!("{rows} rows, {top_k} of {experts}, {hidden} x {inner}");
+        let share = (routing + routing_back) / (routing + routing_back + forward + backward);
+        for (what, seconds, operations) in [("experts forward", forward, operations), ("experts backward", backward, 2.0 * operations)] {
+            give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer: Value::Null });
+        }
+        let bytes = (2 * (2 * choices + 2 * rows) * hidden) as f64;
+        let case = format!("{case}; {:.1} % of the layer", 100.0 * share);
+        give(Row {
+            what: "routing, both ways",
+            case,
+            seconds: routing + routing_back,
+            amount: Amount::Bytes(2.0 * bytes),
+            peer: Value::Null,
+        });
+        Ok(())
+    }
+}
+
+fn step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    let failed = |error: ModelError| match error {
+        ModelError::Kernel(error) => error,
+        error => KernelError::Launch(error.to_string()),
+    };
+    let (ops, Sizes { model: [layers, hidden, inner, query_heads, key_heads], vocabulary, step_tokens: rows, .. }) =
+        (clock.ops, *clock.sizes);
+    let config = json!({
+        "model_type": "mistral", "hidden_act": "silu", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": query_heads, "num_key_value_heads": key_heads, "max_position_embeddings": rows,
+    });
+    let fields = config.as_object().cloned().unwrap_or_default();
+    let mut model = Model::random(ops, Config::from_json(fields).map_err(failed)?, 1).map_err(failed)?;
+    let mut batch = Batch::default();
+    batch.push(&(0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect::<Vec<_>>());
+    let mut work = Workspace::with_recompute(ops, &model.config, rows, Recompute::None).map_err(failed)?;
+    let mut grads = Gradients::new(ops, &model.parameters).map_err(failed)?;
+    let mut optimiser = Optimiser::new(ops, &model, Settings::default()).map_err(failed)?;
+    let scale = 1.0 / batch.num_targets() as f64;
+    let seconds = clock.seconds(|| {
+        let mut one = || {
+            grads.clear(ops)?;
+            model.forward_backward(ops, &batch, scale, &mut work, &mut grads)?;
+            let norm = grads.norm(ops)?;
+            optimiser.step(ops, 1e-4, norm, &grads, &mut model)
+        };
+        one().map_err(failed)
+    })?;
+    let weights = model.parameters.num_weights();
+    // Six operations for each weight in a product, and three times attention's four for each pair of a row and a key.
+    let pairs = rows as f64 * (rows + 1) as f64 / 2.0;
+    let operations = 6.0 * (weights - vocabulary * hidden) as f64 * rows as f64 + 12.0 * pairs * (layers * hidden) as f64;
+    let peer = json!({ "kind": "step", "config": config, "tokens": rows, "operations": operations });
+    let case = format!("{weights} weights, one sequence of {rows}");
+    give(Row { what: "training step", case, seconds, amount: Amount::Tokens(rows as f64, operations), peer });
+    Ok(())
+}
+
+/// Prints rows.
+#[derive(Debug)]
+pub struct Table {
+    json: bool,
+    peak: f64,
+    begun: bool,
+}
+
+impl Table {
+    /// `peak`: operations a second that shares are of.
+    pub fn new(json: bool, peak: f64) -> Self {
+        Self { json, peak, begun: false }
+    }
+
+    pub fn print(&mut self, row: &Row) {
+        let line = if self.json { self.line(row) } else { self.cells(row) };
+        if !std::mem::replace(&mut self.begun, true) && !self.json {
+            println!("| what | case | ms | speed | of {:.0} TFLOP/s |\n|---|---|---|---|---|", self.peak * 1e-12);
+        }
+        println!("{line}");
+    }
+
+    fn cells(&self, row: &Row) -> String {
+        let Row { what, case, seconds, amount, .. } = row;
+        let share = |operations: f64| format!("{:.1} %", 100.0 * operations / seconds / self.peak);
+        let (speed, share) = match *amount {
+            Amount::Operations(operations) => (format!("{:.0} TFLOP/s", operations / seconds * 1e-12), share(operations)),
+            Amount::Bytes(bytes) => (format!("{:.0} GB/s", bytes / seconds * 1e-9), String::new()),
+            Amount::Tokens(tokens, operations) => (format!("{:.0} tokens/s", tokens / seconds), share(operations)),
+        };
+        format!("| {what} | {case} | {:.3} | {speed} | {share} |", seconds * 1e3)
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let Row { what, case, seconds, amount, peer } = row;
+        let (bytes, operations, tokens) = match *amount {
+            Amount::Operations(operations) => (None, Some(operations), None),
+            Amount::Bytes(bytes) => (Some(bytes), None, None),
+            Amount::Tokens(tokens, operations) => (None, Some(operations), Some(tokens)),
+        };
+        json!({ "what": what, "case": case, "seconds": seconds, "bytes": bytes, "operations": operations, "tokens": tokens, "peer": peer })
+            .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osler_kernels::Cpu;
+
+    #[test]
+    fn everything_is_measured_once() {
+        let sizes = Sizes {
+            rows: 24,
+            hidden: 64,
+            inner: 128,
+            vocabulary: 40,
+            lengths: &[8, 16],
+            attention_rows: 16,
+            weights: 1000,
+            model: [1, 64, 64, 2, 1],
+            step_tokens: 16,
+            round_seconds: 0.0,
+            rounds: 1,
+        };
+        let mut rows = Vec::new();
+        run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
+        let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
+        assert_eq!((rows.len(), named.len()), (9 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 1, rows.len()));
+        assert!(rows.iter().all(|row| row.seconds.is_finite() && row.seconds > 0.0));
+        let table = Table::new(false, 1e15);
+        let row =
+            Row { what: "product forward", case: "2 x 3 x 4".into(), seconds: 2e-3, amount: Amount::Operations(1e12), peer: Value::Null };
+        assert_eq!(table.cells(&row), "| product forward | 2 x 3 x 4 | 2.000 | 500 TFLOP/s | 50.0 % |");
+        let mut one = Vec::new();
+        run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "head loss", &mut |row| one.push(row)).unwrap();
+        assert_eq!(one.len(), 1);
+    }
+}
