@@ -50,9 +50,10 @@ gpu-program: ## builds the one file that the three above need where there is no 
 bench: ## measures against peers and limits; prints ratios
 	tests/bench/run
 
-quality: ## holds near-duplicate detection against the exact similarity of all pairs: make quality [DATA=folder]
+quality: ## holds near-duplicates against all pairs' similarity, exact ones against a full suffix array: make quality [DATA=folder]
 	$(CARGO) build --quiet --workspace --examples
 	$${CARGO_TARGET_DIR:-target}/debug/examples/near_quality $(DATA)
+	$${CARGO_TARGET_DIR:-target}/debug/examples/exact_quality $(DATA)
 
 scale: ## ten million documents in 4 GiB, and 8 GB of text in 2 GiB, with planted repeats: make scale [KIND=near|exact]
 	for kind in $(or $(KIND),near exact); do tests/scale/run $$kind || exit 1; done

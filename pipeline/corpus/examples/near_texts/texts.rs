@@ -1,4 +1,4 @@
-//! Real texts for the near-duplicate examples, from the folder of real documents beside the project. Readers proper are in the crate
+//! Real texts for the examples of deduplication, from the folder of real documents beside the project. Readers proper are in the crate
 //! `osler-datasets`; here a rough text is as good as a fine one.
 
 #![allow(dead_code, reason = "each example takes what it needs")]
@@ -10,17 +10,48 @@ use std::path::{Path, PathBuf};
 pub fn articles(folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut texts = Vec::new();
     for path in files(folder, "xml")? {
-        let xml = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
-        let mut text = String::new();
-        let mut rest = xml.as_str();
-        while let Some((before, tag)) = rest.split_once('<') {
-            text.push_str(before);
-            text.push(' ');
-            rest = tag.split_once('>').map_or("", |(_, after)| after);
-        }
-        texts.push(text);
+        texts.push(without_tags(&String::from_utf8_lossy(&std::fs::read(path)?)));
     }
     Ok(texts)
+}
+
+/// What stands between the tags.
+fn without_tags(xml: &str) -> String {
+    let mut text = String::new();
+    let mut rest = xml;
+    while let Some((before, tag)) = rest.split_once('<') {
+        text.push_str(before);
+        text.push(' ');
+        rest = tag.split_once('>').map_or("", |(_, after)| after);
+    }
+    text
+}
+
+/// The folders of a folder, and of each the files as texts, those with tags without them, until there are `bytes_max` of them.
+pub fn sources(data: &Path, bytes_max: usize) -> Result<Vec<(String, Vec<String>)>, Box<dyn Error>> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(data)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+    folders.retain(|path| path.is_dir());
+    folders.sort();
+    let mut sources = Vec::new();
+    for folder in folders {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+        paths.retain(|path| path.is_file());
+        paths.sort();
+        let (mut texts, mut bytes) = (Vec::new(), 0);
+        for path in paths {
+            let file = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
+            let text = if file.trim_start().starts_with('<') { without_tags(&file) } else { file };
+            bytes += text.len();
+            if bytes > bytes_max {
+                break;
+            }
+            texts.push(text);
+        }
+        if !texts.is_empty() {
+            sources.push((folder.file_name().unwrap_or_default().to_string_lossy().into_owned(), texts));
+        }
+    }
+    Ok(sources)
 }
 
 /// One column of a CSV file.
