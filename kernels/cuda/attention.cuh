@@ -7,18 +7,6 @@ constexpr float LOG2_E = 1.44269504f;
 
 DEVICE float infinite() { return __uint_as_float(0x7F800000u); }
 
-// Where rows of HEAD_DIM numbers lie, in chunks of 16 bytes, so that the eight rows of an ldmatrix fall into different banks: chunks are
-// exchanged within a row by the row's last three bits, or, where a row is not a multiple of eight chunks, a chunk is left free between
-// rows, which makes their distance odd.
-template <int HEAD_DIM>
-struct Layout {
-    static constexpr int CHUNKS = HEAD_DIM / 8;
-    static constexpr bool SWIZZLED = CHUNKS % 8 == 0;
-    static constexpr int STRIDE = SWIZZLED ? HEAD_DIM : HEAD_DIM + 8;
-
-    static DEVICE unsigned at(unsigned row, unsigned chunk) { return row * STRIDE + 8 * (SWIZZLED ? chunk ^ row % 8 : chunk); }
-};
-
 // Starts copying ROWS rows from `first` on of a tensor whose rows lie `stride` numbers apart; rows from `end` on become zero.
 template <int HEAD_DIM, int ROWS, int THREADS>
 DEVICE void load_tile(uint16_t* tile, const uint16_t* from, uint32_t first, uint32_t end, uint64_t stride) {

@@ -47,8 +47,9 @@ fn unit(path: &Path, out: &Path) -> PathBuf {
     let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
     // As in the table of units: what both directions of attention share is put before them.
     let shared: &[&str] = match (stem.starts_with("attention_"), stem.ends_with("_hopper")) {
-        (true, true) => &["ptx.cuh", "attention.cuh", "attention_hopper.cuh"],
-        (true, false) => &["ptx.cuh", "attention.cuh"],
+        (true, true) => &["ptx.cuh", "tiles.cuh", "attention.cuh", "attention_hopper.cuh"],
+        (true, false) => &["ptx.cuh", "tiles.cuh", "attention.cuh"],
+        _ if stem == "grouped" => &["ptx.cuh", "tiles.cuh"],
         _ => &["ptx.cuh"],
     };
     let shared: String = shared.iter().map(|name| format!("#include \"{name}\"\n")).collect();

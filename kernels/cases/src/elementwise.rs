@@ -29,6 +29,11 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows, inputs, outputs) in [(1, 8, 16), (70, 24, 40), (9, 40, 8)] {
         visitor.visit(&Linear { shape: LinearShape { rows, inputs, outputs } });
     }
+    // Experts without rows, with one, with a tile and one more; tails of rows, of columns and of the inner dimension.
+    let mixed = [0, 1, 0, 0, 37, 128, 3, 0, 12, 129, 1, 1, 0, 20, 0, 5, 2, 30, 0].to_vec();
+    for (rows_each, inputs, outputs) in [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24)] {
+        visitor.visit(&Grouped { rows_each, inputs, outputs });
+    }
     [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count }));
 }
 
@@ -39,6 +44,7 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     let tokens = (0..4096u32).map(|row| row.wrapping_mul(2_654_435_761) % 151_936).collect();
     visitor.visit(&Embedding { tokens, vocabulary: 151_936, hidden: 1024 });
     visitor.visit(&Linear { shape: LinearShape { rows: 600, inputs: 1024, outputs: 512 } });
+    visitor.visit(&Grouped { rows_each: (0..64).map(|expert| expert * 37 % 130).collect(), inputs: 2048, outputs: 768 });
     visitor.visit(&Optimiser { count: 30_000_000 });
     visitor.visit(&FarRows { vocabulary: 300_000, hidden: 8192 });
 }
@@ -196,6 +202,61 @@ impl Work for Linear {
             // Sums of terms of about one, in another order; stored ones may then round to a neighbour.
             let exact = name.ends_with("weight_grad") || name.ends_with("bias_grad");
             let tolerance = Tolerance { relative: if exact { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
+            close(name, &got[at], &wanted[at], Tolerance::of_sums(tolerance, rows.max(inputs).max(outputs), 70))?;
+        }
+        Ok(())
+    }
+}
+
+/// Linear maps of so many experts that one launch does them all.
+struct Grouped {
+    rows_each: Vec<usize>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Grouped {
+    fn shape(&self) -> LinearShape {
+        LinearShape { rows: self.rows_each.iter().sum(), inputs: self.inputs, outputs: self.outputs }
+    }
+}
+
+impl Work for Grouped {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let (shape, matrix) = (self.shape(), self.inputs * self.outputs);
+        let LinearShape { rows, inputs, outputs } = shape;
+        let ends = self.rows_each.iter().scan(0, |end, &rows| {
+            *end += rows as u32;
+            Some(*end)
+        });
+        let segments = index(device, &std::iter::once(0).chain(ends).collect::<Vec<_>>());
+        let (input, grad) = (stored(device, &numbers(rows * inputs, 1)), stored(device, &numbers(rows * outputs, 2)));
+        let weight = stored(device, &numbers(self.rows_each.len() * matrix, 3));
+        let mut output = device.new_stored(rows * outputs).unwrap();
+        let [mut alone, mut added] = [4, 4].map(|salt| stored(device, &numbers(rows * inputs, salt)));
+        let mut weight_grad = exact(device, &numbers(self.rows_each.len() * matrix, 5));
+        device.grouped_linear_forward(shape, &segments, &input, &weight, &mut output).unwrap();
+        device.grouped_linear_backward_input(shape, &segments, &grad, &weight, false, &mut alone).unwrap();
+        device.grouped_linear_backward_input(shape, &segments, &grad, &weight, true, &mut added).unwrap();
+        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, &mut weight_grad).unwrap();
+        vec![
+            read_stored(device, &output, rows * outputs),
+            read_stored(device, &alone, rows * inputs),
+            read_stored(device, &added, rows * inputs),
+            read_exact(device, &weight_grad, self.rows_each.len() * matrix),
+        ]
+    }
+
+    fn name(&self) -> String {
+        let LinearShape { rows, inputs, outputs } = self.shape();
+        format!("linear of {} experts, {rows} x {inputs} x {outputs}", self.rows_each.len())
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        let LinearShape { rows, inputs, outputs } = self.shape();
+        for (at, name) in ["output", "input_grad", "input_grad added", "weight_grad"].into_iter().enumerate() {
+            // Sums of terms of about one, in another order.
+            let tolerance = Tolerance { relative: if at == 3 { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
             close(name, &got[at], &wanted[at], Tolerance::of_sums(tolerance, rows.max(inputs).max(outputs), 70))?;
         }
         Ok(())

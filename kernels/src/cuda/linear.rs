@@ -1,5 +1,6 @@
-//! Linear maps and their gradients, one or one per expert, as products that the device's library makes.
+//! Linear maps and their gradients, one or one per expert, as products that the device's library makes; those of many experts are `grouped`.
 
+use super::grouped::Grouped;
 use super::{Exact, Gpu, Index, Launcher, Operand, OutputKind, Product, Stored, expect_len};
 use crate::KernelError;
 use crate::operations::{Done, LinearShape, Operations};
@@ -63,6 +64,9 @@ impl<L: Launcher> Gpu<L> {
         output: &Stored<L>,
     ) -> Done {
         check(shape, experts(segments), input.len, weight.len, output.len)?;
+        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+            return self.grouped_forward(&grouped, segments, input, weight, output);
+        }
         self.each_expert(shape, segments, |part, start| self.linear_part(part, start, input, weight, None, output))
     }
 
@@ -76,6 +80,9 @@ impl<L: Launcher> Gpu<L> {
         input_grad: &Stored<L>,
     ) -> Done {
         check(shape, experts(segments), input_grad.len, weight.len, output_grad.len)?;
+        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+            return self.grouped_backward_input(&grouped, segments, output_grad, weight, add, input_grad);
+        }
         self.each_expert(shape, segments, |part, start| self.linear_input_part(part, start, output_grad, weight, add, input_grad))
     }
 
@@ -88,6 +95,9 @@ impl<L: Launcher> Gpu<L> {
         weight_grad: &Exact<L>,
     ) -> Done {
         check(shape, experts(segments), input.len, weight_grad.len, output_grad.len)?;
+        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+            return self.grouped_backward_weight(&grouped, segments, output_grad, input, weight_grad);
+        }
         self.each_expert(shape, segments, |part, start| self.linear_weight_part(part, start, output_grad, input, weight_grad))
     }
 

@@ -10,6 +10,7 @@ pub mod compile;
 mod dispatch;
 pub mod driver;
 mod embedding;
+mod grouped;
 mod head_loss;
 mod launcher;
 pub mod library;

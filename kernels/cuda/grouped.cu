@@ -1,0 +1,243 @@
+// One linear map per expert and its gradients, all experts in one launch, with tensor cores (sm_80): for many small experts, where a
+// product per expert would leave most of a device idle and the host would have to know the segments.
+//
+// Blocks stay and take tile after tile of the experts' products, expert by expert; which tiles there are follows from `segments`, so the host
+// need not know it. A tile is one block's from its first product to its last, so no bit depends on the number of blocks.
+
+constexpr int TILE = 128;   // rows and columns of a tile
+constexpr int INNER = 64;   // numbers of the inner dimension that are brought at a time
+constexpr int STAGES = 3;   // of them on their way
+constexpr int THREADS = 256;
+constexpr int WARP_ROWS = 64, WARP_COLUMNS = 32;  // of a tile: warps lie in two rows of four
+constexpr int EXPERTS_MAX = 256;
+constexpr int OPERAND = TILE * INNER;
+
+// A bf16 matrix of a product. Of one that lies along the inner dimension, a row holds inner numbers; of one across, a row is one of them.
+struct Matrix {
+    const uint16_t* from;
+    uint64_t stride;
+    uint32_t outer_end, inner_end;
+};
+
+// Starts copying a tile of WIDTH columns from (`row`, `column`) on; what is past the ends becomes zero.
+template <int WIDTH, int ROWS>
+DEVICE void load_part(uint16_t* tile, const uint16_t* from, uint64_t stride, uint32_t row, uint32_t row_end, uint32_t column,
+                      uint32_t column_end) {
+    constexpr int CHUNKS = WIDTH / 8;
+    for (unsigned at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS) {
+        const unsigned tile_row = at / CHUNKS, chunk = at % CHUNKS;
+        const bool inside = row + tile_row < row_end && column + 8 * chunk < column_end;
+        const uint64_t offset = inside ? (row + tile_row) * stride + column + 8 * chunk : 0;
+        cp_async_16(tile + Layout<WIDTH>::at(tile_row, chunk), from + offset, inside ? 16 : 0);
+    }
+}
+
+template <bool ALONG>
+DEVICE void load_operand(uint16_t* tile, const Matrix& matrix, uint32_t outer, uint32_t inner) {
+    if (ALONG) load_part<INNER, TILE>(tile, matrix.from, matrix.stride, outer, matrix.outer_end, inner, matrix.inner_end);
+    else load_part<TILE, INNER>(tile, matrix.from, matrix.stride, inner, matrix.inner_end, outer, matrix.outer_end);
+}
+
+// The operand of 16 rows from `row` on, in step `k` of 16 inner numbers.
+template <bool ALONG>
+DEVICE void left_operand(uint32_t (&operand)[4], const uint16_t* tile, unsigned row, unsigned k) {
+    const unsigned lane = threadIdx.x % 32;
+    if (ALONG) ldmatrix_x4(operand, tile + Layout<INNER>::at(row + lane % 16, 2 * k + lane / 16));
+    else ldmatrix_x4_transposed(operand, tile + Layout<TILE>::at(16 * k + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+}
+
+// The operands of two times eight columns from `column` on.
+template <bool ALONG>
+DEVICE void right_operands(uint32_t (&operand)[4], const uint16_t* tile, unsigned column, unsigned k) {
+    const unsigned lane = threadIdx.x % 32;
+    if (ALONG) ldmatrix_x4(operand, tile + Layout<INNER>::at(column + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+    else ldmatrix_x4_transposed(operand, tile + Layout<TILE>::at(16 * k + lane % 16, column / 8 + lane / 16));
+}
+
+// sum = the tile at (`row`, `column`) of left * right. `stages` holds STAGES tiles of the left, then as many of the right.
+template <bool LEFT_ALONG, bool RIGHT_ALONG>
+DEVICE void multiply(float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint16_t* stages, const Matrix& left, const Matrix& right, uint32_t row,
+                     uint32_t column) {
+    const unsigned warp = threadIdx.x / 32, warp_row = warp / 4 * WARP_ROWS, warp_column = warp % 4 * WARP_COLUMNS;
+    const uint32_t steps = (left.inner_end + INNER - 1) / INNER;
+    const auto load = [&](uint32_t step) {
+        if (step < steps) {
+            const unsigned stage = step % STAGES;
+            load_operand<LEFT_ALONG>(stages + stage * OPERAND, left, row, step * INNER);
+            load_operand<RIGHT_ALONG>(stages + (STAGES + stage) * OPERAND, right, column, step * INNER);
+        }
+        cp_async_commit();
+    };
+#pragma unroll
+    for (int i = 0; i < WARP_ROWS / 16; i++) {
+#pragma unroll
+        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+#pragma unroll
+            for (int at = 0; at < 4; at++) sum[i][j][at] = 0.0f;
+        }
+    }
+    // The last tile's stages may still be read.
+    __syncthreads();
+    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (uint32_t step = 0; step < steps; step++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        load(step + STAGES - 1);
+        const uint16_t* left_tile = stages + step % STAGES * OPERAND;
+        const uint16_t* right_tile = stages + (STAGES + step % STAGES) * OPERAND;
+#pragma unroll
+        for (int k = 0; k < INNER / 16; k++) {
+            uint32_t columns[WARP_COLUMNS / 16][4];
+#pragma unroll
+            for (int j = 0; j < WARP_COLUMNS / 16; j++) right_operands<RIGHT_ALONG>(columns[j], right_tile, warp_column + 16 * j, k);
+#pragma unroll
+            for (int i = 0; i < WARP_ROWS / 16; i++) {
+                uint32_t rows[4];
+                left_operand<LEFT_ALONG>(rows, left_tile, warp_row + 16 * i, k);
+#pragma unroll
+                for (int j = 0; j < WARP_COLUMNS / 16; j++) {
+                    const uint32_t first[2] = {columns[j][0], columns[j][1]}, second[2] = {columns[j][2], columns[j][3]};
+                    mma_m16n8k16(sum[i][2 * j], rows, first);
+                    mma_m16n8k16(sum[i][2 * j + 1], rows, second);
+                }
+            }
+        }
+    }
+    cp_async_wait<0>();
+}
+
+// Gives each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`, with their place.
+template <typename Store>
+DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint32_t row, uint32_t row_end, uint32_t column,
+                      uint32_t column_end, const Store& store) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    row += warp / 4 * WARP_ROWS + lane / 4;
+    column += warp % 4 * WARP_COLUMNS + 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < WARP_ROWS / 16; i++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t at = row + 16 * i + 8 * half;
+            if (at >= row_end) continue;
+#pragma unroll
+            for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+                if (column + 8 * j < column_end) store(at, column + 8 * j, sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+            }
+        }
+    }
+}
+
+// A tile of an expert, and the expert's rows.
+struct Tile {
+    uint32_t expert, first_row, end_row, row, column;
+};
+
+// first_tile[e] = tiles of all experts before e, for `experts` and one more. One thread per expert.
+DEVICE void count_tiles(uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t columns, bool by_rows,
+                        uint32_t tiles_each) {
+    const unsigned expert = threadIdx.x;
+    uint32_t count = 0;
+    if (expert < experts) {
+        const uint32_t len = min(segments[expert + 1], rows) - min(segments[expert], rows);
+        const uint32_t wide = (columns + TILE - 1) / TILE;
+        count = by_rows ? (len + TILE - 1) / TILE * wide : len > 0 ? tiles_each : 0;
+    }
+    if (expert == 0) first_tile[0] = 0;
+    first_tile[expert + 1] = count;
+    __syncthreads();
+    for (unsigned distance = 1; distance < EXPERTS_MAX; distance *= 2) {
+        const uint32_t before = expert + 1 > distance ? first_tile[expert + 1 - distance] : 0;
+        __syncthreads();
+        first_tile[expert + 1] += before;
+        __syncthreads();
+    }
+}
+
+// Where tile `number` is: tiles of an expert go down its rows first, so that neighbours share a weight's columns. `high` tiles lie below each
+// other; 0: as many as the expert's rows need.
+DEVICE Tile find_tile(const uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t number, uint32_t high) {
+    uint32_t low = 0, past = experts;
+    while (past - low > 1) {
+        const uint32_t middle = low + (past - low) / 2;
+        if (first_tile[middle] <= number) low = middle;
+        else past = middle;
+    }
+    Tile tile;
+    tile.expert = low;
+    tile.first_row = min(segments[low], rows);
+    tile.end_row = min(segments[low + 1], rows);
+    if (high == 0) high = (tile.end_row - tile.first_row + TILE - 1) / TILE;
+    const uint32_t within = number - first_tile[low];
+    tile.row = within % high * TILE;
+    tile.column = within / high * TILE;
+    return tile;
+}
+
+// output[r] = weight[e] * input[r] for the rows r of each expert e.
+KERNEL(grouped_forward, THREADS)(uint16_t* output, const uint16_t* input, const uint16_t* weight, const uint32_t* segments, uint32_t experts,
+                                 uint32_t rows, uint32_t inputs, uint32_t outputs) {
+    DYNAMIC_SHARED(uint16_t, stages);
+    SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
+    count_tiles(first_tile, segments, experts, rows, outputs, true, 0);
+    float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
+    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
+        const Tile tile = find_tile(first_tile, segments, experts, rows, number, 0);
+        const uint32_t len = tile.end_row - tile.first_row;
+        const Matrix left = {input + uint64_t(tile.first_row) * inputs, inputs, len, inputs};
+        const Matrix right = {weight + uint64_t(tile.expert) * outputs * inputs, inputs, outputs, inputs};
+        multiply<true, true>(sum, stages, left, right, tile.row, tile.column);
+        each_pair(sum, tile.row, len, tile.column, outputs, [&](uint32_t row, uint32_t column, float first, float second) {
+            *reinterpret_cast<uint32_t*>(output + uint64_t(tile.first_row + row) * outputs + column) = pack_bf16(first, second);
+        });
+    }
+}
+
+// input_grad[r] (+)= output_grad[r] * weight[e], added to what is there if `add`.
+KERNEL(grouped_backward_input, THREADS)(uint16_t* input_grad, const uint16_t* output_grad, const uint16_t* weight, const uint32_t* segments,
+                                        uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
+    DYNAMIC_SHARED(uint16_t, stages);
+    SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
+    count_tiles(first_tile, segments, experts, rows, inputs, true, 0);
+    float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
+    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
+        const Tile tile = find_tile(first_tile, segments, experts, rows, number, 0);
+        const uint32_t len = tile.end_row - tile.first_row;
+        const Matrix left = {output_grad + uint64_t(tile.first_row) * outputs, outputs, len, outputs};
+        const Matrix right = {weight + uint64_t(tile.expert) * outputs * inputs, inputs, inputs, outputs};
+        multiply<true, false>(sum, stages, left, right, tile.row, tile.column);
+        each_pair(sum, tile.row, len, tile.column, inputs, [&](uint32_t row, uint32_t column, float first, float second) {
+            uint32_t* place = reinterpret_cast<uint32_t*>(input_grad + uint64_t(tile.first_row + row) * inputs + column);
+            if (add) {
+                const uint32_t before = *place;
+                first += __uint_as_float(before << 16);
+                second += __uint_as_float(before & 0xFFFF0000u);
+            }
+            *place = pack_bf16(first, second);
+        });
+    }
+}
+
+// weight_grad[e] += output_grad transposed * input, over the rows of e.
+KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* output_grad, const uint16_t* input, const uint32_t* segments,
+                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs) {
+    DYNAMIC_SHARED(uint16_t, stages);
+    SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
+    const uint32_t high = (outputs + TILE - 1) / TILE, wide = (inputs + TILE - 1) / TILE;
+    count_tiles(first_tile, segments, experts, rows, inputs, false, high * wide);
+    float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
+    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
+        const Tile tile = find_tile(first_tile, segments, experts, rows, number, high);
+        const uint32_t len = tile.end_row - tile.first_row;
+        const Matrix left = {output_grad + uint64_t(tile.first_row) * outputs, outputs, outputs, len};
+        const Matrix right = {input + uint64_t(tile.first_row) * inputs, inputs, inputs, len};
+        multiply<false, false>(sum, stages, left, right, tile.row, tile.column);
+        float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
+        each_pair(sum, tile.row, outputs, tile.column, inputs, [&](uint32_t row, uint32_t column, float first, float second) {
+            float2* place = reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column);
+            float2 before = *place;
+            before.x += first;
+            before.y += second;
+            *place = before;
+        });
+    }
+}
