@@ -34,19 +34,28 @@ KERNEL(add, 256)(float* sum, const float* addend, uint64_t count) {
     if (at < count) sum[at] += addend[at];
 }
 
+// The f32 of a stored number and what it lacks of one: the difference of their bits, which sixteen hold, since the stored number is the nearest.
+DEVICE float join(uint16_t stored, uint16_t rest) {
+    return __uint_as_float((static_cast<uint32_t>(stored) << 16) + static_cast<uint32_t>(static_cast<short>(rest)));
+}
+DEVICE uint16_t rest_of(float value, uint16_t stored) {
+    return static_cast<uint16_t>(__float_as_uint(value) - (static_cast<uint32_t>(stored) << 16));
+}
+
 // m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w = keep w - rate m / (sqrt(v) correction + epsilon), where `keep` is 1 - rate * decay
-// and the corrections of bias are in `rate` and `correction`. The master is updated where there is one, and rounded into `weight`.
-KERNEL(adamw, 256)(uint16_t* weight, float* master, float* first, float* second, const float* grad, uint64_t count, float gradient_scale,
+// and the corrections of bias are in `rate` and `correction`. With a rest, w is the f32 that `weight` and it make; else it is rounded.
+KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, float gradient_scale,
                    float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= count) return;
     const float slope = grad[at] * gradient_scale;
     const float m = first[at] * beta1 + slope * rest1;
     const float v = second[at] * beta2 + slope * slope * rest2;
-    const float old = master ? master[at] : bf16_to_float(weight[at]);
+    const float old = rest ? join(weight[at], rest[at]) : bf16_to_float(weight[at]);
     const float value = old * keep - rate * m / (sqrtf(v) * correction + epsilon);
+    const uint16_t stored = float_to_bf16(value);
     first[at] = m;
     second[at] = v;
-    if (master) master[at] = value;
-    weight[at] = float_to_bf16(value);
+    if (rest) rest[at] = rest_of(value, stored);
+    weight[at] = stored;
 }

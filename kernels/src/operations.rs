@@ -124,12 +124,12 @@ impl AdamW {
     }
 }
 
-/// What AdamW keeps of one tensor. `master` holds the weights in f32 where the stored ones are coarser.
+/// What AdamW keeps of one tensor on a device: the moments, and what the stored weights lack of the f32 ones where those are coarser.
 #[derive(Debug)]
-pub struct AdamState<E> {
-    pub first: E,
-    pub second: E,
-    pub master: Option<E>,
+pub struct AdamState<M: Memory> {
+    pub first: M::Exact,
+    pub second: M::Exact,
+    pub rest: Option<M::Rest>,
 }
 
 /// Memory of one device, by kind of buffer.
@@ -140,18 +140,22 @@ pub trait Memory {
     type Exact: Send + Sync + std::fmt::Debug;
     /// Tokens, positions, routes.
     type Index: Send + Sync + std::fmt::Debug;
+    /// What stored weights lack of f32 master weights: the two together are those, exactly.
+    type Rest: Send + Sync + std::fmt::Debug;
 
-    /// Whether weights need an f32 master copy, because the stored ones are coarser.
+    /// Whether there are f32 master weights, because the stored ones are coarser.
     fn needs_master(&self) -> bool;
     /// `len` zeros.
     ///
     /// # Errors
-    /// [`KernelError::Memory`], as for the two below.
+    /// [`KernelError::Memory`], as for the three below.
     fn new_stored(&self, len: usize) -> Result<Self::Stored, KernelError>;
     /// `len` zeros.
     fn new_exact(&self, len: usize) -> Result<Self::Exact, KernelError>;
     /// `len` zeros.
     fn new_index(&self, len: usize) -> Result<Self::Index, KernelError>;
+    /// The rest of `len` weights that lack nothing.
+    fn new_rest(&self, len: usize) -> Result<Self::Rest, KernelError>;
 }
 
 /// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.
@@ -188,6 +192,7 @@ impl Memory for Counter {
     type Stored = ();
     type Exact = ();
     type Index = ();
+    type Rest = ();
 
     fn needs_master(&self) -> bool {
         self.master
@@ -203,6 +208,11 @@ impl Memory for Counter {
 
     fn new_index(&self, len: usize) -> Result<(), KernelError> {
         self.add(len, 4)
+    }
+
+    /// Of bf16, the other half of an f32.
+    fn new_rest(&self, len: usize) -> Result<(), KernelError> {
+        self.add(len, self.stored_bytes)
     }
 }
 
@@ -223,6 +233,10 @@ pub trait Operations: Memory + Sync {
     fn read_exact(&self, buffer: &Self::Exact, at: usize, values: &mut [f32]) -> Done;
     /// Copies the whole buffer.
     fn read_index(&self, buffer: &Self::Index) -> Result<Vec<u32>, KernelError>;
+    /// Sets the master weights `[at..]` to `values`: `weight` to them as they are stored, and `rest` to what that lacks.
+    fn write_master(&self, weight: &mut Self::Stored, rest: &mut Self::Rest, at: usize, values: &[f32]) -> Done;
+    /// The master weights `[at..]`.
+    fn read_master(&self, weight: &Self::Stored, rest: &Self::Rest, at: usize, values: &mut [f32]) -> Done;
     /// Copies all of `from` to `to[at..]`.
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done;
     /// Sets every value to zero.
@@ -506,6 +520,8 @@ pub trait Operations: Memory + Sync {
     fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError>;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
-    /// One step of AdamW on one tensor. Updates the master where there is one, and stores it into `weight`.
-    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done;
+    /// One step of AdamW on one tensor, on its master weights where it has a rest.
+    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done
+    where
+        Self: Sized;
 }

@@ -9,7 +9,7 @@ try:
     import torch.nn.functional as F
 
     on_gpu = torch.cuda.is_available()
-except ImportError:
+except (ImportError, OSError):
     on_gpu = False
 
 
@@ -63,6 +63,7 @@ def attention(peer):
 
 
 def product(peer):
+    """The product to the weight is added in f32 on the other side, and stored as bf16 here."""
     rows, inputs, outputs = peer["rows"], peer["inputs"], peer["outputs"]
     input, weight, grad = random(rows, inputs), random(outputs, inputs), random(rows, outputs)
     run = {
@@ -135,7 +136,8 @@ def beside(row):
         return "", ""
     try:
         found = peer(row["peer"])
-    except (ImportError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001: whatever a peer cannot do, the other rows are wanted
+        print(f"{row['what']}, {row['case']}: {error}", file=sys.stderr)
         return type(error).__name__, ""
     finally:
         torch.cuda.empty_cache()
@@ -149,8 +151,10 @@ if on_gpu:
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n")
 else:
     print("PyTorch with a GPU is not here: its columns stay empty\n")
-print("| what | case | ms | Osler | PyTorch | ratio |\n|---|---|---|---|---|---|")
-for line in sys.stdin:
+print("| what | case | ms | Osler | of peak | PyTorch | ratio |\n|---|---|---|---|---|---|---|")
+# All lines before the first of PyTorch's measurements: the two would else share the GPU.
+for line in sys.stdin.readlines():
     row = json.loads(line)
     other, ratio = beside(row)
-    print(f"| {row['what']} | {row['case']} | {row['seconds'] * 1e3:.3f} | {speed(row, row['seconds'])} | {other} | {ratio} |", flush=True)
+    share = f"{row['share']:.1%}" if row["share"] else ""
+    print(f"| {row['what']} | {row['case']} | {row['seconds'] * 1e3:.3f} | {speed(row, row['seconds'])} | {share} | {other} | {ratio} |", flush=True)

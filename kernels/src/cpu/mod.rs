@@ -83,6 +83,8 @@ impl<F: Number> Memory for Cpu<F> {
     type Stored = Vec<F>;
     type Exact = Vec<F>;
     type Index = Vec<u32>;
+    /// A difference of an f32 and its upper half is an f32.
+    type Rest = Vec<F>;
 
     fn needs_master(&self) -> bool {
         self.rounds
@@ -104,6 +106,10 @@ impl<F: Number> Memory for Cpu<F> {
         buffer.try_reserve_exact(len).map_err(|_| KernelError::Memory { bytes: len.saturating_mul(4) })?;
         buffer.resize(len, 0);
         Ok(buffer)
+    }
+
+    fn new_rest(&self, len: usize) -> Result<Vec<F>, KernelError> {
+        self.new_exact(len)
     }
 }
 
@@ -139,6 +145,21 @@ impl<F: Number> Operations for Cpu<F> {
 
     fn read_index(&self, buffer: &Vec<u32>) -> Result<Vec<u32>, KernelError> {
         Ok(buffer.clone())
+    }
+
+    fn write_master(&self, weight: &mut Vec<F>, rest: &mut Vec<F>, at: usize, values: &[f32]) -> Done {
+        let range = range("values", at, values.len(), weight.len().min(rest.len()))?;
+        self.write_stored(weight, at, values)?;
+        let weights = weight[range.clone()].iter().zip(values);
+        rest[range].iter_mut().zip(weights).for_each(|(rest, (&weight, &value))| *rest = F::of(f64::from(value)) - weight);
+        Ok(())
+    }
+
+    fn read_master(&self, weight: &Vec<F>, rest: &Vec<F>, at: usize, values: &mut [f32]) -> Done {
+        let range = range("values", at, values.len(), weight.len().min(rest.len()))?;
+        let weights = weight[range.clone()].iter().zip(&rest[range]);
+        values.iter_mut().zip(weights).for_each(|(to, (&weight, &rest))| *to = (weight + rest).wide() as f32);
+        Ok(())
     }
 
     fn copy_stored(&self, from: &Vec<F>, to: &mut Vec<F>, at: usize) -> Done {
@@ -413,7 +434,7 @@ impl<F: Number> Operations for Cpu<F> {
         self.add_exact(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Vec<F>, state: &mut AdamState<Vec<F>>, weight: &mut Vec<F>) -> Done {
+    fn adamw(&self, settings: &AdamW, grad: &Vec<F>, state: &mut AdamState<Self>, weight: &mut Vec<F>) -> Done {
         self.adamw(settings, grad, state, weight)
     }
 }

@@ -24,20 +24,23 @@ impl<F: Number> Cpu<F> {
         Ok(())
     }
 
-    pub(super) fn adamw(&self, settings: &AdamW, grad: &[F], state: &mut AdamState<Vec<F>>, weight: &mut [F]) -> Done {
+    pub(super) fn adamw(&self, settings: &AdamW, grad: &[F], state: &mut AdamState<Self>, weight: &mut [F]) -> Done {
         let wanted = weight.len();
         let sizes = [("grad", grad.len(), wanted), ("first", state.first.len(), wanted), ("second", state.second.len(), wanted)];
         expect_len(KERNEL, &sizes)?;
-        expect_len(KERNEL, &[("master", state.master.as_ref().map_or(wanted, Vec::len), wanted)])?;
+        expect_len(KERNEL, &[("rest", state.rest.as_ref().map_or(wanted, Vec::len), wanted)])?;
         let step = Step::new(settings)?;
         let moments = state.first.par_chunks_mut(BLOCK).zip(state.second.par_chunks_mut(BLOCK));
         let blocks = grad.par_chunks(BLOCK).zip(moments).zip(weight.par_chunks_mut(BLOCK));
-        self.run(|| match &mut state.master {
-            Some(master) => blocks.zip(master.par_chunks_mut(BLOCK)).for_each(|(((grad, (first, second)), weight), master)| {
+        self.run(|| match &mut state.rest {
+            Some(rest) => blocks.zip(rest.par_chunks_mut(BLOCK)).for_each(|(((grad, (first, second)), weight), rest)| {
                 self.vectorise(|| {
-                    step.take(grad, first, second, master);
-                    weight.copy_from_slice(master);
+                    // The sum is the master weight, exactly, and so is what is left of it.
+                    rest.iter_mut().zip(&*weight).for_each(|(rest, &weight)| *rest += weight);
+                    step.take(grad, first, second, rest);
+                    weight.copy_from_slice(rest);
                     self.round(weight);
+                    rest.iter_mut().zip(&*weight).for_each(|(rest, &weight)| *rest = *rest - weight);
                 });
             }),
             None => blocks.for_each(|((grad, (first, second)), weight)| self.vectorise(|| step.take(grad, first, second, weight))),
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn the_first_step_is_known() {
         let grad = [0.5f64, -3.0, 1e-12];
-        let mut state = AdamState { first: vec![0.0; 3], second: vec![0.0; 3], master: None };
+        let mut state = AdamState { first: vec![0.0; 3], second: vec![0.0; 3], rest: None };
         let mut weight = [1.0, 2.0, 3.0];
         Cpu::new(1).unwrap().adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
         let moved = |grad: f64| 0.01 * grad / (grad.abs() + 1e-8);
@@ -108,25 +111,25 @@ mod tests {
     #[test]
     fn clipping_scales_the_gradient() {
         let run = |grad: f64, gradient_scale: f64| {
-            let mut state = AdamState { first: vec![0.3], second: vec![0.2], master: None };
+            let mut state = AdamState { first: vec![0.3], second: vec![0.2], rest: None };
             let mut weight = [1.0];
             Cpu::new(1).unwrap().adamw(&AdamW { gradient_scale, step: 4, ..SETTINGS }, &[grad], &mut state, &mut weight).unwrap();
             (weight, state.first, state.second)
         };
         assert_eq!(run(4.0, 0.25), run(1.0, 1.0));
-        let mut state = AdamState { first: vec![0.0], second: vec![0.0], master: None };
+        let mut state = AdamState { first: vec![0.0], second: vec![0.0], rest: None };
         assert!(Cpu::new(1).unwrap().adamw(&AdamW { step: 0, ..SETTINGS }, &[1.0], &mut state, &mut [1.0f32]).is_err());
     }
 
     #[test]
     fn master_keeps_what_bf16_loses() {
-        let mut state = AdamState { first: vec![0.0f32], second: vec![0.0], master: Some(vec![1.0]) };
+        let mut state = AdamState { first: vec![0.0f32], second: vec![0.0], rest: Some(vec![0.0]) };
         let mut weight = [1.0];
         let settings = AdamW { learning_rate: 1e-4, weight_decay: 0.0, ..SETTINGS };
         for step in 1..=10 {
             Cpu::bf16(1).unwrap().adamw(&AdamW { step, ..settings }, &[1.0], &mut state, &mut weight).unwrap();
         }
-        let master = state.master.unwrap()[0];
+        let master = weight[0] + state.rest.unwrap()[0];
         assert!((master - 0.999).abs() < 1e-6, "{master}");
         assert_eq!(weight, [master.to_bf16()]);
     }
@@ -136,8 +139,8 @@ mod tests {
         check_threads(|cpu| {
             let count = 3 * BLOCK + 5;
             let (grad, mut weight) = (numbers(count, 1), numbers(count, 2));
-            let master = cpu.rounds().then(|| weight.clone());
-            let mut state = AdamState { first: vec![0.0; count], second: vec![0.0; count], master };
+            let rest = cpu.rounds().then(|| vec![0.0; count]);
+            let mut state = AdamState { first: vec![0.0; count], second: vec![0.0; count], rest };
             cpu.adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
             weight.push(cpu.sum_of_squares(&grad) as f32);
             [weight, state.first, state.second].concat()

@@ -44,6 +44,35 @@ impl Element for Bf16 {
     }
 }
 
+/// What a stored number lacks of an f32: the difference of their bits, which fits sixteen, since a stored number is the nearest.
+#[derive(Debug, Clone, Copy)]
+pub struct RestBits;
+
+impl RestBits {
+    /// What `value` as it is stored lacks of it.
+    pub fn of(value: f32) -> u16 {
+        value.to_bits().wrapping_sub(u32::from(float_to_bf16(value)) << 16) as u16
+    }
+
+    /// The f32 of a stored number, which is exact in one, and its rest.
+    pub fn join(stored: f32, rest: u16) -> f32 {
+        f32::from_bits(stored.to_bits().wrapping_add_signed(i32::from(rest.cast_signed())))
+    }
+}
+
+impl Element for RestBits {
+    type Host = u16;
+    const BYTES: usize = 2;
+
+    fn put(value: u16, bytes: &mut Vec<u8>) {
+        bytes.extend(value.to_le_bytes());
+    }
+
+    fn get(bytes: &[u8]) -> u16 {
+        u16::from_le_bytes([bytes[0], bytes[1]])
+    }
+}
+
 impl Element for f32 {
     type Host = f32;
     const BYTES: usize = 4;
@@ -82,6 +111,7 @@ pub struct Buffer<M, T> {
 /// device. Numbers that a kernel wrote are right by construction.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
+    pub(super) first: Option<u32>,
     /// The largest, leaving out [`IGNORED`](crate::operations::IGNORED).
     pub(super) largest: Option<u32>,
     /// Whether [`IGNORED`](crate::operations::IGNORED) is among them.
@@ -97,11 +127,17 @@ impl Facts {
         let counted = || values.iter().filter(|&&value| value != u32::MAX);
         let above = values.iter().enumerate().map(|(at, &value)| u64::from(value).saturating_sub(at as u64) as u32);
         Self {
+            first: values.first().copied(),
             largest: counted().max().copied(),
             ignores: values.contains(&u32::MAX),
             sorted: values.is_sorted(),
             above_place: above.max().unwrap_or(0),
         }
+    }
+
+    /// Whether these are bounds of parts of `count` things: from 0 to `count`, never falling.
+    pub(super) fn bounds(&self, count: usize) -> bool {
+        self.sorted && !self.ignores && self.first == Some(0) && self.largest.map(|end| end as usize) == Some(count)
     }
 
     /// Whether all are below `bound`.

@@ -13,7 +13,7 @@ const FEW_EXPERTS: usize = 16;
 const EXPERTS_MAX: usize = 256;
 /// Rows and columns of a tile.
 const TILE: usize = 128;
-/// Two blocks on each multiprocessor of the largest devices; those without a tile end at once.
+/// Two blocks on each multiprocessor of an H100; those without a tile end at once.
 const BLOCKS: usize = 264;
 /// Three stages of two operands of 128 x 64 bf16 numbers.
 const SHARED_BYTES: u32 = 3 * 2 * 128 * 64 * 2;
@@ -100,13 +100,13 @@ impl<L: Launcher> Gpu<L> {
         buffers: [Argument; 3],
         more: &[Argument],
     ) -> Done {
-        if grouped.shape.rows == 0 {
-            return Ok(());
-        }
         // What a kernel wrote is right by construction.
-        let whole = segments.facts.is_none_or(|facts| facts.sorted && facts.largest.map(|end| end as usize) == Some(grouped.shape.rows));
+        let whole = segments.facts.is_none_or(|facts| facts.bounds(grouped.shape.rows));
         if !whole {
             return Err(KernelError::Value { kernel: KERNEL, argument: "segments", wanted: "from 0 to the number of rows, never falling" });
+        }
+        if grouped.shape.rows == 0 {
+            return Ok(());
         }
         let arguments: Vec<Argument> =
             buffers.into_iter().chain([self.indices(segments)]).chain(grouped.arguments).chain(more.iter().copied()).collect();

@@ -49,6 +49,8 @@ pub struct Gpu<L: Launcher> {
 pub type Stored<L> = Buffer<<L as Launcher>::Memory, Bf16>;
 /// f32 numbers of a GPU.
 pub type Exact<L> = Buffer<<L as Launcher>::Memory, f32>;
+/// What bf16 numbers of a GPU lack of f32 ones.
+pub type Rest<L> = Buffer<<L as Launcher>::Memory, buffer::RestBits>;
 /// u32 numbers of a GPU.
 pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
 
@@ -125,6 +127,7 @@ impl<L: Launcher> Memory for Gpu<L> {
     type Stored = Stored<L>;
     type Exact = Exact<L>;
     type Index = Index<L>;
+    type Rest = Rest<L>;
 
     fn needs_master(&self) -> bool {
         true
@@ -140,6 +143,10 @@ impl<L: Launcher> Memory for Gpu<L> {
 
     fn new_index(&self, len: usize) -> Result<Index<L>, KernelError> {
         Ok(IndexBuffer { buffer: self.new_buffer(len)?, facts: Some(Facts::of(&vec![0; len.min(1)])) })
+    }
+
+    fn new_rest(&self, len: usize) -> Result<Rest<L>, KernelError> {
+        self.new_buffer(len)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The operations of a GPU: checks and launches are in the file of each.
 
 use super::attention::Saved;
-use super::buffer::Facts;
+use super::buffer::{Facts, RestBits};
 use super::head_loss::Gradients;
 use super::{Bf16, Element, Gpu, Launcher, expect_len};
 use crate::KernelError;
@@ -37,6 +37,19 @@ impl<L: Launcher> Operations for Gpu<L> {
         let mut values = vec![0; buffer.buffer.len];
         self.read(&buffer.buffer, 0, &mut values)?;
         Ok(values)
+    }
+
+    fn write_master(&self, weight: &mut Self::Stored, rest: &mut Self::Rest, at: usize, values: &[f32]) -> Done {
+        self.write(weight, at, values)?;
+        self.write(rest, at, &values.iter().map(|&value| RestBits::of(value)).collect::<Vec<_>>())
+    }
+
+    fn read_master(&self, weight: &Self::Stored, rest: &Self::Rest, at: usize, values: &mut [f32]) -> Done {
+        self.read(weight, at, values)?;
+        let mut rests = vec![0; values.len()];
+        self.read(rest, at, &mut rests)?;
+        values.iter_mut().zip(rests).for_each(|(value, rest)| *value = RestBits::join(*value, rest));
+        Ok(())
     }
 
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
@@ -354,7 +367,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.add(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self::Exact>, weight: &mut Self::Stored) -> Done {
+    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done {
         self.adamw_step(settings, grad, state, weight)
     }
 }

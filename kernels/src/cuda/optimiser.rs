@@ -31,19 +31,19 @@ impl<L: Launcher> Gpu<L> {
     pub(super) fn add(&self, addend: &Exact<L>, sum: &Exact<L>) -> Done {
         expect_len("add", &[("addend", addend.len, sum.len)])?;
         let arguments = [self.pointer(sum), self.pointer(addend), Argument::U64(sum.len as u64)];
-        self.launch(Launch { kernel: "add", grid: [blocks(KERNEL, sum.len, 256)?, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
+        self.launch(Launch { kernel: "add", grid: [blocks("add", sum.len, 256)?, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }
 
-    pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Exact<L>>, weight: &Stored<L>) -> Done {
+    pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Self>, weight: &Stored<L>) -> Done {
         let wanted = weight.len;
         let sizes = [("grad", grad.len, wanted), ("first", state.first.len, wanted), ("second", state.second.len, wanted)];
         expect_len(KERNEL, &sizes)?;
-        expect_len(KERNEL, &[("master", state.master.as_ref().map_or(wanted, |master| master.len), wanted)])?;
+        expect_len(KERNEL, &[("rest", state.rest.as_ref().map_or(wanted, |rest| rest.len), wanted)])?;
         let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
         let factors = [gradient_scale, first[0], first[1], second[0], second[1], keep, rate, second_correction, epsilon];
         let mut arguments = vec![
             self.pointer(weight),
-            state.master.as_ref().map_or(ABSENT, |master| self.pointer(master)),
+            state.rest.as_ref().map_or(ABSENT, |rest| self.pointer(rest)),
             self.pointer(&state.first),
             self.pointer(&state.second),
             self.pointer(grad),

@@ -189,12 +189,17 @@ impl<'a> Filler<'a> {
         let (set, next) = (self.set, &mut self.numbers.iter());
         let mut found = Vec::with_capacity(next.len());
         let mut look_up_one = || {
-            if let Some(chunk) = next.next().and_then(|&number| set.chunk(number)) {
-                chunk.prefetch_pieces();
-                found.push(chunk);
-            }
+            let chunk = next.next().and_then(|&number| set.chunk(number));
+            chunk.iter().for_each(Chunk::prefetch_pieces);
+            found.extend(chunk);
+            chunk.is_some()
         };
-        let batch = assemble(set, numbers, &chunks, self.share.chunks_per_batch, self.state, buffer, &mut look_up_one);
+        let mut between = || {
+            look_up_one();
+        };
+        let batch = assemble(set, numbers, &chunks, self.share.chunks_per_batch, self.state, buffer, &mut between);
+        // A buffer may have had less room than there were chunks.
+        while look_up_one() {}
         self.chunks = found;
         batch
     }
@@ -202,7 +207,8 @@ impl<'a> Filler<'a> {
     /// This rank's chunks of the step at `state`.
     fn walk_step(&mut self) -> Vec<u64> {
         let (count, _) = step(self.share, self.state, self.chunks_per_epoch);
-        self.walk.by_ref().take(count).collect()
+        let num_chunks = self.set.num_chunks();
+        self.walk.by_ref().take(count).take_while(|&number| number < num_chunks).collect()
     }
 }
 

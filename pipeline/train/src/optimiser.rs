@@ -29,7 +29,7 @@ pub struct Optimiser<O: Memory> {
     /// Steps taken.
     pub step: u64,
     /// By parameter; none for one that another rank steps.
-    pub states: Vec<Option<AdamState<O::Exact>>>,
+    pub states: Vec<Option<AdamState<O>>>,
 }
 
 impl<O: Memory> Optimiser<O> {
@@ -43,8 +43,8 @@ impl<O: Memory> Optimiser<O> {
             if !holds(at) {
                 return Ok(None);
             }
-            let master = if memory.needs_master() { Some(memory.new_exact(len)?) } else { None };
-            Ok(Some(AdamState { first: memory.new_exact(len)?, second: memory.new_exact(len)?, master }))
+            let rest = if memory.needs_master() { Some(memory.new_rest(len)?) } else { None };
+            Ok(Some(AdamState { first: memory.new_exact(len)?, second: memory.new_exact(len)?, rest }))
         };
         let states = parameters.list.iter().enumerate().map(state).collect::<Result<_, ModelError>>()?;
         Ok(Self { settings, step: 0, states })
@@ -65,14 +65,8 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn of_part(ops: &O, model: &Model<O>, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
-        let mut optimiser = Self::allocate(ops, &model.parameters, settings, holds)?;
-        let weights = model.parameters.list.iter().zip(&model.weights);
-        for ((parameter, weight), state) in weights.zip(&mut optimiser.states) {
-            if let Some(master) = state.as_mut().and_then(|state| state.master.as_mut()) {
-                copy_exactly(ops, weight, parameter.len(), master)?;
-            }
-        }
-        Ok(optimiser)
+        // Master weights are the stored ones, to begin with: they lack nothing.
+        Self::allocate(ops, &model.parameters, settings, holds)
     }
 
     /// One step down the gradients, whose norm together is `norm`, of the parameters that are held.
@@ -92,15 +86,4 @@ impl<O: Operations> Optimiser<O> {
         }
         Ok(())
     }
-}
-
-fn copy_exactly<O: Operations>(ops: &O, weight: &O::Stored, len: usize, master: &mut O::Exact) -> Result<(), ModelError> {
-    const BLOCK: usize = 1 << 16;
-    let mut values = vec![0.0; BLOCK.min(len)];
-    for at in (0..len).step_by(BLOCK) {
-        let values = &mut values[..BLOCK.min(len - at)];
-        ops.read_stored(weight, at, values)?;
-        ops.write_exact(master, at, values)?;
-    }
-    Ok(())
 }

@@ -336,7 +336,8 @@ mod tests {
                 MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
             assert_eq!(with_master.optimiser, 3 * weights as u64);
             let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
-            assert_eq!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().optimiser, with_master.optimiser);
+            // There a master weight takes but the other half of an f32.
+            assert_eq!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
             assert!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().weights < table.weights);
             let twice = MemoryTable::new(&config, 48, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.

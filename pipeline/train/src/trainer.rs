@@ -254,9 +254,12 @@ impl<O: Operations> Trainer<O> {
     fn send_state(&mut self, ops: &O) -> Result<(), TrainError> {
         let tensors = model::state_tensors(&self.model.parameters, ops.needs_master());
         for (at, tensor) in tensors.iter().enumerate() {
-            let Some(buffer) = tensor.buffer::<O>(&self.optimiser.states) else { continue };
+            let states = &self.optimiser.states;
+            if !tensor.is_held(states) {
+                continue;
+            }
             ranks::blocks(tensor.len, |begin, values| {
-                ops.read_exact(buffer, begin, values)?;
+                tensor.read(ops, &self.model.weights, states, begin, values)?;
                 Ok(self.ranks.send(0, Topic::State(at), values)?)
             })?;
         }
@@ -279,7 +282,7 @@ impl<O: Operations> Trainer<O> {
             let topic = Topic::State(at);
             Ok(values.chunks_mut(BLOCK).try_for_each(|values| ranks.receive(owners[parameter], topic, values))?)
         };
-        model::write_state(ops, &self.model.parameters, &self.optimiser.states, fetch, &partial.join(STATE))?;
+        model::write_state(ops, &self.model, &self.optimiser.states, fetch, &partial.join(STATE))?;
         copy_into(companions, &partial)?;
         let state = json!({ "format": FORMAT, "step": self.optimiser.step });
         fs::write(partial.join(TRAINER), format!("{state:#}\n")).map_err(io(&partial))?;
@@ -309,7 +312,7 @@ impl<O: Operations> Trainer<O> {
         let step = state["step"].as_u64().ok_or_else(|| broken("no `step`"))?;
         let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan, ranks)?;
         trainer.optimiser.step = step;
-        model::read_state(ops, &trainer.model.parameters, &mut trainer.optimiser.states, &directory.join(STATE))?;
+        model::read_state(ops, &mut trainer.model, &mut trainer.optimiser.states, &directory.join(STATE))?;
         Ok(trainer)
     }
 }

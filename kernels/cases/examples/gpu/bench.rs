@@ -3,7 +3,7 @@
 //! A device is asked for the same work again and again and waited for once, so what is timed is the device and not the asking, as long as
 //! the asking is faster. Numbers are random: on zeros a GPU is faster than it will ever be.
 
-use osler_kernel_cases::{index, numbers};
+use osler_kernel_cases::numbers;
 use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, LinearShape, RotaryShape, RouteShape};
 use osler_kernels::{KernelError, Operations};
 use osler_train::model::{Batch, Config, Gradients, Model, ModelError, Recompute, Workspace};
@@ -73,7 +73,7 @@ impl Sizes {
     };
 }
 
-/// Measures everything that has `only` in its name.
+/// Measures the groups that have `only` in their name.
 ///
 /// # Errors
 /// Those of the device.
@@ -87,7 +87,12 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
         ("experts", experts),
         ("step", step),
     ];
-    groups.into_iter().filter(|(name, _)| name.contains(only)).try_for_each(|(_, group)| group(&clock, give))
+    let wanted: Vec<_> = groups.iter().filter(|(name, _)| name.contains(only)).collect();
+    if wanted.is_empty() {
+        let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
+        return Err(KernelError::Launch(format!("no group has `{only}` in its name; there are {}", names.join(", "))));
+    }
+    wanted.into_iter().try_for_each(|(_, group)| group(&clock, give))
 }
 
 /// A device, and how it is waited for.
@@ -133,6 +138,12 @@ impl<O: Operations> Clock<'_, O> {
         Ok(buffer)
     }
 
+    fn index(&self, values: &[u32]) -> Result<O::Index, KernelError> {
+        let mut buffer = self.ops.new_index(values.len())?;
+        self.ops.write_index(&mut buffer, values)?;
+        Ok(buffer)
+    }
+
     fn exact(&self, len: usize) -> Result<O::Exact, KernelError> {
         let mut buffer = self.ops.new_exact(len)?;
         let block = numbers(len.min(1 << 20), len as u64);
@@ -164,7 +175,7 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     row("rmsnorm backward", case, 8 * len, seconds, "");
     let head_dim = hidden.min(128);
     let shape = RotaryShape { rows, heads: hidden / head_dim, head_dim };
-    let (table, positions) = (clock.exact(rows * head_dim)?, index(ops, &(0..rows as u32).collect::<Vec<_>>()));
+    let (table, positions) = (clock.exact(rows * head_dim)?, clock.index(&(0..rows as u32).collect::<Vec<_>>())?);
     let mut none = ops.new_exact(rows * shape.heads)?;
     let seconds = clock.seconds(|| ops.rotary_forward(shape, &table, &positions, &input, None, &mut output, &mut none))?;
     row("rotary forward", format!("{rows} x {} x {head_dim}", shape.heads), 4 * len, seconds, "");
@@ -179,11 +190,11 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     drop((gate, up, grad, output, gate_grad, up_grad));
     let grad = clock.exact(weights)?;
     let mut weight = clock.stored(weights)?;
-    let mut state = AdamState { first: ops.new_exact(weights)?, second: ops.new_exact(weights)?, master: Some(clock.exact(weights)?) };
+    let mut state = AdamState { first: ops.new_exact(weights)?, second: ops.new_exact(weights)?, rest: Some(ops.new_rest(weights)?) };
     let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
     let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
-    // Gradient, moments and master read, moments, master and weight written.
-    row("adamw", format!("{weights} weights, master in f32"), (4 + 3 * 4 + 3 * 4 + 2) * weights, seconds, "");
+    // Gradient, moments, weight and its rest read; all but the gradient written.
+    row("adamw", format!("{weights} weights"), (4 + 2 * (2 * 4 + 2 * 2)) * weights, seconds, "");
     let seconds = clock.seconds(|| ops.sum_of_squares(&grad).map(drop))?;
     row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
     Ok(())
@@ -199,7 +210,7 @@ fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> 
             let shape = AttentionShape { rows, query_heads, key_heads: query_heads / 4, head_dim };
             let (queries, keys) = (rows * query_heads * head_dim, rows * shape.key_heads * head_dim);
             let (query, key, value, grad) = (clock.stored(queries)?, clock.stored(keys)?, clock.stored(keys)?, clock.stored(queries)?);
-            let lo = index(ops, &(0..rows).map(|row| (row / length * length) as u32).collect::<Vec<_>>());
+            let lo = clock.index(&(0..rows).map(|row| (row / length * length) as u32).collect::<Vec<_>>())?;
             let input = || AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
             let (mut output, mut sums) = (ops.new_stored(queries)?, ops.new_exact(rows * query_heads)?);
             let forward = clock.seconds(|| ops.attention_forward(shape, input(), &mut output, &mut sums))?;
@@ -251,7 +262,7 @@ fn head_loss<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> 
     let (ops, Sizes { rows, hidden, vocabulary, .. }) = (clock.ops, *clock.sizes);
     let shape = LinearShape { rows, inputs: hidden, outputs: vocabulary };
     let (input, weight) = (clock.stored(rows * hidden)?, clock.stored(hidden * vocabulary)?);
-    let targets = index(ops, &(0..rows).map(|row| (row * 7 % vocabulary) as u32).collect::<Vec<_>>());
+    let targets = clock.index(&(0..rows).map(|row| (row * 7 % vocabulary) as u32).collect::<Vec<_>>())?;
     let (mut losses, mut input_grad) = (ops.new_exact(rows)?, ops.new_stored(rows * hidden)?);
     let mut weight_grad = ops.new_exact(hidden * vocabulary)?;
     let scale = 1.0 / rows as f64;
@@ -314,7 +325,7 @@ impl<O: Operations> Layer<O> {
         let (mut probabilities, mut shares) = (ops.new_exact(rows * experts)?, ops.new_exact(choices)?);
         let [mut chosen, mut slots, mut sources] = [ops.new_index(choices)?, ops.new_index(choices)?, ops.new_index(choices)?];
         let mut segments = ops.new_index(experts + 1)?;
-        let [mut sent, mut returned] = [ops.new_stored(choices * hidden)?, ops.new_stored(choices * hidden)?];
+        let [mut sent, mut returned] = [ops.new_stored(choices * hidden)?, clock.stored(choices * hidden)?];
         let [mut gate, mut up, mut product] =
             [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
         let mut output = ops.new_stored(rows * hidden)?;
@@ -331,7 +342,7 @@ impl<O: Operations> Layer<O> {
             ops.swiglu_forward(&gate, &up, &mut product)?;
             ops.grouped_linear_forward(narrow, &segments, &product, &self.down, &mut returned)
         })?;
-        let [mut returned_grad, mut sent_grad] = [ops.new_stored(choices * hidden)?, ops.new_stored(choices * hidden)?];
+        let [mut returned_grad, mut sent_grad] = [ops.new_stored(choices * hidden)?, clock.stored(choices * hidden)?];
         let [mut product_grad, mut gate_grad, mut up_grad] =
             [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
         let (mut shares_grad, mut input_grad) = (ops.new_exact(choices)?, ops.new_stored(rows * hidden)?);
@@ -357,15 +368,10 @@ impl<O: Operations> Layer<O> {
         for (what, seconds, operations) in [("experts forward", forward, operations), ("experts backward", backward, 2.0 * operations)] {
             give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer: Value::Null });
         }
-        let bytes = (2 * (2 * choices + 2 * rows) * hidden) as f64;
+        // Forward, rows of tokens and of choices are read and written; backward, what experts gave is read too. And the router is read.
+        let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + experts) * hidden) as f64;
         let case = format!("{case}; {:.1} % of the layer", 100.0 * share);
-        give(Row {
-            what: "routing, both ways",
-            case,
-            seconds: routing + routing_back,
-            amount: Amount::Bytes(2.0 * bytes),
-            peer: Value::Null,
-        });
+        give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer: Value::Null });
         Ok(())
     }
 }
@@ -443,13 +449,20 @@ impl Table {
 
     fn line(&self, row: &Row) -> String {
         let Row { what, case, seconds, amount, peer } = row;
+        let share = match *amount {
+            Amount::Operations(operations) | Amount::Tokens(_, operations) => Some(operations / seconds / self.peak),
+            Amount::Bytes(_) => None,
+        };
         let (bytes, operations, tokens) = match *amount {
             Amount::Operations(operations) => (None, Some(operations), None),
             Amount::Bytes(bytes) => (Some(bytes), None, None),
             Amount::Tokens(tokens, operations) => (None, Some(operations), Some(tokens)),
         };
-        json!({ "what": what, "case": case, "seconds": seconds, "bytes": bytes, "operations": operations, "tokens": tokens, "peer": peer })
-            .to_string()
+        json!({
+            "what": what, "case": case, "seconds": seconds, "bytes": bytes, "operations": operations, "tokens": tokens, "share": share,
+            "peer": peer,
+        })
+        .to_string()
     }
 }
 
@@ -477,7 +490,8 @@ mod tests {
         run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
         let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
         assert_eq!((rows.len(), named.len()), (9 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 1, rows.len()));
-        assert!(rows.iter().all(|row| row.seconds.is_finite() && row.seconds > 0.0));
+        assert!(rows.iter().all(|row| row.seconds.is_finite()));
+        assert!(run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "nothing", &mut |_| ()).is_err());
         let table = Table::new(false, 1e15);
         let row =
             Row { what: "product forward", case: "2 x 3 x 4".into(), seconds: 2e-3, amount: Amount::Operations(1e12), peer: Value::Null };

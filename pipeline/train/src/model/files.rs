@@ -99,7 +99,7 @@ pub fn write<O: Operations>(ops: &O, model: &Model<O>, dtype: Dtype, file_bytes:
 }
 
 /// The state of each parameter that is held here.
-pub type State<O> = [Option<AdamState<<O as Memory>::Exact>>];
+pub type State<O> = [Option<AdamState<O>>];
 
 /// One tensor of the optimiser's state: its name, the parameter that it is of, and which of the three it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,23 +118,47 @@ enum Which {
 }
 
 impl StateTensor {
-    /// Its numbers, where the state is held here.
-    pub fn buffer<'a, O: Memory>(&self, states: &'a State<O>) -> Option<&'a O::Exact> {
-        let state = states.get(self.parameter)?.as_ref()?;
-        match self.which {
-            Which::First => Some(&state.first),
-            Which::Second => Some(&state.second),
-            Which::Master => state.master.as_ref(),
-        }
+    /// Whether the state is held here.
+    pub fn is_held<O: Memory>(&self, states: &State<O>) -> bool {
+        states.get(self.parameter).is_some_and(Option::is_some)
     }
 
-    fn buffer_mut<'a, O: Memory>(&self, states: &'a mut State<O>) -> Option<&'a mut O::Exact> {
-        let state = states.get_mut(self.parameter)?.as_mut()?;
-        match self.which {
-            Which::First => Some(&mut state.first),
-            Which::Second => Some(&mut state.second),
-            Which::Master => state.master.as_mut(),
-        }
+    /// Reads its numbers from `at` on, where the state is held here. `weights` are the model's.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn read<O: Operations>(
+        &self,
+        ops: &O,
+        weights: &[O::Stored],
+        states: &State<O>,
+        at: usize,
+        values: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let Some(Some(state)) = states.get(self.parameter) else { return Ok(()) };
+        Ok(match (self.which, &state.rest) {
+            (Which::First, _) => ops.read_exact(&state.first, at, values)?,
+            (Which::Second, _) => ops.read_exact(&state.second, at, values)?,
+            (Which::Master, Some(rest)) => ops.read_master(&weights[self.parameter], rest, at, values)?,
+            (Which::Master, None) => ops.read_stored(&weights[self.parameter], at, values)?,
+        })
+    }
+
+    fn write<O: Operations>(
+        &self,
+        ops: &O,
+        weights: &mut [O::Stored],
+        states: &mut State<O>,
+        at: usize,
+        values: &[f32],
+    ) -> Result<(), ModelError> {
+        let Some(Some(state)) = states.get_mut(self.parameter) else { return Ok(()) };
+        Ok(match (self.which, &mut state.rest) {
+            (Which::First, _) => ops.write_exact(&mut state.first, at, values)?,
+            (Which::Second, _) => ops.write_exact(&mut state.second, at, values)?,
+            (Which::Master, Some(rest)) => ops.write_master(&mut weights[self.parameter], rest, at, values)?,
+            (Which::Master, None) => ops.write_stored(&mut weights[self.parameter], at, values)?,
+        })
     }
 }
 
@@ -162,19 +186,19 @@ pub fn state_tensors(parameters: &Parameters, with_master: bool) -> Vec<StateTen
 /// [`ModelError::Tensors`] when the file cannot be written, and those of `fetch`.
 pub fn write_state<O: Operations>(
     ops: &O,
-    parameters: &Parameters,
+    model: &Model<O>,
     states: &State<O>,
     fetch: impl FnMut(usize, usize, &mut [f32]) -> Result<(), ModelError>,
     path: &Path,
 ) -> Result<(), ModelError> {
     let (failure, fetch) = (RefCell::new(None), RefCell::new(fetch));
-    let tensors = state_tensors(parameters, ops.needs_master());
+    let tensors = state_tensors(&model.parameters, ops.needs_master());
     let mut lazy: Vec<(String, Lazy<'_>)> = Vec::new();
     for (at, tensor) in tensors.iter().enumerate() {
-        let (buffer, fetch) = (tensor.buffer::<O>(states), &fetch);
-        let read = move |values: &mut [f32]| match buffer {
-            Some(buffer) => Ok(ops.read_exact(buffer, 0, values)?),
-            None => (fetch.borrow_mut())(at, tensor.parameter, values),
+        let fetch = &fetch;
+        let read = move |values: &mut [f32]| match tensor.is_held(states) {
+            true => tensor.read(ops, &model.weights, states, 0, values),
+            false => (fetch.borrow_mut())(at, tensor.parameter, values),
         };
         lazy.push((tensor.name.clone(), Lazy { shape: vec![tensor.len], dtype: Dtype::F32, read: Box::new(read), failure: &failure }));
     }
@@ -185,19 +209,19 @@ pub fn write_state<O: Operations>(
 ///
 /// # Errors
 /// [`ModelError::Tensor`] when it is the state of another model or of another precision.
-pub fn read_state<O: Operations>(ops: &O, parameters: &Parameters, states: &mut State<O>, path: &Path) -> Result<(), ModelError> {
+pub fn read_state<O: Operations>(ops: &O, model: &mut Model<O>, states: &mut State<O>, path: &Path) -> Result<(), ModelError> {
     let map = map_file(path)?;
     let tensors = SafeTensors::deserialize(&map);
     let tensors = tensors.map_err(|error| ModelError::Tensors { path: path.to_path_buf(), problem: error.to_string() })?;
-    let wanted = state_tensors(parameters, ops.needs_master());
+    let wanted = state_tensors(&model.parameters, ops.needs_master());
     for tensor in &wanted {
         let StateTensor { name, len, .. } = tensor;
         let view = tensors.tensor(name).map_err(|_| tensor_error(path, name, "the file has no such tensor".to_string()))?;
         if view.dtype() != Dtype::F32 || view.shape() != [*len] {
             return Err(tensor_error(path, name, "it is not of this model".to_string()));
         }
-        if let Some(buffer) = tensor.buffer_mut::<O>(states) {
-            for_each_block(view.data(), Dtype::F32, |at, values| Ok(ops.write_exact(buffer, at, values)?))?;
+        if tensor.is_held(states) {
+            for_each_block(view.data(), Dtype::F32, |at, values| tensor.write(ops, &mut model.weights, states, at, values))?;
         }
     }
     match tensors.len() == wanted.len() {
