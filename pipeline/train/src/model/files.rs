@@ -136,12 +136,13 @@ impl StateTensor {
         values: &mut [f32],
     ) -> Result<(), ModelError> {
         let Some(Some(state)) = states.get(self.parameter) else { return Ok(()) };
-        Ok(match (self.which, &state.rest) {
-            (Which::First, _) => ops.read_exact(&state.first, at, values)?,
-            (Which::Second, _) => ops.read_exact(&state.second, at, values)?,
-            (Which::Master, Some(rest)) => ops.read_master(&weights[self.parameter], rest, at, values)?,
-            (Which::Master, None) => ops.read_stored(&weights[self.parameter], at, values)?,
-        })
+        let done = match (self.which, &state.rest) {
+            (Which::First, _) => ops.read_exact(&state.first, at, values),
+            (Which::Second, _) => ops.read_exact(&state.second, at, values),
+            (Which::Master, Some(rest)) => ops.read_master(&weights[self.parameter], rest, at, values),
+            (Which::Master, None) => ops.read_stored(&weights[self.parameter], at, values),
+        };
+        Ok(done?)
     }
 
     fn write<O: Operations>(
@@ -153,12 +154,13 @@ impl StateTensor {
         values: &[f32],
     ) -> Result<(), ModelError> {
         let Some(Some(state)) = states.get_mut(self.parameter) else { return Ok(()) };
-        Ok(match (self.which, &mut state.rest) {
-            (Which::First, _) => ops.write_exact(&mut state.first, at, values)?,
-            (Which::Second, _) => ops.write_exact(&mut state.second, at, values)?,
-            (Which::Master, Some(rest)) => ops.write_master(&mut weights[self.parameter], rest, at, values)?,
-            (Which::Master, None) => ops.write_stored(&mut weights[self.parameter], at, values)?,
-        })
+        let done = match (self.which, &mut state.rest) {
+            (Which::First, _) => ops.write_exact(&mut state.first, at, values),
+            (Which::Second, _) => ops.write_exact(&mut state.second, at, values),
+            (Which::Master, Some(rest)) => ops.write_master(&mut weights[self.parameter], rest, at, values),
+            (Which::Master, None) => ops.write_stored(&mut weights[self.parameter], at, values),
+        };
+        Ok(done?)
     }
 }
 
