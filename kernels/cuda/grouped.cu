@@ -132,15 +132,16 @@ struct Tile {
     uint32_t expert, first_row, end_row, row, column;
 };
 
-// first_tile[e] = tiles of all experts before e, for `experts` and one more. One thread per expert.
-DEVICE void count_tiles(uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t columns, bool by_rows,
-                        uint32_t tiles_each) {
+DEVICE uint32_t tiles_of(uint32_t len) { return (len + TILE - 1) / TILE; }
+
+// first_tile[e] = tiles of all experts before e, for `experts` and one more. One thread per expert. `high` tiles lie below each other, and
+// none where an expert has no rows; 0: as many as its rows need.
+DEVICE void count_tiles(uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t columns, uint32_t high) {
     const unsigned expert = threadIdx.x;
     uint32_t count = 0;
     if (expert < experts) {
         const uint32_t len = min(segments[expert + 1], rows) - min(segments[expert], rows);
-        const uint32_t wide = (columns + TILE - 1) / TILE;
-        count = by_rows ? (len + TILE - 1) / TILE * wide : len > 0 ? tiles_each : 0;
+        count = len == 0 ? 0 : (high == 0 ? tiles_of(len) : high) * tiles_of(columns);
     }
     if (expert == 0) first_tile[0] = 0;
     first_tile[expert + 1] = count;
@@ -153,8 +154,8 @@ DEVICE void count_tiles(uint32_t* first_tile, const uint32_t* segments, uint32_t
     }
 }
 
-// Where tile `number` is: tiles of an expert go down its rows first, so that neighbours share a weight's columns. `high` tiles lie below each
-// other; 0: as many as the expert's rows need.
+// Where tile `number` is: tiles of an expert go down its rows first, so that neighbours share a weight's columns. `high`
+// is that of count_tiles.
 DEVICE Tile find_tile(const uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t number, uint32_t high) {
     uint32_t low = 0, past = experts;
     while (past - low > 1) {
@@ -166,55 +167,53 @@ DEVICE Tile find_tile(const uint32_t* first_tile, const uint32_t* segments, uint
     tile.expert = low;
     tile.first_row = min(segments[low], rows);
     tile.end_row = min(segments[low + 1], rows);
-    if (high == 0) high = (tile.end_row - tile.first_row + TILE - 1) / TILE;
+    if (high == 0) high = tiles_of(tile.end_row - tile.first_row);
     const uint32_t within = number - first_tile[low];
     tile.row = within % high * TILE;
     tile.column = within / high * TILE;
     return tile;
 }
 
-// output[r] = weight[e] * input[r] for the rows r of each expert e.
-KERNEL(grouped_forward, THREADS)(uint16_t* output, const uint16_t* input, const uint16_t* weight, const uint32_t* segments, uint32_t experts,
-                                 uint32_t rows, uint32_t inputs, uint32_t outputs) {
+// Multiplies the rows of each expert, `inner` numbers each, by its matrix, which lies along them or across: gives pairs of `columns`.
+template <bool ALONG, typename Store>
+DEVICE void multiply_rows(const uint16_t* left, uint32_t inner, const uint16_t* weight, uint32_t columns, const uint32_t* segments,
+                          uint32_t experts, uint32_t rows, const Store& store) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    count_tiles(first_tile, segments, experts, rows, outputs, true, 0);
+    count_tiles(first_tile, segments, experts, rows, columns, 0);
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
     for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
         const Tile tile = find_tile(first_tile, segments, experts, rows, number, 0);
-        const uint32_t len = tile.end_row - tile.first_row;
-        const Matrix left = {input + uint64_t(tile.first_row) * inputs, inputs, len, inputs};
-        const Matrix right = {weight + uint64_t(tile.expert) * outputs * inputs, inputs, outputs, inputs};
-        multiply<true, true>(sum, stages, left, right, tile.row, tile.column);
-        each_pair(sum, tile.row, len, tile.column, outputs, [&](uint32_t row, uint32_t column, float first, float second) {
-            *reinterpret_cast<uint32_t*>(output + uint64_t(tile.first_row + row) * outputs + column) = pack_bf16(first, second);
+        const uint32_t first_row = tile.first_row, len = tile.end_row - first_row;
+        const Matrix own = {left + uint64_t(first_row) * inner, inner, len, inner};
+        const Matrix right = {weight + uint64_t(tile.expert) * columns * inner, ALONG ? inner : columns, columns, inner};
+        multiply<true, ALONG>(sum, stages, own, right, tile.row, tile.column);
+        each_pair(sum, tile.row, len, tile.column, columns, [&](uint32_t row, uint32_t column, float first, float second) {
+            store(uint64_t(first_row + row) * columns + column, first, second);
         });
     }
+}
+
+// output[r] = weight[e] * input[r] for the rows r of each expert e.
+KERNEL(grouped_forward, THREADS)(uint16_t* output, const uint16_t* input, const uint16_t* weight, const uint32_t* segments, uint32_t experts,
+                                 uint32_t rows, uint32_t inputs, uint32_t outputs) {
+    multiply_rows<true>(input, inputs, weight, outputs, segments, experts, rows, [&](uint64_t at, float first, float second) {
+        *reinterpret_cast<uint32_t*>(output + at) = pack_bf16(first, second);
+    });
 }
 
 // input_grad[r] (+)= output_grad[r] * weight[e], added to what is there if `add`.
 KERNEL(grouped_backward_input, THREADS)(uint16_t* input_grad, const uint16_t* output_grad, const uint16_t* weight, const uint32_t* segments,
                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
-    DYNAMIC_SHARED(uint16_t, stages);
-    SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    count_tiles(first_tile, segments, experts, rows, inputs, true, 0);
-    float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
-    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
-        const Tile tile = find_tile(first_tile, segments, experts, rows, number, 0);
-        const uint32_t len = tile.end_row - tile.first_row;
-        const Matrix left = {output_grad + uint64_t(tile.first_row) * outputs, outputs, len, outputs};
-        const Matrix right = {weight + uint64_t(tile.expert) * outputs * inputs, inputs, inputs, outputs};
-        multiply<true, false>(sum, stages, left, right, tile.row, tile.column);
-        each_pair(sum, tile.row, len, tile.column, inputs, [&](uint32_t row, uint32_t column, float first, float second) {
-            uint32_t* place = reinterpret_cast<uint32_t*>(input_grad + uint64_t(tile.first_row + row) * inputs + column);
-            if (add) {
-                const uint32_t before = *place;
-                first += __uint_as_float(before << 16);
-                second += __uint_as_float(before & 0xFFFF0000u);
-            }
-            *place = pack_bf16(first, second);
-        });
-    }
+    multiply_rows<false>(output_grad, outputs, weight, inputs, segments, experts, rows, [&](uint64_t at, float first, float second) {
+        uint32_t* place = reinterpret_cast<uint32_t*>(input_grad + at);
+        if (add) {
+            const uint32_t before = *place;
+            first += __uint_as_float(before << 16);
+            second += __uint_as_float(before & 0xFFFF0000u);
+        }
+        *place = pack_bf16(first, second);
+    });
 }
 
 // weight_grad[e] += output_grad transposed * input, over the rows of e.
@@ -222,8 +221,8 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
                                          uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    const uint32_t high = (outputs + TILE - 1) / TILE, wide = (inputs + TILE - 1) / TILE;
-    count_tiles(first_tile, segments, experts, rows, inputs, false, high * wide);
+    const uint32_t high = tiles_of(outputs);
+    count_tiles(first_tile, segments, experts, rows, inputs, high);
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
     for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
         const Tile tile = find_tile(first_tile, segments, experts, rows, number, high);

@@ -166,8 +166,7 @@ pub struct Filler<'a> {
 impl<'a> Filler<'a> {
     /// Begins with the step at `state`.
     pub fn new(set: &'a ShardSet, order: &'a Order, share: Share, state: State) -> Self {
-        let stride = NonZeroU64::new(u64::from(share.world)).unwrap_or(NonZeroU64::MIN);
-        let walk = order.walk(state.epoch, state.position + u64::from(share.rank), stride);
+        let walk = walk(order, share, state);
         let chunks_per_epoch = order.chunks_per_epoch();
         let mut filler = Self { set, share, chunks_per_epoch, walk, state, numbers: Vec::new(), chunks: Vec::new() };
         filler.numbers = filler.walk_step();
@@ -212,6 +211,12 @@ impl<'a> Filler<'a> {
     }
 }
 
+/// A rank's chunks from `state` on, without end: of all chunks, every `world`-th from `rank` on.
+fn walk(order: &Order, share: Share, state: State) -> Walk<'_> {
+    let stride = NonZeroU64::new(u64::from(share.world)).unwrap_or(NonZeroU64::MIN);
+    order.walk(state.epoch, state.position + u64::from(share.rank), stride)
+}
+
 /// How many chunks a rank is given in the step at `state`, and where the run stands after it.
 fn step(share: Share, state: State, chunks_per_epoch: u64) -> (usize, State) {
     let Share { rank, world, chunks_per_batch, epochs } = share;
@@ -227,9 +232,7 @@ fn step(share: Share, state: State, chunks_per_epoch: u64) -> (usize, State) {
 /// Fills `buffer` with one rank's share of the step that begins at `state`; [`Filler`] is faster for one step after another.
 pub fn fill<B: AsMut<[u8]>>(set: &ShardSet, order: &Order, share: Share, state: State, buffer: B) -> Batch<B> {
     let (count, after) = step(share, state, order.chunks_per_epoch());
-    let stride = NonZeroU64::new(u64::from(share.world)).unwrap_or(NonZeroU64::MIN);
-    let mine = order.walk(state.epoch, state.position + u64::from(share.rank), stride).take(count);
-    gather(set, mine, share.chunks_per_batch, after, buffer)
+    gather(set, walk(order, share, state).take(count), share.chunks_per_batch, after, buffer)
 }
 
 /// Fills `buffer`, which has room for `chunks_per_batch` chunks, with these; the rest is padding.

@@ -237,7 +237,7 @@ impl<'a> Chunk<'a> {
     /// Brings the beginning of each page that a chunk lying together covers into the cache, without waiting for it.
     pub(crate) fn prefetch_tokens(&self) {
         const PAGE_BYTES: usize = 4096;
-        let start = self.starts.first().map_or(0, |&start| start);
+        let start = self.starts.first().copied().unwrap_or(0);
         let tokens = self.shard.tokens().slice(start, self.num_tokens() as u64);
         tokens.iter().flat_map(|tokens| tokens.bytes().iter().step_by(PAGE_BYTES)).for_each(|byte| prefetch(Some(byte)));
     }

@@ -129,12 +129,15 @@ impl<O: Operations> Clock<'_, O> {
         Ok(best)
     }
 
-    /// Random numbers, a million and then the same again.
     fn stored(&self, len: usize) -> Result<O::Stored, KernelError> {
         let mut buffer = self.ops.new_stored(len)?;
-        let block = numbers(len.min(1 << 20), len as u64);
-        let mut places = (0..len).step_by(block.len().max(1));
-        places.try_for_each(|at| self.ops.write_stored(&mut buffer, at, &block[..block.len().min(len - at)]))?;
+        fill(len, |at, values| self.ops.write_stored(&mut buffer, at, values))?;
+        Ok(buffer)
+    }
+
+    fn exact(&self, len: usize) -> Result<O::Exact, KernelError> {
+        let mut buffer = self.ops.new_exact(len)?;
+        fill(len, |at, values| self.ops.write_exact(&mut buffer, at, values))?;
         Ok(buffer)
     }
 
@@ -143,14 +146,12 @@ impl<O: Operations> Clock<'_, O> {
         self.ops.write_index(&mut buffer, values)?;
         Ok(buffer)
     }
+}
 
-    fn exact(&self, len: usize) -> Result<O::Exact, KernelError> {
-        let mut buffer = self.ops.new_exact(len)?;
-        let block = numbers(len.min(1 << 20), len as u64);
-        let mut places = (0..len).step_by(block.len().max(1));
-        places.try_for_each(|at| self.ops.write_exact(&mut buffer, at, &block[..block.len().min(len - at)]))?;
-        Ok(buffer)
-    }
+/// Writes `len` random numbers: a million, and then the same again.
+fn fill(len: usize, mut write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
+    let block = numbers(len.min(1 << 20), len as u64);
+    (0..len).step_by(block.len().max(1)).try_for_each(|at| write(at, &block[..block.len().min(len - at)]))
 }
 
 fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {

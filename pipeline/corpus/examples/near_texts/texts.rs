@@ -29,16 +29,10 @@ fn without_tags(xml: &str) -> String {
 
 /// The folders of a folder, and of each the files as texts, those with tags without them, until there are `bytes_max` of them.
 pub fn sources(data: &Path, bytes_max: usize) -> Result<Vec<(String, Vec<String>)>, Box<dyn Error>> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(data)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
-    folders.retain(|path| path.is_dir());
-    folders.sort();
     let mut sources = Vec::new();
-    for folder in folders {
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
-        paths.retain(|path| path.is_file());
-        paths.sort();
+    for folder in entries(data, Path::is_dir)? {
         let (mut texts, mut bytes) = (Vec::new(), 0);
-        for path in paths {
+        for path in entries(&folder, Path::is_file)? {
             let file = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
             let text = if file.trim_start().starts_with('<') { without_tags(&file) } else { file };
             bytes += text.len();
@@ -72,8 +66,13 @@ pub fn abstracts(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
 }
 
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    entries(folder, |path| path.extension().is_some_and(|found| found == extension))
+}
+
+/// What a folder has of a kind, by name.
+fn entries(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
-    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+    paths.retain(|path| wanted(path));
     paths.sort();
     Ok(paths)
 }
