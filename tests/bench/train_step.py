@@ -1,5 +1,6 @@
-"""Times what `pipeline/train/examples/step_speed.rs` times, in PyTorch eager: train_step.py [THREADS] [STEPS]"""
+"""Does what `pipeline/train/examples/step_speed.rs` does, in PyTorch eager: a step per line of its input; train_step.py [THREADS]"""
 
+import json
 import resource
 import sys
 import time
@@ -7,8 +8,7 @@ import time
 import torch
 import transformers
 
-threads, steps = (int(sys.argv[at]) if len(sys.argv) > at else default for at, default in ((1, 1), (2, 5)))
-torch.set_num_threads(threads)
+torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
 torch.manual_seed(1)
 config = transformers.MistralConfig(
     vocab_size=12000,
@@ -25,15 +25,13 @@ config._attn_implementation = "sdpa"
 model = transformers.MistralForCausalLM(config).float()
 optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 tokens = torch.randint(0, 12000, (1, 512))
-best = float("inf")
-for _ in range(steps + 1):
+for _ in sys.stdin:
     begun = time.perf_counter()
     optimiser.zero_grad()
     loss = model(tokens, labels=tokens, use_cache=False).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    best = min(best, time.perf_counter() - begun)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
-weights = sum(p.numel() for p in model.parameters())
-print(f"{weights} weights, {threads} threads: {best * 1e3:.1f} ms a step, {512 / best:.0f} tokens/s, at most {peak} MB resident, loss {loss.item():.3f}")
+    milliseconds = (time.perf_counter() - begun) * 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+    print(json.dumps({"milliseconds": milliseconds, "peak_megabytes": peak, "loss": loss.item()}), flush=True)

@@ -51,7 +51,7 @@ impl<F: Number> Cpu<F> {
             self.run(|| {
                 let weight = View::rows(weight, inputs).transposed();
                 let size = Size { rows, columns: outputs, inner: inputs };
-                multiply_parallel(size, View::rows(hidden, inputs), weight, false, logits, |_| {});
+                multiply_parallel(size, View::rows(hidden, inputs), weight, false, logits, |_, _| {});
                 let rows = logits.par_chunks_exact_mut(outputs).zip(targets).zip(losses);
                 rows.for_each(|((logits, &target), loss)| *loss = self.vectorise(|| self.entropy(logits, target, scale)));
             });
@@ -61,9 +61,9 @@ impl<F: Number> Cpu<F> {
                 let slopes = View::rows(logits, outputs);
                 self.run(|| {
                     let size = Size { rows, columns: inputs, inner: outputs };
-                    multiply_parallel(size, slopes, View::rows(weight, inputs), false, hidden_grad, |row| self.round(row));
+                    multiply_parallel(size, slopes, View::rows(weight, inputs), false, hidden_grad, |_, row| self.round(row));
                     let size = Size { rows: outputs, columns: inputs, inner: rows };
-                    multiply_parallel(size, slopes.transposed(), View::rows(hidden, inputs), true, gradients.weight, |_| {});
+                    multiply_parallel(size, slopes.transposed(), View::rows(hidden, inputs), true, gradients.weight, |_, _| {});
                 });
             }
         }

@@ -14,10 +14,10 @@ impl<F: Number> Cpu<F> {
         check(shape, 1, input.len(), weight.len(), output.len())?;
         expect_len(KERNEL, &[("bias", bias.map_or(outputs, <[F]>::len), outputs)])?;
         let size = Size { rows, columns: outputs, inner: inputs };
-        let finish = |row: &mut [F]| {
+        let finish = |columns: Range<usize>, row: &mut [F]| {
             self.vectorise(|| {
                 if let Some(bias) = bias {
-                    row.iter_mut().zip(bias).for_each(|(output, &bias)| *output += bias);
+                    row.iter_mut().zip(&bias[columns]).for_each(|(output, &bias)| *output += bias);
                 }
                 self.round(row);
             });
@@ -38,7 +38,7 @@ impl<F: Number> Cpu<F> {
         check(shape, 1, input_grad.len(), weight.len(), output_grad.len())?;
         let size = Size { rows, columns: inputs, inner: outputs };
         let (left, right) = (View::rows(output_grad, outputs), View::rows(weight, inputs));
-        self.run(|| multiply_parallel(size, left, right, add, input_grad, |row| self.round(row)));
+        self.run(|| multiply_parallel(size, left, right, add, input_grad, |_, row| self.round(row)));
         Ok(())
     }
 
@@ -55,7 +55,7 @@ impl<F: Number> Cpu<F> {
         expect_len(KERNEL, &[("bias_grad", bias_grad.as_ref().map_or(outputs, |grad| grad.len()), outputs)])?;
         let size = Size { rows: outputs, columns: inputs, inner: rows };
         let left = View::rows(output_grad, outputs).transposed();
-        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), true, weight_grad, |_| {}));
+        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), true, weight_grad, |_, _| {}));
         if let Some(bias_grad) = bias_grad {
             let mut sums = vec![0.0f64; outputs];
             for row in output_grad.chunks_exact(outputs) {

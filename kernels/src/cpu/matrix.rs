@@ -1,16 +1,11 @@
 //! Matrix products over strided views: the one place where the GEMM crate is called.
 //!
-//! Work is cut here into tiles of fixed height, one call of the crate's single-threaded product each, so that the order of every sum
-//! depends
-//! on the shape alone and not on the number of threads.
+//! Work is cut here into tiles, one call of the crate's single-threaded product each, so that the order of every sum depends on the shape
+//! alone and not on the number of threads.
 
 use super::Number;
 use rayon::prelude::*;
-
-/// Rows of output per task. A multiple of every micro-kernel's height, and high enough that packing the right side again for each tile
-/// costs
-/// little.
-const TILE_ROWS: usize = 128;
+use std::ops::Range;
 
 /// A strided view: element `(row, column)` is `data[row * row_stride + column * column_stride]`.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +26,7 @@ impl<'a, F> View<'a, F> {
         Self { data: self.data, row_stride: self.column_stride, column_stride: self.row_stride }
     }
 
-    fn skip_rows(self, rows: usize) -> Self {
+    fn from_row(self, rows: usize) -> Self {
         Self { data: &self.data[(rows * self.row_stride).min(self.data.len())..], ..self }
     }
 
@@ -56,16 +51,77 @@ pub fn multiply<F: Number>(size: Size, left: View<'_, F>, right: View<'_, F>, fa
     }
     assert!(left.covers(rows, inner) && right.covers(inner, columns), "operands are smaller than the product");
     assert!((rows - 1) * stride + columns <= output.len() && (stride >= columns || rows == 1), "output is smaller than the product");
+    // SAFETY: the assertions above bound every element that the product reads or writes; `output` is borrowed mutably, so it overlaps
+    // neither operand.
+    unsafe { product(size, left, right, factor, add, output.as_mut_ptr(), stride) }
+}
+
+/// As [`multiply`], with tiles shared among the threads of the current pool; rows of `output` lie together.
+/// `finish` sees every number of the finished output once, in parts of rows with the columns that each part has.
+pub fn multiply_parallel<F: Number>(
+    size: Size,
+    left: View<'_, F>,
+    right: View<'_, F>,
+    add: bool,
+    output: &mut [F],
+    finish: impl Fn(Range<usize>, &mut [F]) + Sync,
+) {
+    let Size { rows, columns, inner } = size;
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(left.covers(rows, inner) && right.covers(inner, columns), "operands are smaller than the product");
+    assert_eq!(rows * columns, output.len(), "output is not of the product's size");
+    let (tile_rows, tile_columns) = tile(left, columns);
+    let across = columns.div_ceil(tile_columns);
+    let output = Shared(output.as_mut_ptr());
+    (0..rows.div_ceil(tile_rows) * across).into_par_iter().for_each(|at| {
+        let (row, column) = (at / across * tile_rows, at % across * tile_columns);
+        let part = Size { rows: tile_rows.min(rows - row), columns: tile_columns.min(columns - column), inner };
+        // SAFETY: the assertions above bound every element read or written; `output` is borrowed mutably for the whole call, it overlaps
+        // neither operand, and no two tiles have an element in common.
+        unsafe {
+            let first = output.get().add(row * columns + column);
+            product(part, left.from_row(row), right.transposed().from_row(column).transposed(), F::ONE, add, first, columns);
+            for row in 0..part.rows {
+                finish(column..column + part.columns, std::slice::from_raw_parts_mut(first.add(row * columns), part.columns));
+            }
+        }
+    });
+}
+
+/// Rows and columns of a tile. The crate packs the right operand anew for every tile of rows, and the left one for every tile of columns
+/// where its rows are not contiguous.
+fn tile<F>(left: View<'_, F>, columns: usize) -> (usize, usize) {
+    if left.column_stride == 1 { (TILE_ROWS, TILE_COLUMNS) } else { (TURNED_TILE_ROWS, columns) }
+}
+
+/// Where threads write to tiles of one output.
+struct Shared<F>(*mut F);
+
+// SAFETY: what is behind the pointer is written by one thread at a time, since tiles are disjoint.
+unsafe impl<F: Send> Sync for Shared<F> {}
+
+impl<F> Shared<F> {
+    fn get(&self) -> *mut F {
+        self.0
+    }
+}
+
+/// `output = add · output + factor · left · right`; rows of `output` lie `stride` apart.
+///
+/// # Safety
+/// Both views cover `size`, `output` is valid for all of it, and overlaps neither.
+unsafe fn product<F: Number>(size: Size, left: View<'_, F>, right: View<'_, F>, factor: F, add: bool, output: *mut F, stride: usize) {
     let signed = |stride: usize| stride as isize;
     let alpha = if add { F::ONE } else { F::ZERO };
-    // SAFETY: the assertions above bound every element that the product reads or writes; `output` is borrowed mutably, so it overlaps
-    // neither operand; strides are below the length of a slice, which fits an isize.
+    // SAFETY: the caller's promise; strides are below the length of a slice, which fits an isize.
     unsafe {
         gemm::gemm(
-            rows,
-            columns,
-            inner,
-            output.as_mut_ptr(),
+            size.rows,
+            size.columns,
+            size.inner,
+            output,
             1,
             signed(stride),
             add,
@@ -85,25 +141,12 @@ pub fn multiply<F: Number>(size: Size, left: View<'_, F>, right: View<'_, F>, fa
     }
 }
 
-/// As [`multiply`], with tiles of rows shared among the threads of the current pool; rows of `output` lie together.
-/// `finish` sees every finished row once.
-pub fn multiply_parallel<F: Number>(
-    size: Size,
-    left: View<'_, F>,
-    right: View<'_, F>,
-    add: bool,
-    output: &mut [F],
-    finish: impl Fn(&mut [F]) + Sync,
-) {
-    if size.columns == 0 {
-        return;
-    }
-    output.par_chunks_mut(TILE_ROWS * size.columns).enumerate().for_each(|(tile, output)| {
-        let tile_size = Size { rows: output.len() / size.columns, ..size };
-        multiply(tile_size, left.skip_rows(tile * TILE_ROWS), right, F::ONE, add, output, size.columns);
-        output.chunks_exact_mut(size.columns).for_each(&finish);
-    });
-}
+/// Rows of a tile whose left operand has contiguous rows: packing the right side again for each tile costs little.
+const TILE_ROWS: usize = 512;
+/// Its columns, a multiple of every micro-kernel's width; what is packed of them stays in the second level of cache.
+const TILE_COLUMNS: usize = 96;
+/// Rows of a tile whose left operand is transposed; it has all columns.
+const TURNED_TILE_ROWS: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -134,7 +177,7 @@ mod tests {
                 let wanted = naive(size, wide_view(&left64, left_shape), wide_view(&right64, right_shape));
                 for add in [false, true] {
                     let mut output = vec![2.0f32; rows * columns];
-                    multiply_parallel(size, view(&left, left_shape), view(&right, right_shape), add, &mut output, |_| {});
+                    multiply_parallel(size, view(&left, left_shape), view(&right, right_shape), add, &mut output, |_, _| {});
                     for (got, wanted) in output.iter().zip(&wanted) {
                         let wanted = wanted + if add { 2.0 } else { 0.0 };
                         assert!((f64::from(*got) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "{size:?}: {got} {wanted}");
