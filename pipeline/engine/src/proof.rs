@@ -49,7 +49,7 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
         let mut lines = Vec::new();
         for (pass, length) in recipe.exact_duplicates.passes.iter().enumerate() {
             let spans = spans_of(session, pass).await?;
-            verify(&arena, &spans).map_err(fault)?;
+            verify(&arena, &spans, &resources).map_err(fault)?;
             let bytes: u64 = spans.iter().map(|span| span.span.len()).sum();
             lines.push(format!("pass {pass}, {length} bytes: {} spans, {bytes} bytes; each still stands in kept text", spans.len()));
             arena = cut_all(arena, &spans, &recipe.exact_duplicates.join, &resources).map_err(fault)?;

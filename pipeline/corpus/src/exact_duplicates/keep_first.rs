@@ -1,10 +1,11 @@
 //! The two rules that decide which windows are removed, and the cover that turns removed windows into spans with a kept copy each.
 
-use super::resources::{Resources, scratch_map};
-use super::text::{TextArena, out_of_memory};
+use super::kept::{Copies, KeptWindows};
+use super::resources::Resources;
+use super::sparse::common_prefix;
+use super::text::TextArena;
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
-use memmap2::MmapMut;
 
 /// Documents after which the scan asks whether to go on.
 const CHECK_DOCUMENTS: usize = 4096;
@@ -38,10 +39,9 @@ pub struct Removals {
 /// that has a copy or could be given one by what is noted meanwhile.
 ///
 /// # Errors
-/// [`Error::Data`] when memory for the kept windows cannot be had, [`Error::Io`] when the scratch folder cannot be used, and
 /// [`Error::Closed`] when the run should stop.
 pub fn keep_first(arena: &TextArena, classes: &impl WindowClasses, length: usize, resources: &Resources) -> Result<Removals, Error> {
-    let mut kept = KeptWindows::new(classes.num_classes(), arena.bytes().len(), resources)?;
+    let mut kept = KeptWindows::default();
     let (mut runs, mut noted) = (classes.runs().peekable(), Noted { runs: classes.runs(), run: None });
     let mut cover = Cover { arena, removals: Vec::new(), covered: 0, pending: None, open: false };
     let mut covered_bytes = Vec::with_capacity(arena.len());
@@ -135,113 +135,6 @@ impl<I: Iterator<Item = ClassRun>> Noted<I> {
     }
 }
 
-/// What is known of windows in a row: how many have no kept copy, or have copies in a row from `place` on.
-enum Copies {
-    None { num_windows: usize },
-    At { place: usize, num_windows: usize },
-}
-
-/// Per class, where its first wholly kept window begins, plus one; 0 while there is none. Positions take 4 bytes where they fit, and many of
-/// them lie in a file.
-enum KeptWindows {
-    Narrow(Vec<u32>),
-    Wide(Vec<u64>),
-    Mapped(MmapMut),
-}
-
-impl KeptWindows {
-    fn new(num_classes: usize, num_bytes: usize, resources: &Resources) -> Result<Self, Error> {
-        fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>, Error> {
-            let mut values = Vec::new();
-            values.try_reserve_exact(len).map_err(|_| out_of_memory(len as u64 * size_of::<T>() as u64))?;
-            values.resize(len, T::default());
-            Ok(values)
-        }
-        let narrow = num_bytes < u32::MAX as usize;
-        let needed = num_classes as u64 * if narrow { 4 } else { 8 };
-        match &resources.scratch {
-            Some(folder) if needed > resources.index_bytes() && num_classes > 0 => {
-                scratch_map(folder, num_classes as u64 * 8).map(Self::Mapped)
-            }
-            _ if narrow => zeros(num_classes).map(Self::Narrow),
-            _ => zeros(num_classes).map(Self::Wide),
-        }
-    }
-
-    /// Of `len` classes from `class` on, what is known of the first ones; of `undisturbed` at most, if they have no copy.
-    fn copies(&self, class: usize, len: usize, undisturbed: usize) -> Copies {
-        fn of<S: Slot>(slots: &[S], undisturbed: usize) -> Copies {
-            let first = slots[0].get();
-            match first.checked_sub(1) {
-                None => Copies::None { num_windows: slots.iter().take(undisturbed).take_while(|slot| slot.get() == 0).count() },
-                Some(place) => {
-                    let num_windows = slots.iter().zip(first..).take_while(|(slot, next)| slot.get() == *next).count();
-                    Copies::At { place: place as usize, num_windows }
-                }
-            }
-        }
-        let range = class..class + len;
-        match self {
-            Self::Narrow(slots) => of(&slots[range], undisturbed),
-            Self::Wide(slots) => of(&slots[range], undisturbed),
-            Self::Mapped(bytes) => of(&bytes.as_chunks::<8>().0[range], undisturbed),
-        }
-    }
-
-    /// Notes windows in a row, from `position` on, as kept, where they are the first of their class.
-    fn note(&mut self, class: usize, position: usize, len: usize) {
-        fn to<S: Slot>(slots: &mut [S], position: usize) {
-            for (slot, next) in slots.iter_mut().zip(position as u64 + 1..) {
-                if slot.get() == 0 {
-                    *slot = S::of(next);
-                }
-            }
-        }
-        let range = class..class + len;
-        match self {
-            Self::Narrow(slots) => to(&mut slots[range], position),
-            Self::Wide(slots) => to(&mut slots[range], position),
-            Self::Mapped(bytes) => to(&mut bytes.as_chunks_mut::<8>().0[range], position),
-        }
-    }
-}
-
-/// A number as [`KeptWindows`] stores it.
-trait Slot: Copy {
-    fn get(self) -> u64;
-    fn of(value: u64) -> Self;
-}
-
-impl Slot for u32 {
-    fn get(self) -> u64 {
-        u64::from(self)
-    }
-
-    fn of(value: u64) -> Self {
-        value as Self
-    }
-}
-
-impl Slot for u64 {
-    fn get(self) -> u64 {
-        self
-    }
-
-    fn of(value: u64) -> Self {
-        value
-    }
-}
-
-impl Slot for [u8; 8] {
-    fn get(self) -> u64 {
-        u64::from_le_bytes(self)
-    }
-
-    fn of(value: u64) -> Self {
-        value.to_le_bytes()
-    }
-}
-
 /// Covers removed windows, which come in order, by few spans with one copy each.
 ///
 /// A window shrinks to the whole characters in it. The span that must begin at `covered` is taken from the pending window: of those that
@@ -322,7 +215,7 @@ impl Cover<'_> {
         let document_end = self.arena.range(self.arena.document_at(copy)).end;
         let removed = self.removals.partition_point(|removal| removal.end <= copy_end);
         let limit = self.removals.get(removed).map_or(document_end, |removal| removal.start.min(document_end)).max(copy_end);
-        let agreeing = text[last.end..end].iter().zip(&text[copy_end..limit]).take_while(|(left, right)| left == right).count();
+        let agreeing = common_prefix(&text[last.end..end], &text[copy_end..limit]);
         let mut stretched = last.end + agreeing;
         while !self.arena.is_char_boundary(stretched) {
             stretched -= 1;

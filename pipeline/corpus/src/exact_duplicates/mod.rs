@@ -14,9 +14,9 @@
 //! fate of a window that begins at `p` depends on bytes before `p`. So the fate of `b` depends only on bytes before `b`: by induction it is
 //! determined, and known when the scan has passed `b`. Two facts then suffice per position `p`: whether the window at `p` equals one that
 //! is known to be wholly kept (it then ends at or before `p`, since all its bytes have been passed), and whether the last `L` bytes of this
-//! document up to `p` are all kept (the window that they form is from now on a kept one). One slot per class of equal windows holds the
-//! first kept one; equal windows come from one of two
-//! engines ([`sparse`], [`suffix_array`]). The scan takes constant time per byte on any text.
+//! document up to `p` are all kept (the window that they form is from now on a kept one). So what is held per class of equal windows is
+//! where the first kept one is, in ranges of classes that are in a row as their windows are; equal windows come from one of two engines
+//! ([`sparse`], [`suffix_array`]). The scan goes from run to run of repeated windows, not from byte to byte.
 //!
 //! # Nothing is lost
 //! Every removed window is equal to one of which every byte is kept, in one document and so without a gap: it stands verbatim in the
@@ -30,6 +30,7 @@
 //! window stays kept. Each span of the result has one copy in kept text, byte for byte; [`verify`] checks it after every pass.
 
 pub mod cut;
+mod kept;
 pub mod keep_first;
 pub mod resources;
 pub mod sparse;
@@ -215,7 +216,7 @@ impl ExactDuplicates {
         let passes = if config.enabled { config.passes.as_slice() } else { &[] };
         for (pass, &length) in passes.iter().enumerate() {
             let (spans, covered_bytes) = run_pass(&arena, &config, length, &resources)?;
-            verify(&arena, &spans)?;
+            verify(&arena, &spans, &resources)?;
             outcome.count(pass, &arena, &spans, &covered_bytes);
             arena = cut_all(arena, &spans, &config.join, &resources)?;
             outcome.guard(&arena, config.removed_share_max, &source_names)?;
@@ -363,25 +364,20 @@ pub fn cut_all(mut arena: TextArena, spans: &[RemovedSpan], join: &str, resource
     if spans.is_empty() {
         return Ok(arena);
     }
-    let mut rest = spans.iter().peekable();
-    let mut own = Vec::new();
-    let mut map_of = |ordinal: u64, num_bytes: usize| {
-        own.clear();
-        while let Some(span) = rest.next_if(|span| span.ordinal == ordinal) {
-            own.push(span.span);
-        }
-        OffsetMap::new(num_bytes, &own, join.len())
-    };
     // Then no text is ever further right than it was.
     let in_place = spans.iter().all(|span| span.span.len() >= join.len() as u64);
     if in_place && arena.is_in_memory() {
-        arena.keep_only(join, map_of)?;
+        arena.cut_in_place(spans, join, resources)?;
         return Ok(arena);
     }
+    let mut rest = spans;
     let mut left = ArenaWriter::new(resources);
     for index in 0..arena.len() {
         let (ordinal, text) = (arena.ordinal(index), arena.text(index));
-        left.push(ordinal, arena.source_index(index), &map_of(ordinal, text.len()).cut(text, join))?;
+        let (own, others) = rest.split_at(rest.partition_point(|span| span.ordinal <= ordinal));
+        let own: Vec<Span> = own.iter().map(|span| span.span).collect();
+        left.push(ordinal, arena.source_index(index), &OffsetMap::new(text.len(), &own, join.len()).cut(text, join))?;
+        rest = others;
     }
     left.finish()
 }

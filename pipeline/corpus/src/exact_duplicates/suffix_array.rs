@@ -37,10 +37,11 @@ pub fn memory_bytes(num_bytes: u64) -> u64 {
     num_bytes.saturating_mul(2 * width + 1)
 }
 
-/// One entry per position.
+/// One entry per position. Classes are numbered by their first windows, from left to right, so that windows in a row have classes in a row
+/// as often as can be.
 pub struct DenseClasses<R> {
     classes: Vec<R>,
-    num_classes: usize,
+    length: usize,
 }
 
 /// What suffix arrays are made of.
@@ -77,13 +78,18 @@ impl Rank for i64 {
 }
 
 impl<R: Rank> WindowClasses for DenseClasses<R> {
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
     fn runs(&self) -> impl Iterator<Item = ClassRun> {
-        let repeats = self.classes.iter().enumerate().filter(|(_, class)| **class != R::NONE);
-        repeats.map(|(first, class)| ClassRun { first, len: 1, class: class.position() })
+        let mut position = 0;
+        std::iter::from_fn(move || {
+            position += self.classes[position..].iter().position(|class| *class != R::NONE)?;
+            let (first, class) = (position, self.classes[position].position());
+            let goes_on = |(step, next): (usize, &R)| *next != R::NONE && next.position() == class + step;
+            // The last positions of a document have no window, but for windows of one byte.
+            let len_max = if self.length > 1 { usize::MAX } else { 1 };
+            let len = self.classes[first..].iter().enumerate().take(len_max).take_while(|&next| goes_on(next)).count();
+            position += len;
+            Some(ClassRun { first, len, class })
+        })
     }
 }
 
@@ -94,7 +100,7 @@ impl<R: Rank> DenseClasses<R> {
         let mut order: Vec<R> = filled(text.len())?;
         let mut shared: Vec<R> = filled(text.len())?;
         if text.len() < length || length == 0 {
-            return Ok(Self { classes: shared, num_classes: 0 });
+            return Ok(Self { classes: shared, length });
         }
         sort(text, &mut order, &mut shared)?;
         // The random accesses below go to two sets of bits, which fit in cache where an array of numbers would not.
@@ -129,7 +135,23 @@ impl<R: Rank> DenseClasses<R> {
             class = Some(number);
             classes[position] = number;
         }
-        Ok(Self { classes, num_classes })
+        // What the order was kept in has room for as many classes as there can be.
+        number(&mut classes, &mut order[..num_classes]);
+        Ok(Self { classes, length })
+    }
+}
+
+/// Gives classes new numbers: that of the class whose first window comes first is 0.
+fn number<R: Rank>(classes: &mut [R], numbers: &mut [R]) {
+    numbers.fill(R::NONE);
+    let mut num_classes = 0;
+    for class in classes.iter_mut().filter(|class| **class != R::NONE) {
+        let number = &mut numbers[class.position()];
+        if *number == R::NONE {
+            *number = R::from_position(num_classes);
+            num_classes += 1;
+        }
+        *class = *number;
     }
 }
 
@@ -223,11 +245,10 @@ mod tests {
         let mut got: HashMap<usize, Vec<usize>> = HashMap::new();
         for run in classes.runs() {
             for (position, class) in (run.first..run.first + run.len).zip(run.class..) {
-                assert!(class < classes.num_classes());
                 got.entry(class).or_default().push(position);
             }
         }
-        assert_eq!(got.len(), classes.num_classes());
+        assert!((0..got.len()).all(|class| got.contains_key(&class)), "numbers without gaps");
         let (mut got, mut wanted): (Vec<_>, Vec<_>) = (got.into_values().collect(), groups.into_values().collect());
         got.sort();
         wanted.sort();

@@ -120,10 +120,6 @@ fn check(texts: &[String], length: usize, keep: Keep, boundary: Boundary) -> Res
 struct OneByOne<'a, C>(&'a C);
 
 impl<C: WindowClasses> WindowClasses for OneByOne<'_, C> {
-    fn num_classes(&self) -> usize {
-        self.0.num_classes()
-    }
-
     fn runs(&self) -> impl Iterator<Item = ClassRun> {
         self.0.runs().flat_map(|run| (0..run.len).map(move |at| ClassRun { first: run.first + at, len: 1, class: run.class + at }))
     }
@@ -357,7 +353,7 @@ fn verify_sees_every_fault() {
     arena.push(1, 0, "abcdé").unwrap();
     arena.push(2, 0, "abcdé").unwrap();
     let span = |ordinal, start, end, partner| RemovedSpan { ordinal, span: Span { start, end }, partner };
-    let check = |spans: &[RemovedSpan], want: &str| match verify(&arena, spans) {
+    let check = |spans: &[RemovedSpan], want: &str| match verify(&arena, spans, &Resources::default()) {
         Ok(()) => assert_eq!(want, ""),
         Err(error) => assert!(!want.is_empty() && error.to_string().contains(want), "{error}"),
     };

@@ -1,16 +1,19 @@
 //! All documents of a run in one text, so that one index sees every repeat: in memory, or in a file that is mapped.
 
-use super::STAGE;
 use super::cut::OffsetMap;
 use super::resources::{Resources, io, scratch_file};
+use super::{RemovedSpan, STAGE};
 use crate::operator::Error;
 use memmap2::Mmap;
+use osler_schemas::span::Span;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
-/// Documents end to end without separators. Nothing outside reads it as one string: a window or span always lies in one document.
+/// Documents one behind the other without separators, and after a cut with blanks where text is gone. Nothing outside reads it as one string:
+/// a window or span always lies in one document.
 #[derive(Debug, Default)]
 pub struct TextArena {
     text: Text,
@@ -35,6 +38,8 @@ struct Document {
     ordinal: u64,
     source_index: u32,
     end: usize,
+    /// Where the next one begins: what lies before it and behind `end` was cut.
+    next: usize,
 }
 
 /// How a text is read for a while.
@@ -82,7 +87,8 @@ impl ArenaWriter {
             }
         };
         file.write_all(text.as_bytes()).map_err(failed)?;
-        self.arena.document(Document { ordinal, source_index, end: self.num_bytes })
+        let end = self.num_bytes;
+        self.arena.document(Document { ordinal, source_index, end, next: end })
     }
 
     /// The documents.
@@ -126,7 +132,7 @@ impl TextArena {
         }
         all.push_str(text);
         let end = all.len();
-        self.document(Document { ordinal, source_index, end })
+        self.document(Document { ordinal, source_index, end, next: end })
     }
 
     fn document(&mut self, document: Document) -> Result<(), Error> {
@@ -145,7 +151,7 @@ impl TextArena {
         self.documents.is_empty()
     }
 
-    /// The bytes of all documents.
+    /// The bytes of all documents, and of blanks where text was cut.
     pub fn bytes(&self) -> &[u8] {
         match &self.text {
             Text::Memory(text) => text.as_bytes(),
@@ -170,7 +176,7 @@ impl TextArena {
 
     /// Where document `index` lies in [`TextArena::bytes`].
     pub fn range(&self, index: usize) -> Range<usize> {
-        let start = if index == 0 { 0 } else { self.documents[index - 1].end };
+        let start = if index == 0 { 0 } else { self.documents[index - 1].next };
         start..self.documents[index].end
     }
 
@@ -198,9 +204,9 @@ impl TextArena {
         self.documents.binary_search_by_key(&ordinal, |document| document.ordinal).ok()
     }
 
-    /// Index of the document in which the byte at `position` lies; [`TextArena::len`] behind the end.
+    /// Index of the document in which the byte at `position` lies, or lay before it was cut; [`TextArena::len`] behind the end.
     pub fn document_at(&self, position: usize) -> usize {
-        self.documents.partition_point(|document| document.end <= position)
+        self.documents.partition_point(|document| document.next <= position)
     }
 
     /// Whether a character begins, or the text ends, at `position`.
@@ -213,31 +219,51 @@ impl TextArena {
         matches!(self.text, Text::Memory(_))
     }
 
-    /// Leaves of each document, where it lies, what the map of its ordinal and length keeps, with `join` between. No document may become
-    /// longer, nor the beginning of one.
+    /// Takes `spans`, which are those of [`super::verify`], out of documents where they lie, with `join` where a cut has text on both sides.
+    /// No span may be shorter than that. Other documents are not touched: a cut costs what the documents that lose something cost.
     ///
     /// # Errors
-    /// [`Error::Data`] when the text is not in memory, or a map divides a character.
-    pub(super) fn keep_only(&mut self, join: &str, mut map_of: impl FnMut(u64, usize) -> OffsetMap) -> Result<(), Error> {
+    /// [`Error::Data`] when the text is not in memory, or a span is of no document or divides a character.
+    pub(super) fn cut_in_place(&mut self, spans: &[RemovedSpan], join: &str, resources: &Resources) -> Result<(), Error> {
         let fault = || {
             let problem = "texts cannot be cut where they lie: this is a fault of the program, please report it";
             Error::Data { operator: STAGE, problem: problem.to_string() }
         };
         let Text::Memory(text) = std::mem::take(&mut self.text) else { return Err(fault()) };
         let mut bytes = text.into_bytes();
-        let (mut old_start, mut start) = (0, 0);
-        for document in &mut self.documents {
-            let map = map_of(document.ordinal, document.end - old_start);
-            for (old, new) in map.kept() {
-                if new > 0 {
-                    bytes[start + new - join.len()..start + new].copy_from_slice(join.as_bytes());
-                }
-                bytes.copy_within(old_start + old.start..old_start + old.end, start + new);
-            }
-            start += map.num_bytes();
-            old_start = std::mem::replace(&mut document.end, start);
+        let mut changed = Vec::new();
+        let (mut rest, mut documents, mut place) = (bytes.as_mut_slice(), self.documents.as_mut_slice(), 0);
+        for own in spans.chunk_by(|left, right| left.ordinal == right.ordinal) {
+            let index = documents.binary_search_by_key(&own[0].ordinal, |document| document.ordinal).map_err(|_| fault())?;
+            let (before, from) = std::mem::take(&mut documents).split_at_mut(index);
+            let Some((document, behind)) = from.split_first_mut() else { return Err(fault()) };
+            let start = before.last().map_or(place, |last| last.next);
+            let (_, from_start) = std::mem::take(&mut rest).split_at_mut(start - place);
+            let (bytes, others) = from_start.split_at_mut(document.next - start);
+            (rest, documents, place) = (others, behind, document.next);
+            changed.push((start, document, bytes, own));
         }
-        bytes.truncate(start);
+        let left = Mutex::new(changed.into_iter());
+        resources.on_threads(|| {
+            loop {
+                let mine: Vec<_> = left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(CUT_DOCUMENTS).collect();
+                if mine.is_empty() {
+                    return Ok(());
+                }
+                for (start, document, bytes, spans) in mine {
+                    let spans: Vec<Span> = spans.iter().map(|span| span.span).collect();
+                    let map = OffsetMap::new(document.end - start, &spans, join.len());
+                    for (old, new) in map.kept() {
+                        if new > 0 {
+                            bytes[new - join.len()..new].copy_from_slice(join.as_bytes());
+                        }
+                        bytes.copy_within(old, new);
+                    }
+                    bytes[map.num_bytes()..].fill(b' ');
+                    document.end = start + map.num_bytes();
+                }
+            }
+        })?;
         self.text = Text::Memory(String::from_utf8(bytes).map_err(|_| fault())?);
         Ok(())
     }
@@ -248,6 +274,9 @@ impl TextArena {
         text + self.documents.capacity() * size_of::<Document>()
     }
 }
+
+/// Documents that a thread cuts at a time.
+const CUT_DOCUMENTS: usize = 16;
 
 /// The error of an allocation that failed.
 pub(super) fn out_of_memory(bytes: u64) -> Error {

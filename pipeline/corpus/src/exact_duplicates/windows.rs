@@ -19,9 +19,6 @@ impl ClassRun {
 
 /// The windows that occur more than once, by class. Two windows have the same class exactly if their bytes are equal.
 pub trait WindowClasses {
-    /// Number of classes; each is below it.
-    fn num_classes(&self) -> usize;
-
     /// Every window that occurs more than once, from left to right. A run lies in one document.
     fn runs(&self) -> impl Iterator<Item = ClassRun>;
 }

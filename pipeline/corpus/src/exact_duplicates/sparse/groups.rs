@@ -295,8 +295,8 @@ fn equal_run(anchor: &Anchor, leader: &Anchor, from: usize, to: usize) -> EqualR
     EqualRun { first: (anchor.position() - from) as u64, leader: (leader.position() - from) as u64, len: (from - to + 1) as u32 }
 }
 
-/// Bytes that both begin with. They are equally long.
-fn common_prefix(left: &[u8], right: &[u8]) -> usize {
+/// Bytes that both begin with.
+pub(in super::super) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
     const BLOCK: usize = 32;
     let blocks = left.chunks_exact(BLOCK).zip(right.chunks_exact(BLOCK)).take_while(|(left, right)| left == right).count();
     let start = blocks * BLOCK;

@@ -38,6 +38,7 @@ use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
 use anchors::{Anchor, PIECE_WINDOWS, Sampler, gram_bytes};
 use groups::{EqualRun, Grouper};
+pub(super) use groups::common_prefix;
 use partitions::Partitions;
 use periodic::PeriodicRun;
 use std::ops::Range;
@@ -64,7 +65,6 @@ pub fn memory_bytes(num_bytes: u64) -> u64 {
 pub struct SparseClasses {
     /// From left to right, disjoint.
     runs: Vec<Run>,
-    num_classes: usize,
 }
 
 /// Windows in a row: the one at `first + i` is of class `class + i`, or, with a period, of `class + (phase + i) % period`.
@@ -79,10 +79,6 @@ struct Run {
 }
 
 impl WindowClasses for SparseClasses {
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
     fn runs(&self) -> impl Iterator<Item = ClassRun> {
         self.runs.iter().flat_map(|run| {
             let (mut first, mut left, mut phase) = (run.first as usize, run.len as usize, run.phase as usize);
@@ -146,7 +142,7 @@ impl SparseClasses {
             runs.push(Run { first: run.first, len: u64::from(run.len), class: root_class, period: run.period, phase: run.phase });
         }
         runs.sort_by_key(|run| run.first);
-        Self { runs, num_classes: num_classes as usize }
+        Self { runs }
     }
 }
 
