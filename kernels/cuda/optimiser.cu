@@ -42,20 +42,101 @@ DEVICE uint16_t rest_of(float value, uint16_t stored) {
     return static_cast<uint16_t>(__float_as_uint(value) - (static_cast<uint32_t>(stored) << 16));
 }
 
-// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w = keep w - rate m / (sqrt(v) correction + epsilon), where `keep` is 1 - rate * decay
-// and the corrections of bias are in `rate` and `correction`. With a rest, w is the f32 that `weight` and it make; else it is rounded.
+// What is the same for all numbers of a step. With these, m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2 and
+// w = keep w - rate m / (sqrt(v) correction + epsilon), where `keep` is 1 - rate * decay and the corrections of bias are in `rate` and
+// `correction`.
+struct Step {
+    float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon;
+
+    // One weight's step. With a rest, w is the f32 that `weight` and it make; else it is rounded.
+    DEVICE void take(uint16_t* weight, uint16_t* rest, float* m, float* v, float grad) const {
+        const float slope = grad * gradient_scale;
+        *m = *m * beta1 + slope * rest1;
+        *v = *v * beta2 + slope * slope * rest2;
+        const float old = rest ? join(*weight, *rest) : bf16_to_float(*weight);
+        const float value = old * keep - rate * *m / (sqrtf(*v) * correction + epsilon);
+        const uint16_t stored = float_to_bf16(value);
+        if (rest) *rest = rest_of(value, stored);
+        *weight = stored;
+    }
+};
+
 KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, float gradient_scale,
                    float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    const float slope = grad[at] * gradient_scale;
-    const float m = first[at] * beta1 + slope * rest1;
-    const float v = second[at] * beta2 + slope * slope * rest2;
-    const float old = rest ? join(weight[at], rest[at]) : bf16_to_float(weight[at]);
-    const float value = old * keep - rate * m / (sqrtf(v) * correction + epsilon);
-    const uint16_t stored = float_to_bf16(value);
-    first[at] = m;
-    second[at] = v;
-    if (rest) rest[at] = rest_of(value, stored);
-    weight[at] = stored;
+    const Step step = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
+    step.take(weight + at, rest ? rest + at : nullptr, first + at, second + at, grad[at]);
+}
+
+// The middle of a step, as `share` in src/blockwise.rs makes it: numbers of 24 bits at most times powers of two, and one division.
+DEVICE float share(uint32_t place, uint32_t first) {
+    const uint32_t power = 31 - __clz(place) - first / 4;
+    const uint32_t steps = 1u << (power + first / 4);
+    uint32_t whole = 2 * steps;
+    for (uint32_t decade = power; decade < 7; decade++) whole *= 10;
+    return float(2 * steps + 9 * (2 * (place - steps) + 1)) / float(whole);
+}
+DEVICE float signed_share(uint32_t code) {
+    if (code == 127) return 0.0f;
+    return code == 255 ? 1.0f : code > 127 ? share(code - 127, 2) : -share(127 - code, 2);
+}
+DEVICE float unsigned_share(uint32_t code) {
+    if (code == 0) return 0.0f;
+    return code == 255 ? 1.0f : share(code + 1, 4);
+}
+
+// The code nearest to `value`, the lower of two. What is below zero never becomes zero.
+DEVICE uint8_t nearest_code(const float* map, float value) {
+    uint32_t code = 0;
+    for (uint32_t step = 128; step > 0; step /= 2) {
+        const uint32_t below = code + step - 1;
+        if (value > (map[below] + map[below + 1]) * 0.5f) code += step;
+    }
+    if (value < 0.0f && map[code] == 0.0f && code > 0) code--;
+    return static_cast<uint8_t>(code);
+}
+
+// The largest of a block's numbers, to every thread; NaN is larger than nothing.
+DEVICE float block_max(float value, float* partial) {
+    value = warp_max(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    float most = 0.0f;
+    for (unsigned warp = 0; warp < blockDim.x / 32; warp++) most = fmaxf(most, partial[warp]);
+    return most;
+}
+
+// As adamw, with moments of 8 bits and a scale for every 256 of them; a block takes every gridDim.x-th 256.
+KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
+                             const float* grad, uint64_t count, float gradient_scale, float beta1, float rest1, float beta2, float rest2,
+                             float keep, float rate, float correction, float epsilon) {
+    SHARED_ARRAY(float, signed_map, 256);
+    SHARED_ARRAY(float, unsigned_map, 256);
+    SHARED_ARRAY(float, first_partial, 8);
+    SHARED_ARRAY(float, second_partial, 8);
+    const Step step = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
+    signed_map[threadIdx.x] = signed_share(threadIdx.x);
+    unsigned_map[threadIdx.x] = unsigned_share(threadIdx.x);
+    for (uint64_t block = blockIdx.x; block * 256 < count; block += gridDim.x) {
+        // The maps are whole, and nobody reads the partials of the block before.
+        __syncthreads();
+        const uint64_t at = block * 256 + threadIdx.x;
+        float m = 0.0f, v = 0.0f;
+        if (at < count) {
+            m = signed_map[first[at]] * first_scales[block];
+            v = unsigned_map[second[at]] * second_scales[block];
+            step.take(weight + at, rest ? rest + at : nullptr, &m, &v, grad[at]);
+        }
+        const float first_scale = block_max(fabsf(m), first_partial);
+        const float second_scale = block_max(v, second_partial);
+        if (at < count) {
+            first[at] = nearest_code(signed_map, first_scale > 0.0f ? m / first_scale : 0.0f);
+            second[at] = nearest_code(unsigned_map, second_scale > 0.0f ? v / second_scale : 0.0f);
+        }
+        if (threadIdx.x == 0) {
+            first_scales[block] = first_scale;
+            second_scales[block] = second_scale;
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! The device is chosen when the program runs; there is one build for all machines. [`cuda::Gpu`] is the other device: its kernels are in
 //! `kernels/cuda`, and tests run them on a CPU.
 
+pub mod blockwise;
 mod checks;
 pub mod cpu;
 pub mod cuda;

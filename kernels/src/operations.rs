@@ -10,7 +10,7 @@
 //! see. All matrices are row-major. A backward operation *adds* to gradients of weights; gradients of activations are overwritten unless
 //! the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
 
-use crate::KernelError;
+use crate::{KernelError, blockwise};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The target of a row that counts nothing in the loss.
@@ -127,9 +127,37 @@ impl AdamW {
 /// What AdamW keeps of one tensor on a device: the moments, and what the stored weights lack of the f32 ones where those are coarser.
 #[derive(Debug)]
 pub struct AdamState<M: Memory> {
-    pub first: M::Exact,
-    pub second: M::Exact,
+    pub moments: Moments<M>,
     pub rest: Option<M::Rest>,
+}
+
+/// The first and the second moment of each weight.
+#[derive(Debug)]
+pub enum Moments<M: Memory> {
+    Exact { first: M::Exact, second: M::Exact },
+    Blockwise { first: Blockwise<M>, second: Blockwise<M> },
+}
+
+/// Numbers of 8 bits with a scale per block, as in [`blockwise`]: `scales[i / 256] · map[codes[i]]`. All zeros are zeros.
+#[derive(Debug)]
+pub struct Blockwise<M: Memory> {
+    pub codes: M::Bytes,
+    pub scales: M::Exact,
+}
+
+impl<M: Memory> AdamState<M> {
+    /// The state of `len` weights before the first step: moments of zero, and no rest, as masters are the stored weights to begin with.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn new(memory: &M, len: usize, is_blockwise: bool) -> Result<Self, KernelError> {
+        let blockwise = || Ok(Blockwise { codes: memory.new_bytes(len)?, scales: memory.new_exact(len.div_ceil(blockwise::BLOCK))? });
+        let moments = match is_blockwise {
+            true => Moments::Blockwise { first: blockwise()?, second: blockwise()? },
+            false => Moments::Exact { first: memory.new_exact(len)?, second: memory.new_exact(len)? },
+        };
+        Ok(Self { moments, rest: if memory.needs_master() { Some(memory.new_rest(len)?) } else { None } })
+    }
 }
 
 /// Memory of one device, by kind of buffer.
@@ -142,6 +170,8 @@ pub trait Memory {
     type Index: Send + Sync + std::fmt::Debug;
     /// What stored weights lack of f32 master weights: the two together are those, exactly.
     type Rest: Send + Sync + std::fmt::Debug;
+    /// Codes of [`Blockwise`] numbers.
+    type Bytes: Send + Sync + std::fmt::Debug;
 
     /// Whether there are f32 master weights, because the stored ones are coarser.
     fn needs_master(&self) -> bool;
@@ -156,6 +186,11 @@ pub trait Memory {
     fn new_index(&self, len: usize) -> Result<Self::Index, KernelError>;
     /// The rest of `len` weights that lack nothing.
     fn new_rest(&self, len: usize) -> Result<Self::Rest, KernelError>;
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    fn new_bytes(&self, len: usize) -> Result<Self::Bytes, KernelError>;
 }
 
 /// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.
@@ -193,6 +228,7 @@ impl Memory for Counter {
     type Exact = ();
     type Index = ();
     type Rest = ();
+    type Bytes = ();
 
     fn needs_master(&self) -> bool {
         self.master
@@ -213,6 +249,10 @@ impl Memory for Counter {
     /// Of bf16, the other half of an f32.
     fn new_rest(&self, len: usize) -> Result<(), KernelError> {
         self.add(len, self.stored_bytes)
+    }
+
+    fn new_bytes(&self, len: usize) -> Result<(), KernelError> {
+        self.add(len, 1)
     }
 }
 
@@ -237,6 +277,10 @@ pub trait Operations: Memory + Sync {
     fn write_master(&self, weight: &mut Self::Stored, rest: &mut Self::Rest, at: usize, values: &[f32]) -> Done;
     /// The master weights `[at..]`.
     fn read_master(&self, weight: &Self::Stored, rest: &Self::Rest, at: usize, values: &mut [f32]) -> Done;
+    /// Copies `values` to `buffer[at..]`.
+    fn write_bytes(&self, buffer: &mut Self::Bytes, at: usize, values: &[u8]) -> Done;
+    /// Copies `buffer[at..]` to all of `values`.
+    fn read_bytes(&self, buffer: &Self::Bytes, at: usize, values: &mut [u8]) -> Done;
     /// Copies all of `from` to `to[at..]`.
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done;
     /// Sets every value to zero.
@@ -520,7 +564,8 @@ pub trait Operations: Memory + Sync {
     fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError>;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
-    /// One step of AdamW on one tensor, on its master weights where it has a rest.
+    /// One step of AdamW on one tensor, on its master weights where it has a rest. Blockwise moments are widened, stepped as exact ones are,
+    /// and take the codes nearest to what came out.
     fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done
     where
         Self: Sized;

@@ -26,7 +26,7 @@ impl<'a, F> View<'a, F> {
         Self { data: self.data, row_stride: self.column_stride, column_stride: self.row_stride }
     }
 
-    fn from_row(self, rows: usize) -> Self {
+    fn rows_from(self, rows: usize) -> Self {
         Self { data: &self.data[(rows * self.row_stride).min(self.data.len())..], ..self }
     }
 
@@ -82,7 +82,7 @@ pub fn multiply_parallel<F: Number>(
         // neither operand, and no two tiles have an element in common.
         unsafe {
             let first = output.get().add(row * columns + column);
-            product(part, left.from_row(row), right.transposed().from_row(column).transposed(), F::ONE, add, first, columns);
+            product(part, left.rows_from(row), right.transposed().rows_from(column).transposed(), F::ONE, add, first, columns);
             for row in 0..part.rows {
                 finish(column..column + part.columns, std::slice::from_raw_parts_mut(first.add(row * columns), part.columns));
             }

@@ -85,6 +85,7 @@ impl<F: Number> Memory for Cpu<F> {
     type Index = Vec<u32>;
     /// A difference of an f32 and its upper half is an f32.
     type Rest = Vec<F>;
+    type Bytes = Vec<u8>;
 
     fn needs_master(&self) -> bool {
         self.rounds
@@ -95,22 +96,27 @@ impl<F: Number> Memory for Cpu<F> {
     }
 
     fn new_exact(&self, len: usize) -> Result<Vec<F>, KernelError> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| KernelError::Memory { bytes: len.saturating_mul(size_of::<F>()) })?;
-        buffer.resize(len, F::ZERO);
-        Ok(buffer)
+        zeros(len)
     }
 
     fn new_index(&self, len: usize) -> Result<Vec<u32>, KernelError> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| KernelError::Memory { bytes: len.saturating_mul(4) })?;
-        buffer.resize(len, 0);
-        Ok(buffer)
+        zeros(len)
     }
 
     fn new_rest(&self, len: usize) -> Result<Vec<F>, KernelError> {
         self.new_exact(len)
     }
+
+    fn new_bytes(&self, len: usize) -> Result<Vec<u8>, KernelError> {
+        zeros(len)
+    }
+}
+
+fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>, KernelError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(len).map_err(|_| KernelError::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    buffer.resize(len, T::default());
+    Ok(buffer)
 }
 
 impl<F: Number> Operations for Cpu<F> {
@@ -159,6 +165,18 @@ impl<F: Number> Operations for Cpu<F> {
         let range = range("values", at, values.len(), weight.len().min(rest.len()))?;
         let weights = weight[range.clone()].iter().zip(&rest[range]);
         values.iter_mut().zip(weights).for_each(|(to, (&weight, &rest))| *to = (weight + rest).wide() as f32);
+        Ok(())
+    }
+
+    fn write_bytes(&self, buffer: &mut Vec<u8>, at: usize, values: &[u8]) -> Done {
+        let range = range("values", at, values.len(), buffer.len())?;
+        buffer[range].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_bytes(&self, buffer: &Vec<u8>, at: usize, values: &mut [u8]) -> Done {
+        let range = range("values", at, values.len(), buffer.len())?;
+        values.copy_from_slice(&buffer[range]);
         Ok(())
     }
 

@@ -2,12 +2,13 @@
 
 use super::{Cpu, Number, expect_len, number};
 use crate::KernelError;
-use crate::operations::{AdamState, AdamW, AdamWFactors, Done};
+use crate::blockwise::{self, Map, SIGNED, UNSIGNED};
+use crate::operations::{AdamState, AdamW, AdamWFactors, Blockwise, Done, Moments};
 use rayon::prelude::*;
 
 const KERNEL: &str = "adamw";
 
-/// Numbers per task, and per partial sum of a norm.
+/// Numbers per task, and per partial sum of a norm; whole blocks of blockwise moments.
 const BLOCK: usize = 16 * 1024;
 
 impl<F: Number> Cpu<F> {
@@ -26,27 +27,61 @@ impl<F: Number> Cpu<F> {
 
     pub(super) fn adamw(&self, settings: &AdamW, grad: &[F], state: &mut AdamState<Self>, weight: &mut [F]) -> Done {
         let wanted = weight.len();
-        let sizes = [("grad", grad.len(), wanted), ("first", state.first.len(), wanted), ("second", state.second.len(), wanted)];
-        expect_len(KERNEL, &sizes)?;
-        expect_len(KERNEL, &[("rest", state.rest.as_ref().map_or(wanted, Vec::len), wanted)])?;
+        expect_len(KERNEL, &[("grad", grad.len(), wanted), ("rest", state.rest.as_ref().map_or(wanted, Vec::len), wanted)])?;
         let step = Step::new(settings)?;
-        let moments = state.first.par_chunks_mut(BLOCK).zip(state.second.par_chunks_mut(BLOCK));
-        let blocks = grad.par_chunks(BLOCK).zip(moments).zip(weight.par_chunks_mut(BLOCK));
-        self.run(|| match &mut state.rest {
-            Some(rest) => blocks.zip(rest.par_chunks_mut(BLOCK)).for_each(|(((grad, (first, second)), weight), rest)| {
+        let weights = Weights { weight, rest: state.rest.as_deref_mut() };
+        match &mut state.moments {
+            Moments::Exact { first, second } => {
+                expect_len(KERNEL, &[("first", first.len(), wanted), ("second", second.len(), wanted)])?;
+                let moments = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
+                let tasks: Vec<_> = grad.par_chunks(BLOCK).zip(moments).collect();
+                self.for_each(tasks, weights, |(grad, (first, second)), weight| step.take(grad, first, second, weight));
+            }
+            Moments::Blockwise { first, second } => {
+                for (name, moment) in [("first", &first), ("second", &second)] {
+                    expect_len(
+                        KERNEL,
+                        &[(name, moment.codes.len(), wanted), (name, moment.scales.len(), wanted.div_ceil(blockwise::BLOCK))],
+                    )?;
+                }
+                let moments = chunks(first).zip(chunks(second));
+                let tasks: Vec<_> = grad.par_chunks(BLOCK).zip(moments).collect();
+                self.for_each(tasks, weights, |(grad, (first, second)), weight| step.take_blockwise(grad, first, second, weight));
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps every task's master weights.
+    fn for_each<T: Send>(&self, tasks: Vec<T>, weights: Weights<'_, F>, step: impl Fn(T, &mut [F]) + Sync) {
+        let blocks = tasks.into_par_iter().zip(weights.weight.par_chunks_mut(BLOCK));
+        self.run(|| match weights.rest {
+            Some(rest) => blocks.zip(rest.par_chunks_mut(BLOCK)).for_each(|((task, weight), rest)| {
                 self.vectorise(|| {
                     // The sum is the master weight, exactly, and so is what is left of it.
                     rest.iter_mut().zip(&*weight).for_each(|(rest, &weight)| *rest += weight);
-                    step.take(grad, first, second, rest);
+                    step(task, rest);
                     weight.copy_from_slice(rest);
                     self.round(weight);
                     rest.iter_mut().zip(&*weight).for_each(|(rest, &weight)| *rest = *rest - weight);
                 });
             }),
-            None => blocks.for_each(|((grad, (first, second)), weight)| self.vectorise(|| step.take(grad, first, second, weight))),
+            None => blocks.for_each(|(task, weight)| self.vectorise(|| step(task, weight))),
         });
-        Ok(())
     }
+}
+
+/// Stored weights and what they lack.
+struct Weights<'a, F> {
+    weight: &'a mut [F],
+    rest: Option<&'a mut [F]>,
+}
+
+/// Codes and their scales.
+type Codes<'a, F> = (&'a mut [u8], &'a mut [F]);
+
+fn chunks<F: Number>(moment: &mut Blockwise<Cpu<F>>) -> impl IndexedParallelIterator<Item = Codes<'_, F>> {
+    moment.codes.par_chunks_mut(BLOCK).zip(moment.scales.par_chunks_mut(BLOCK / blockwise::BLOCK))
 }
 
 /// The factors of one step, the same for all numbers.
@@ -85,6 +120,37 @@ impl<F: Number> Step<F> {
             *w = *w * self.keep - self.rate * *m / ((*v).sqrt() * self.second_correction + self.epsilon);
         }
     }
+
+    /// The same with moments of 8 bits, block by block.
+    #[inline(always)]
+    fn take_blockwise(&self, grad: &[F], first: Codes<'_, F>, second: Codes<'_, F>, weight: &mut [F]) {
+        let [mut m, mut v] = [[F::ZERO; blockwise::BLOCK]; 2];
+        let blocks = grad.chunks(blockwise::BLOCK).zip(weight.chunks_mut(blockwise::BLOCK));
+        let first = first.0.chunks_mut(blockwise::BLOCK).zip(first.1);
+        let second = second.0.chunks_mut(blockwise::BLOCK).zip(second.1);
+        for (((grad, weight), first), second) in blocks.zip(first).zip(second) {
+            let (m, v) = (&mut m[..grad.len()], &mut v[..grad.len()]);
+            widen(&SIGNED, &first, m);
+            widen(&UNSIGNED, &second, v);
+            self.take(grad, m, v, weight);
+            narrow(&SIGNED, m, first);
+            narrow(&UNSIGNED, v, second);
+        }
+    }
+}
+
+#[inline(always)]
+fn widen<F: Number>(map: &Map, (codes, scale): &(&mut [u8], &mut F), values: &mut [F]) {
+    values.iter_mut().zip(&**codes).for_each(|(value, &code)| *value = F::of(f64::from(map[usize::from(code)])) * **scale);
+}
+
+#[inline(always)]
+fn narrow<F: Number>(map: &Map, values: &[F], (codes, scale): (&mut [u8], &mut F)) {
+    let magnitude = |value: F| if value < F::ZERO { -value } else { value };
+    // A NaN is larger than nothing: the scale stays a number.
+    *scale = values.iter().fold(F::ZERO, |most, &value| if magnitude(value) > most { magnitude(value) } else { most });
+    let share = |value: F| if *scale > F::ZERO { (value / *scale).wide() as f32 } else { 0.0 };
+    codes.iter_mut().zip(values).for_each(|(code, &value)| *code = blockwise::code(map, share(value)));
 }
 
 #[cfg(test)]
@@ -99,39 +165,73 @@ mod tests {
     #[test]
     fn the_first_step_is_known() {
         let grad = [0.5f64, -3.0, 1e-12];
-        let mut state = AdamState { first: vec![0.0; 3], second: vec![0.0; 3], rest: None };
+        let cpu = Cpu::<f64>::new(1).unwrap();
+        let mut state = AdamState::new(&cpu, 3, false).unwrap();
         let mut weight = [1.0, 2.0, 3.0];
-        Cpu::new(1).unwrap().adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
+        cpu.adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
         let moved = |grad: f64| 0.01 * grad / (grad.abs() + 1e-8);
         close("weight", &weight, &[0.999 - moved(0.5), 1.998 - moved(-3.0), 2.997 - moved(1e-12)], 1e-12);
-        close("first", &state.first, &[0.05, -0.3, 1e-13], 1e-12);
-        close("second", &state.second, &[0.0125, 0.45, 5e-26], 1e-12);
+        let Moments::Exact { first, second } = &state.moments else { panic!("asked for exact ones") };
+        close("first", first, &[0.05, -0.3, 1e-13], 1e-12);
+        close("second", second, &[0.0125, 0.45, 5e-26], 1e-12);
     }
 
     #[test]
     fn clipping_scales_the_gradient() {
-        let run = |grad: f64, gradient_scale: f64| {
-            let mut state = AdamState { first: vec![0.3], second: vec![0.2], rest: None };
+        let run = |grad: f32, gradient_scale: f64| {
+            let mut state = AdamState::<Cpu> { moments: Moments::Exact { first: vec![0.3], second: vec![0.2] }, rest: None };
             let mut weight = [1.0];
             Cpu::new(1).unwrap().adamw(&AdamW { gradient_scale, step: 4, ..SETTINGS }, &[grad], &mut state, &mut weight).unwrap();
-            (weight, state.first, state.second)
+            let Moments::Exact { first, second } = state.moments else { panic!("these are exact") };
+            (weight, first, second)
         };
         assert_eq!(run(4.0, 0.25), run(1.0, 1.0));
-        let mut state = AdamState { first: vec![0.0], second: vec![0.0], rest: None };
+        let mut state = AdamState::new(&Cpu::<f32>::new(1).unwrap(), 1, false).unwrap();
         assert!(Cpu::new(1).unwrap().adamw(&AdamW { step: 0, ..SETTINGS }, &[1.0], &mut state, &mut [1.0f32]).is_err());
     }
 
     #[test]
     fn master_keeps_what_bf16_loses() {
-        let mut state = AdamState { first: vec![0.0f32], second: vec![0.0], rest: Some(vec![0.0]) };
+        let cpu = Cpu::<f32>::bf16(1).unwrap();
+        let mut state = AdamState::new(&cpu, 1, false).unwrap();
         let mut weight = [1.0];
         let settings = AdamW { learning_rate: 1e-4, weight_decay: 0.0, ..SETTINGS };
         for step in 1..=10 {
-            Cpu::bf16(1).unwrap().adamw(&AdamW { step, ..settings }, &[1.0], &mut state, &mut weight).unwrap();
+            cpu.adamw(&AdamW { step, ..settings }, &[1.0], &mut state, &mut weight).unwrap();
         }
         let master = weight[0] + state.rest.unwrap()[0];
         assert!((master - 0.999).abs() < 1e-6, "{master}");
         assert_eq!(weight, [master.to_bf16()]);
+    }
+
+    /// Each moment takes the nearest code of the exact one, which the step itself is taken with.
+    #[test]
+    fn blockwise_moments_are_near_exact_ones() {
+        let (cpu, count) = (Cpu::<f32>::new(1).unwrap(), 3 * blockwise::BLOCK + 7);
+        let grad: Vec<f32> = numbers::<f32>(count, 1).iter().enumerate().map(|(at, grad)| grad * 0.3f32.powi(at as i32 % 9)).collect();
+        let (mut exact, mut narrow) = (AdamState::new(&cpu, count, false).unwrap(), AdamState::new(&cpu, count, true).unwrap());
+        let (mut exact_weight, mut weight) = (vec![0.0; count], vec![0.0; count]);
+        cpu.adamw(&SETTINGS, &grad, &mut exact, &mut exact_weight).unwrap();
+        cpu.adamw(&SETTINGS, &grad, &mut narrow, &mut weight).unwrap();
+        assert_eq!(weight, exact_weight, "the step is taken before moments are rounded");
+        let (Moments::Exact { first, second }, Moments::Blockwise { first: narrow_first, second: narrow_second }) =
+            (&exact.moments, &narrow.moments)
+        else {
+            panic!("one of each was asked for")
+        };
+        for (exact, narrow, map) in [(first, narrow_first, &SIGNED), (second, narrow_second, &UNSIGNED)] {
+            for (block, values) in exact.chunks(blockwise::BLOCK).enumerate() {
+                let scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                assert_eq!(narrow.scales[block], scale);
+                for (at, &value) in values.iter().enumerate() {
+                    let got = map[usize::from(narrow.codes[block * blockwise::BLOCK + at])] * scale;
+                    let best = map.iter().map(|share| (share * scale - value).abs()).fold(f32::INFINITY, f32::min);
+                    // What is below zero is never zero: then the code is the one next to it.
+                    assert!((got - value).abs() <= best.max(if value < 0.0 { 5.6e-7 * scale } else { 0.0 }), "{value} {got} of {scale}");
+                    assert!(got * value >= 0.0);
+                }
+            }
+        }
     }
 
     #[test]
@@ -139,11 +239,14 @@ mod tests {
         check_threads(|cpu| {
             let count = 3 * BLOCK + 5;
             let (grad, mut weight) = (numbers(count, 1), numbers(count, 2));
-            let rest = cpu.rounds().then(|| vec![0.0; count]);
-            let mut state = AdamState { first: vec![0.0; count], second: vec![0.0; count], rest };
+            let mut state = AdamState::new(cpu, count, false).unwrap();
             cpu.adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
+            let mut blockwise = AdamState::new(cpu, count, true).unwrap();
+            (1..3).for_each(|step| cpu.adamw(&AdamW { step, ..SETTINGS }, &grad, &mut blockwise, &mut weight).unwrap());
             weight.push(cpu.sum_of_squares(&grad) as f32);
-            [weight, state.first, state.second].concat()
+            let Moments::Exact { first, second } = state.moments else { panic!("asked for exact ones") };
+            let Moments::Blockwise { first: codes, .. } = blockwise.moments else { panic!("asked for blockwise ones") };
+            [weight, first, second, codes.codes.iter().map(|&code| f32::from(code)).collect()].concat()
         });
         let grad = [3.0f32, 4.0];
         assert_eq!(Cpu::new(1).unwrap().sum_of_squares(&grad), 25.0);

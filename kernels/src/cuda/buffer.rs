@@ -73,6 +73,19 @@ impl Element for RestBits {
     }
 }
 
+impl Element for u8 {
+    type Host = u8;
+    const BYTES: usize = 1;
+
+    fn put(value: u8, bytes: &mut Vec<u8>) {
+        bytes.push(value);
+    }
+
+    fn get(bytes: &[u8]) -> u8 {
+        bytes[0]
+    }
+}
+
 impl Element for f32 {
     type Host = f32;
     const BYTES: usize = 4;

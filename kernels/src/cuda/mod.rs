@@ -50,6 +50,7 @@ pub type Stored<L> = Buffer<<L as Launcher>::Memory, Bf16>;
 /// f32 numbers of a GPU.
 pub type Exact<L> = Buffer<<L as Launcher>::Memory, f32>;
 /// What bf16 numbers of a GPU lack of f32 ones.
+pub type Bytes<L> = Buffer<<L as Launcher>::Memory, u8>;
 pub type Rest<L> = Buffer<<L as Launcher>::Memory, buffer::RestBits>;
 /// u32 numbers of a GPU.
 pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
@@ -128,6 +129,7 @@ impl<L: Launcher> Memory for Gpu<L> {
     type Exact = Exact<L>;
     type Index = Index<L>;
     type Rest = Rest<L>;
+    type Bytes = Bytes<L>;
 
     fn needs_master(&self) -> bool {
         true
@@ -146,6 +148,10 @@ impl<L: Launcher> Memory for Gpu<L> {
     }
 
     fn new_rest(&self, len: usize) -> Result<Rest<L>, KernelError> {
+        self.new_buffer(len)
+    }
+
+    fn new_bytes(&self, len: usize) -> Result<Bytes<L>, KernelError> {
         self.new_buffer(len)
     }
 }

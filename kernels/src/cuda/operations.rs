@@ -52,6 +52,14 @@ impl<L: Launcher> Operations for Gpu<L> {
         Ok(())
     }
 
+    fn write_bytes(&self, buffer: &mut Self::Bytes, at: usize, values: &[u8]) -> Done {
+        self.write(buffer, at, values)
+    }
+
+    fn read_bytes(&self, buffer: &Self::Bytes, at: usize, values: &mut [u8]) -> Done {
+        self.read(buffer, at, values)
+    }
+
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
         super::range("from", at, from.len, to.len)?;
         self.launcher.copy(&from.memory, &mut to.memory, at * Bf16::BYTES, from.len * Bf16::BYTES)

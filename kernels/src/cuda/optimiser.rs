@@ -2,12 +2,16 @@
 
 use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len};
 use crate::KernelError;
-use crate::operations::{AdamState, AdamW, AdamWFactors, Done};
+use crate::blockwise;
+use crate::operations::{AdamState, AdamW, AdamWFactors, Done, Moments};
 
 const KERNEL: &str = "adamw";
 
 /// Partial sums of a norm at most: enough to fill a GPU, and fixed, so that the order of the sum depends on the length alone.
 const PARTS: usize = 1024;
+
+/// Blocks of a step on blockwise moments at most: each makes the tables of codes once, and then takes one block of numbers after another.
+const BLOCKWISE_BLOCKS: u32 = 4096;
 
 impl<L: Launcher> Gpu<L> {
     pub(super) fn squares(&self, values: &Exact<L>) -> Result<f64, KernelError> {
@@ -36,21 +40,27 @@ impl<L: Launcher> Gpu<L> {
 
     pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Self>, weight: &Stored<L>) -> Done {
         let wanted = weight.len;
-        let sizes = [("grad", grad.len, wanted), ("first", state.first.len, wanted), ("second", state.second.len, wanted)];
-        expect_len(KERNEL, &sizes)?;
-        expect_len(KERNEL, &[("rest", state.rest.as_ref().map_or(wanted, |rest| rest.len), wanted)])?;
+        expect_len(KERNEL, &[("grad", grad.len, wanted), ("rest", state.rest.as_ref().map_or(wanted, |rest| rest.len), wanted)])?;
         let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
         let factors = [gradient_scale, first[0], first[1], second[0], second[1], keep, rate, second_correction, epsilon];
-        let mut arguments = vec![
-            self.pointer(weight),
-            state.rest.as_ref().map_or(ABSENT, |rest| self.pointer(rest)),
-            self.pointer(&state.first),
-            self.pointer(&state.second),
-            self.pointer(grad),
-            Argument::U64(wanted as u64),
-        ];
+        let mut arguments = vec![self.pointer(weight), state.rest.as_ref().map_or(ABSENT, |rest| self.pointer(rest))];
+        let all = blocks(KERNEL, wanted, blockwise::BLOCK)?;
+        let (kernel, grid) = match &state.moments {
+            Moments::Exact { first, second } => {
+                expect_len(KERNEL, &[("first", first.len, wanted), ("second", second.len, wanted)])?;
+                arguments.extend([self.pointer(first), self.pointer(second)]);
+                ("adamw", all)
+            }
+            Moments::Blockwise { first, second } => {
+                for (name, moment) in [("first", first), ("second", second)] {
+                    expect_len(KERNEL, &[(name, moment.codes.len, wanted), (name, moment.scales.len, all as usize)])?;
+                    arguments.extend([self.pointer(&moment.codes), self.pointer(&moment.scales)]);
+                }
+                ("adamw_blockwise", all.min(BLOCKWISE_BLOCKS))
+            }
+        };
+        arguments.extend([self.pointer(grad), Argument::U64(wanted as u64)]);
         arguments.extend(factors.map(|factor| Argument::F32(factor as f32)));
-        let launch = Launch { kernel: "adamw", grid: [blocks(KERNEL, wanted, 256)?, 1, 1], threads: 256, shared_bytes: 0 };
-        self.launch(launch, &arguments)
+        self.launch(Launch { kernel, grid: [grid, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }
 }

@@ -62,7 +62,7 @@ pub const UNITS: &[Unit] = &[
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
     unit!("grouped" after "tiles.cuh", ["grouped_forward", "grouped_backward_input", "grouped_backward_weight"]),
     unit!("head_loss", ["cross_entropy"]),
-    unit!("optimiser", ["square_partials", "sum_doubles", "add", "adamw"]),
+    unit!("optimiser", ["square_partials", "sum_doubles", "add", "adamw", "adamw_blockwise"]),
     unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),
     unit!("rotary", ["rotary_forward", "rotary_backward"]),
     unit!("route", ["route_forward", "route_backward", "balance_partials", "balance_loss"]),

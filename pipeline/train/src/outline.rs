@@ -316,6 +316,8 @@ fn fingerprint(recipe: &Recipe, set: &ShardSet, weights: Option<&Path>) -> Resul
 mod tests {
     use super::*;
     use crate::model::golden_folder;
+    use crate::optimiser::MomentKind;
+    use crate::recipe::OptimiserSettings;
     use osler_kernels::Cpu;
 
     /// The table against the buffers that a run really makes.
@@ -339,6 +341,15 @@ mod tests {
             // There a master weight takes but the other half of an f32.
             assert_eq!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
             assert!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().weights < table.weights);
+            // Moments of 8 bits and their scales, where a parameter is large enough.
+            let wide = Config { intermediate_size: 256, ..config.clone() };
+            let lens: Vec<usize> =
+                Model::allocate(&Counter::new(4), wide.clone()).unwrap().parameters.list.iter().map(|p| p.len()).collect();
+            let narrow =
+                Recipe { optimiser: OptimiserSettings { moments: MomentKind::EightBit, ..Default::default() }, ..Recipe::default() };
+            let moment = |len: usize| if len < 4096 { 4 * len } else { len + 4 * len.div_ceil(256) };
+            let wanted: usize = lens.into_iter().map(|len| 2 * moment(len)).sum();
+            assert_eq!(MemoryTable::new(&wide, 24, &narrow, Recompute::None).unwrap().optimiser, wanted as u64);
             let twice = MemoryTable::new(&config, 48, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");

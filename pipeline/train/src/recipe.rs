@@ -1,7 +1,7 @@
 //! Recipes of training runs: what is trained on what, and how, in one TOML file. Defaults are those of the source paper where it has any.
 
 use crate::model::Recompute;
-use crate::optimiser::Settings;
+use crate::optimiser::{MomentKind, Settings};
 use crate::schedule::{Decay, Schedule};
 use osler_schemas::recipe::{self, RecipeError};
 use osler_tokens::schedule::Solved;
@@ -119,6 +119,8 @@ pub struct OptimiserSettings {
     pub weight_decay: f64,
     /// Largest norm of all gradients together; 0 does not clip.
     pub clip: f64,
+    /// `f32`, or `8-bit` for a quarter of their memory.
+    pub moments: MomentKind,
 }
 
 /// Text that is measured and not trained on.
@@ -217,7 +219,7 @@ impl Default for BatchSettings {
 
 impl Default for OptimiserSettings {
     fn default() -> Self {
-        let Settings { beta1, beta2, epsilon, weight_decay, clip } = Settings::default();
+        let Settings { beta1, beta2, epsilon, weight_decay, clip, moments } = Settings::default();
         Self {
             learning_rate: 3e-4,
             learning_rate_end: 0.0,
@@ -230,6 +232,7 @@ impl Default for OptimiserSettings {
             epsilon,
             weight_decay,
             clip: clip.unwrap_or(0.0),
+            moments,
         }
     }
 }
@@ -337,8 +340,8 @@ impl Recipe {
 
     /// The optimiser's constants.
     pub(crate) fn settings(&self) -> Settings {
-        let OptimiserSettings { beta1, beta2, epsilon, weight_decay, clip, .. } = self.optimiser;
-        Settings { beta1, beta2, epsilon, weight_decay, clip: (clip > 0.0).then_some(clip) }
+        let OptimiserSettings { beta1, beta2, epsilon, weight_decay, clip, moments, .. } = self.optimiser;
+        Settings { beta1, beta2, epsilon, weight_decay, clip: (clip > 0.0).then_some(clip), moments }
     }
 
     /// Sequences in one pass, and passes in a step.
@@ -434,6 +437,7 @@ mod tests {
             assert!(error.contains(wanted), "{error}");
         };
         check("[optimiser]\nlearning_rates = 1", "did you mean `learning_rate`?");
+        check("[optimiser]\nmoments = '4-bit'", "unknown variant `4-bit`, expected `f32` or `8-bit`");
         check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
         check("", "recipe key `model`: give `path`");
         check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");

@@ -252,7 +252,7 @@ impl<O: Operations> Trainer<O> {
 
     /// Sends rank 0 the optimiser's state that is held here.
     fn send_state(&mut self, ops: &O) -> Result<(), TrainError> {
-        let tensors = model::state_tensors(&self.model.parameters, ops.needs_master());
+        let tensors = model::state_tensors(&self.model.parameters, ops.needs_master(), self.optimiser.settings.moments);
         for (at, tensor) in tensors.iter().enumerate() {
             let states = &self.optimiser.states;
             if !tensor.is_held(states) {
@@ -282,7 +282,7 @@ impl<O: Operations> Trainer<O> {
             let topic = Topic::State(at);
             Ok(values.chunks_mut(BLOCK).try_for_each(|values| ranks.receive(owners[parameter], topic, values))?)
         };
-        model::write_state(ops, &self.model, &self.optimiser.states, fetch, &partial.join(STATE))?;
+        model::write_state(ops, &self.model, &self.optimiser, fetch, &partial.join(STATE))?;
         copy_into(companions, &partial)?;
         let state = json!({ "format": FORMAT, "step": self.optimiser.step });
         fs::write(partial.join(TRAINER), format!("{state:#}\n")).map_err(io(&partial))?;
@@ -312,7 +312,7 @@ impl<O: Operations> Trainer<O> {
         let step = state["step"].as_u64().ok_or_else(|| broken("no `step`"))?;
         let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan, ranks)?;
         trainer.optimiser.step = step;
-        model::read_state(ops, &mut trainer.model, &mut trainer.optimiser.states, &directory.join(STATE))?;
+        model::read_state(ops, &mut trainer.model, &mut trainer.optimiser, &directory.join(STATE))?;
         Ok(trainer)
     }
 }

@@ -191,11 +191,13 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     drop((gate, up, grad, output, gate_grad, up_grad));
     let grad = clock.exact(weights)?;
     let mut weight = clock.stored(weights)?;
-    let mut state = AdamState { first: ops.new_exact(weights)?, second: ops.new_exact(weights)?, rest: Some(ops.new_rest(weights)?) };
     let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
-    let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
-    // Gradient, moments, weight and its rest read; all but the gradient written.
-    row("adamw", format!("{weights} weights"), (4 + 2 * (2 * 4 + 2 * 2)) * weights, seconds, "");
+    for (what, is_blockwise, moment_bytes) in [("adamw", false, 4), ("adamw, 8-bit moments", true, 1)] {
+        let mut state = AdamState::new(ops, weights, is_blockwise)?;
+        let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
+        // Gradient, moments, weight and its rest read; all but the gradient written.
+        row(what, format!("{weights} weights"), (4 + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
+    }
     let seconds = clock.seconds(|| ops.sum_of_squares(&grad).map(drop))?;
     row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
     Ok(())

@@ -30,8 +30,8 @@
 //! window stays kept. Each span of the result has one copy in kept text, byte for byte; [`verify`] checks it after every pass.
 
 pub mod cut;
-mod kept;
 pub mod keep_first;
+mod kept;
 pub mod resources;
 pub mod sparse;
 pub mod suffix_array;

@@ -3,9 +3,11 @@
 //! Files are mapped and read tensor by tensor in blocks, and written tensor by tensor, so there is never a second copy of the model.
 
 use super::{Config, Model, ModelError, Parameters};
+use crate::optimiser::{MomentKind, Optimiser};
 use memmap2::Mmap;
+use osler_kernels::blockwise::BLOCK;
 use osler_kernels::cpu::Number;
-use osler_kernels::operations::AdamState;
+use osler_kernels::operations::{AdamState, Moments};
 use osler_kernels::{Memory, Operations};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use serde_json::{Map, Value, json};
@@ -101,19 +103,23 @@ pub fn write<O: Operations>(ops: &O, model: &Model<O>, dtype: Dtype, file_bytes:
 /// The state of each parameter that is held here.
 pub type State<O> = [Option<AdamState<O>>];
 
-/// One tensor of the optimiser's state: its name, the parameter that it is of, and which of the three it is.
+/// One tensor of the optimiser's state: its name, the parameter that it is of, and which of its parts it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateTensor {
     name: String,
     pub parameter: usize,
-    which: Which,
+    part: Part,
+    dtype: Dtype,
     pub len: usize,
 }
 
+/// Codes pass as numbers from 0 to 255.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Which {
+enum Part {
     First,
     Second,
+    FirstScales,
+    SecondScales,
     Master,
 }
 
@@ -136,11 +142,24 @@ impl StateTensor {
         values: &mut [f32],
     ) -> Result<(), ModelError> {
         let Some(Some(state)) = states.get(self.parameter) else { return Ok(()) };
-        let done = match (self.which, &state.rest) {
-            (Which::First, _) => ops.read_exact(&state.first, at, values),
-            (Which::Second, _) => ops.read_exact(&state.second, at, values),
-            (Which::Master, Some(rest)) => ops.read_master(&weights[self.parameter], rest, at, values),
-            (Which::Master, None) => ops.read_stored(&weights[self.parameter], at, values),
+        let codes = |codes: &O::Bytes, values: &mut [f32]| {
+            let mut bytes = vec![0; values.len()];
+            ops.read_bytes(codes, at, &mut bytes)?;
+            values.iter_mut().zip(bytes).for_each(|(value, code)| *value = f32::from(code));
+            Ok(())
+        };
+        let done = match (self.part, &state.moments) {
+            (Part::First, Moments::Exact { first, .. }) => ops.read_exact(first, at, values),
+            (Part::Second, Moments::Exact { second, .. }) => ops.read_exact(second, at, values),
+            (Part::First, Moments::Blockwise { first, .. }) => codes(&first.codes, values),
+            (Part::Second, Moments::Blockwise { second, .. }) => codes(&second.codes, values),
+            (Part::FirstScales, Moments::Blockwise { first, .. }) => ops.read_exact(&first.scales, at, values),
+            (Part::SecondScales, Moments::Blockwise { second, .. }) => ops.read_exact(&second.scales, at, values),
+            (Part::FirstScales | Part::SecondScales, Moments::Exact { .. }) => Ok(()),
+            (Part::Master, _) => match &state.rest {
+                Some(rest) => ops.read_master(&weights[self.parameter], rest, at, values),
+                None => ops.read_stored(&weights[self.parameter], at, values),
+            },
         };
         Ok(done?)
     }
@@ -154,34 +173,51 @@ impl StateTensor {
         values: &[f32],
     ) -> Result<(), ModelError> {
         let Some(Some(state)) = states.get_mut(self.parameter) else { return Ok(()) };
-        let done = match (self.which, &mut state.rest) {
-            (Which::First, _) => ops.write_exact(&mut state.first, at, values),
-            (Which::Second, _) => ops.write_exact(&mut state.second, at, values),
-            (Which::Master, Some(rest)) => ops.write_master(&mut weights[self.parameter], rest, at, values),
-            (Which::Master, None) => ops.write_stored(&mut weights[self.parameter], at, values),
+        let codes = |codes: &mut O::Bytes| ops.write_bytes(codes, at, &values.iter().map(|&value| value as u8).collect::<Vec<_>>());
+        let done = match (self.part, &mut state.moments) {
+            (Part::First, Moments::Exact { first, .. }) => ops.write_exact(first, at, values),
+            (Part::Second, Moments::Exact { second, .. }) => ops.write_exact(second, at, values),
+            (Part::First, Moments::Blockwise { first, .. }) => codes(&mut first.codes),
+            (Part::Second, Moments::Blockwise { second, .. }) => codes(&mut second.codes),
+            (Part::FirstScales, Moments::Blockwise { first, .. }) => ops.write_exact(&mut first.scales, at, values),
+            (Part::SecondScales, Moments::Blockwise { second, .. }) => ops.write_exact(&mut second.scales, at, values),
+            (Part::FirstScales | Part::SecondScales, Moments::Exact { .. }) => Ok(()),
+            (Part::Master, _) => match &mut state.rest {
+                Some(rest) => ops.write_master(&mut weights[self.parameter], rest, at, values),
+                None => ops.write_stored(&mut weights[self.parameter], at, values),
+            },
         };
         Ok(done?)
     }
 }
 
-/// The tensors of the optimiser's state, in the order in which a file of them is written: the moments, and the master weights where there
-/// are any, each parameter as one tensor.
-pub fn state_tensors(parameters: &Parameters, with_master: bool) -> Vec<StateTensor> {
+/// The tensors of the optimiser's state, in the order in which a file of them is written: the moments, with their scales where they are of 8
+/// bits, and the master weights where there are any, each parameter as one tensor.
+pub fn state_tensors(parameters: &Parameters, with_master: bool, moments: MomentKind) -> Vec<StateTensor> {
     let mut tensors = Vec::new();
     for (at, parameter) in parameters.list.iter().enumerate() {
-        for (what, which) in [("first", Which::First), ("second", Which::Second), ("master", Which::Master)] {
-            if which != Which::Master || with_master {
-                let name = format!("{what}.{}", parameter.names[0]);
-                tensors.push(StateTensor { name, parameter: at, which, len: parameter.len() });
-            }
+        let len = parameter.len();
+        let is_blockwise = moments.is_blockwise(len);
+        let mut add = |what: &str, part, dtype, len| {
+            tensors.push(StateTensor { name: format!("{what}.{}", parameter.names[0]), parameter: at, part, dtype, len });
+        };
+        let dtype = if is_blockwise { Dtype::U8 } else { Dtype::F32 };
+        add("first", Part::First, dtype, len);
+        add("second", Part::Second, dtype, len);
+        if is_blockwise {
+            add("first_scales", Part::FirstScales, Dtype::F32, len.div_ceil(BLOCK));
+            add("second_scales", Part::SecondScales, Dtype::F32, len.div_ceil(BLOCK));
+        }
+        if with_master {
+            add("master", Part::Master, Dtype::F32, len);
         }
     }
-    // As safetensors files have tensors of one type.
-    tensors.sort_by(|one, other| one.name.cmp(&other.name));
+    // As safetensors files have them: wide types first, and those of one type by name.
+    tensors.sort_by(|one, other| other.dtype.cmp(&one.dtype).then_with(|| one.name.cmp(&other.name)));
     tensors
 }
 
-/// Writes the state of the optimiser, f32. What is not held here `fetch` gives: told the tensor's place in [`state_tensors`]
+/// Writes the state of the optimiser. What is not held here `fetch` gives: told the tensor's place in [`state_tensors`]
 /// and its parameter, in order.
 ///
 /// # Errors
@@ -189,12 +225,12 @@ pub fn state_tensors(parameters: &Parameters, with_master: bool) -> Vec<StateTen
 pub fn write_state<O: Operations>(
     ops: &O,
     model: &Model<O>,
-    states: &State<O>,
+    optimiser: &Optimiser<O>,
     fetch: impl FnMut(usize, usize, &mut [f32]) -> Result<(), ModelError>,
     path: &Path,
 ) -> Result<(), ModelError> {
-    let (failure, fetch) = (RefCell::new(None), RefCell::new(fetch));
-    let tensors = state_tensors(&model.parameters, ops.needs_master());
+    let (failure, fetch, states) = (RefCell::new(None), RefCell::new(fetch), &optimiser.states);
+    let tensors = state_tensors(&model.parameters, ops.needs_master(), optimiser.settings.moments);
     let mut lazy: Vec<(String, Lazy<'_>)> = Vec::new();
     for (at, tensor) in tensors.iter().enumerate() {
         let fetch = &fetch;
@@ -202,7 +238,7 @@ pub fn write_state<O: Operations>(
             true => tensor.read(ops, &model.weights, states, 0, values),
             false => (fetch.borrow_mut())(at, tensor.parameter, values),
         };
-        lazy.push((tensor.name.clone(), Lazy { shape: vec![tensor.len], dtype: Dtype::F32, read: Box::new(read), failure: &failure }));
+        lazy.push((tensor.name.clone(), Lazy { shape: vec![tensor.len], dtype: tensor.dtype, read: Box::new(read), failure: &failure }));
     }
     write_tensors(path, lazy, &failure)
 }
@@ -211,19 +247,21 @@ pub fn write_state<O: Operations>(
 ///
 /// # Errors
 /// [`ModelError::Tensor`] when it is the state of another model or of another precision.
-pub fn read_state<O: Operations>(ops: &O, model: &mut Model<O>, states: &mut State<O>, path: &Path) -> Result<(), ModelError> {
+pub fn read_state<O: Operations>(ops: &O, model: &mut Model<O>, optimiser: &mut Optimiser<O>, path: &Path) -> Result<(), ModelError> {
     let map = map_file(path)?;
     let tensors = SafeTensors::deserialize(&map);
     let tensors = tensors.map_err(|error| ModelError::Tensors { path: path.to_path_buf(), problem: error.to_string() })?;
-    let wanted = state_tensors(&model.parameters, ops.needs_master());
+    let wanted = state_tensors(&model.parameters, ops.needs_master(), optimiser.settings.moments);
+    let states = &mut optimiser.states;
     for tensor in &wanted {
-        let StateTensor { name, len, .. } = tensor;
+        let StateTensor { name, len, dtype, .. } = tensor;
         let view = tensors.tensor(name).map_err(|_| tensor_error(path, name, "the file has no such tensor".to_string()))?;
-        if view.dtype() != Dtype::F32 || view.shape() != [*len] {
-            return Err(tensor_error(path, name, "it is not of this model".to_string()));
+        if view.dtype() != *dtype || view.shape() != [*len] {
+            let problem = "it is of another model, or of other `optimiser.moments`: go on with the recipe that the run began with";
+            return Err(tensor_error(path, name, problem.to_string()));
         }
         if tensor.is_held(states) {
-            for_each_block(view.data(), Dtype::F32, |at, values| tensor.write(ops, &mut model.weights, states, at, values))?;
+            for_each_block(view.data(), *dtype, |at, values| tensor.write(ops, &mut model.weights, states, at, values))?;
         }
     }
     match tensors.len() == wanted.len() {
@@ -273,6 +311,7 @@ impl View for Lazy<'_> {
         }
         Cow::Owned(match self.dtype {
             Dtype::BF16 => values.iter().flat_map(|value| ((value.to_bf16().to_bits() >> 16) as u16).to_le_bytes()).collect(),
+            Dtype::U8 => values.iter().map(|&value| value as u8).collect(),
             _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         })
     }
@@ -282,9 +321,13 @@ impl View for Lazy<'_> {
     }
 }
 
-/// Bytes of one number; of the types that are read, only bf16 has two.
+/// Bytes of one number of the types that are read.
 fn num_bytes(dtype: Dtype) -> usize {
-    if dtype == Dtype::BF16 { 2 } else { 4 }
+    match dtype {
+        Dtype::U8 => 1,
+        Dtype::BF16 => 2,
+        _ => 4,
+    }
 }
 
 /// Gives the numbers in `bytes` as f32, block by block, with the place of each block's first.
@@ -298,6 +341,7 @@ fn for_each_block(bytes: &[u8], dtype: Dtype, mut take: impl FnMut(usize, &[f32]
                 let wide = |two: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*two)) << 16);
                 values.extend(bytes.as_chunks::<2>().0.iter().map(wide));
             }
+            Dtype::U8 => values.extend(bytes.iter().map(|&byte| f32::from(byte))),
             _ => values.extend(bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four))),
         }
         take(block * BLOCK, &values)?;

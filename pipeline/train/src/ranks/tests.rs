@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{Batch, Config, Model, Recompute, golden_folder};
-use crate::optimiser::Settings;
+use crate::optimiser::{MomentKind, Settings};
 use crate::random::Random;
 use crate::schedule::{Decay, Schedule};
 use crate::trainer::{BySource, Entropy, Plan, Source, Step, TrainError, Trainer};
@@ -64,6 +64,8 @@ fn model(ops: &Cpu<f32>, kind: &str) -> Model<Cpu<f32>> {
     let mut source = Config::read(&golden_folder(kind).join("config.json")).unwrap().source;
     // A balance loss that is felt.
     source.insert("router_aux_loss_coef".to_string(), json!(0.1));
+    // Matrices that are just large enough for moments of 8 bits.
+    source.insert("intermediate_size".to_string(), json!(256));
     Model::random(ops, Config::from_json(source).unwrap(), 3).unwrap()
 }
 
@@ -118,9 +120,16 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn checkpoints_are_the_same_and_are_gone_on_with_by_any_number() {
-    for open in [Cpu::<f32>::new as Open, Cpu::bf16] {
+    for (open, moments) in [(Cpu::<f32>::new as Open, MomentKind::F32), (Cpu::bf16, MomentKind::F32), (Cpu::bf16, MomentKind::EightBit)] {
+        let plan = |passes| {
+            let plan = plan(passes);
+            Plan { optimiser: Settings { moments, ..plan.optimiser }, ..plan }
+        };
         for kind in ["mixtral", "qwen2"] {
-            let straight = alone(open, kind, 4);
+            let ops = open(1).unwrap();
+            let straight = Trainer::new(&ops, model(&ops, kind), plan(4), Box::new(Alone)).unwrap();
+            let straight = course(straight, &ops, 4, STEPS);
+            assert!(moments == MomentKind::F32 || straight != alone(open, kind, 4), "no parameter has moments of 8 bits");
             let folder = tempfile::tempdir().unwrap();
             // Two steps by so many ranks, the others by so many.
             for (before, after) in [(1, 2), (2, 3), (3, 1), (4, 2)] {
