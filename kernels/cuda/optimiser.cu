@@ -86,14 +86,17 @@ DEVICE float unsigned_share(uint32_t code) {
     return code == 255 ? 1.0f : share(code + 1, 4);
 }
 
-// The code nearest to `value`, the lower of two. What is below zero never becomes zero.
+// The code nearest to `value`, the lower of two. What is below zero never becomes zero, nor does a second moment above it.
 DEVICE uint8_t nearest_code(const float* map, float value) {
     uint32_t code = 0;
     for (uint32_t step = 128; step > 0; step /= 2) {
         const uint32_t below = code + step - 1;
         if (value > (map[below] + map[below + 1]) * 0.5f) code += step;
     }
-    if (value < 0.0f && map[code] == 0.0f && code > 0) code--;
+    if (map[code] == 0.0f) {
+        if (value < 0.0f && code > 0) code--;
+        if (value > 0.0f && code == 0) code++;
+    }
     return static_cast<uint8_t>(code);
 }
 

@@ -50,7 +50,8 @@ const fn share(place: u32, first: u32) -> f32 {
     middle as f32 / whole as f32
 }
 
-/// The code nearest to `value`, the lower of two. What is below zero never becomes zero.
+/// The code nearest to `value`, the lower of two. What is below zero never becomes zero, nor does a second moment above it: a step divides
+/// by its root, and a first moment that outlasts it would move the weight without bound.
 #[inline(always)]
 pub fn code(map: &Map, value: f32) -> u8 {
     let (mut code, mut step) = (0, 128);
@@ -60,7 +61,9 @@ pub fn code(map: &Map, value: f32) -> u8 {
         code += if value > (map[below] + map[below + 1]) * 0.5 { step } else { 0 };
         step /= 2;
     }
-    (code - usize::from(value < 0.0 && map[code] == 0.0 && code > 0)) as u8
+    let is_zero = map[code] == 0.0;
+    let (below, above) = (is_zero && code > 0 && value < 0.0, is_zero && code == 0 && value > 0.0);
+    (code + usize::from(above) - usize::from(below)) as u8
 }
 
 #[cfg(test)]
@@ -111,6 +114,7 @@ mod tests {
             }
         }
         assert_eq!([1e-9, 0.0, -1e-9].map(|value| SIGNED[code(&SIGNED, value) as usize]), [0.0, 0.0, -5.5e-7]);
+        assert_eq!([1e-9, 0.0, -1e-9].map(|value| code(&UNSIGNED, value)), [1, 0, 0]);
         assert_eq!([2.0, -2.0, f32::NAN].map(|value| code(&SIGNED, value)), [255, 0, 0]);
     }
 }

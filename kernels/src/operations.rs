@@ -1,9 +1,11 @@
 //! The operation boundary: what a model asks of a device. Some thirty coarse operations, each forward with its backward, on buffers that
 //! live on the device. `docs/trainer.md` has the table with shapes, what is saved for the backward pass and where values are rounded.
 //!
-//! Three kinds of buffer, so that precision is a property of the kind and not of each call:
+//! Five kinds of buffer, so that precision is a property of the kind and not of each call:
 //! - **stored**: weights, activations and their gradients. bf16 on a device in bf16 mode. *Every store into one rounds; nothing else does.*
-//! - **exact**: statistics, gradients of weights, optimiser state. f32 everywhere.
+//! - **exact**: statistics, gradients of weights, moments. f32 everywhere.
+//! - **rest**: what stored weights lack of f32 master weights.
+//! - **bytes**: codes of moments of 8 bits, see [`blockwise`].
 //! - **index**: tokens, positions, routes. u32.
 //!
 //! There is no batch axis and no padding: a batch is `rows` tokens of packed documents, and attention is told by `lo` which rows each may
@@ -560,8 +562,8 @@ pub trait Operations: Memory + Sync {
         weight_grad: &mut Self::Exact,
     ) -> Done;
 
-    /// `Σ values²`, summed in f64.
-    fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError>;
+    /// `Σ values²` of each, summed in f64. All in one go, so that a device is waited for once.
+    fn sums_of_squares(&self, values: &[&Self::Exact]) -> Result<Vec<f64>, KernelError>;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
     /// One step of AdamW on one tensor, on its master weights where it has a rest. Blockwise moments are widened, stepped as exact ones are,

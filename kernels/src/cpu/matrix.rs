@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn products_match_the_definition() {
-        for (rows, columns, inner) in [(1, 1, 1), (3, 5, 7), (129, 17, 33), (130, 1, 64), (1, 40, 300), (257, 96, 65), (4, 4, 0)] {
+        for (rows, columns, inner) in
+            [(1, 1, 1), (3, 5, 7), (129, 17, 33), (130, 1, 64), (1, 40, 300), (257, 96, 65), (513, 97, 5), (1030, 200, 33), (4, 4, 0)]
+        {
             let size = Size { rows, columns, inner };
             let (left, right) = (numbers::<f32>(rows * inner, 1), numbers::<f32>(columns * inner, 2));
             let (left64, right64) = (wide(&left), wide(&right));
@@ -177,9 +179,14 @@ mod tests {
                 let wanted = naive(size, wide_view(&left64, left_shape), wide_view(&right64, right_shape));
                 for add in [false, true] {
                     let mut output = vec![2.0f32; rows * columns];
-                    multiply_parallel(size, view(&left, left_shape), view(&right, right_shape), add, &mut output, |_, _| {});
-                    for (got, wanted) in output.iter().zip(&wanted) {
-                        let wanted = wanted + if add { 2.0 } else { 0.0 };
+                    // A bias: each number gets that of its column, once.
+                    let bias = |columns: Range<usize>, part: &mut [f32]| {
+                        assert_eq!(columns.len(), part.len());
+                        part.iter_mut().zip(columns).for_each(|(number, column)| *number += column as f32);
+                    };
+                    multiply_parallel(size, view(&left, left_shape), view(&right, right_shape), add, &mut output, bias);
+                    for (at, (got, wanted)) in output.iter().zip(&wanted).enumerate() {
+                        let wanted = wanted + (at % columns) as f64 + if add { 2.0 } else { 0.0 };
                         assert!((f64::from(*got) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "{size:?}: {got} {wanted}");
                     }
                 }

@@ -444,8 +444,8 @@ impl<F: Number> Operations for Cpu<F> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sum_of_squares(&self, values: &Vec<F>) -> Result<f64, KernelError> {
-        Ok(self.sum_of_squares(values))
+    fn sums_of_squares(&self, values: &[&Vec<F>]) -> Result<Vec<f64>, KernelError> {
+        Ok(values.iter().map(|values| self.sum_of_squares(values)).collect())
     }
 
     fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {

@@ -49,8 +49,9 @@ pub struct Gpu<L: Launcher> {
 pub type Stored<L> = Buffer<<L as Launcher>::Memory, Bf16>;
 /// f32 numbers of a GPU.
 pub type Exact<L> = Buffer<<L as Launcher>::Memory, f32>;
-/// What bf16 numbers of a GPU lack of f32 ones.
+/// Codes of a GPU's blockwise numbers.
 pub type Bytes<L> = Buffer<<L as Launcher>::Memory, u8>;
+/// What bf16 numbers of a GPU lack of f32 ones.
 pub type Rest<L> = Buffer<<L as Launcher>::Memory, buffer::RestBits>;
 /// u32 numbers of a GPU.
 pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;

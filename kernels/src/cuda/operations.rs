@@ -367,7 +367,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sum_of_squares(&self, values: &Self::Exact) -> Result<f64, KernelError> {
+    fn sums_of_squares(&self, values: &[&Self::Exact]) -> Result<Vec<f64>, KernelError> {
         self.squares(values)
     }
 

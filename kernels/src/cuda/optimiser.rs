@@ -10,26 +10,28 @@ const KERNEL: &str = "adamw";
 /// Partial sums of a norm at most: enough to fill a GPU, and fixed, so that the order of the sum depends on the length alone.
 const PARTS: usize = 1024;
 
-/// Blocks of a step on blockwise moments at most: each makes the tables of codes once, and then takes one block of numbers after another.
-const BLOCKWISE_BLOCKS: u32 = 4096;
+/// Blocks of a step on blockwise moments at most, about as many as a GPU holds at a time: each makes the tables of codes once, and then takes
+/// one block of numbers after another.
+const BLOCKWISE_BLOCKS: u32 = 1024;
 
 impl<L: Launcher> Gpu<L> {
-    pub(super) fn squares(&self, values: &Exact<L>) -> Result<f64, KernelError> {
-        let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
-        if parts == 0 {
-            return Ok(0.0);
+    pub(super) fn squares(&self, values: &[&Exact<L>]) -> Result<Vec<f64>, KernelError> {
+        // The totals, then the parts of one after another.
+        let size = size_of::<f64>();
+        let memory = self.launcher.allocate(size * (values.len() + PARTS))?;
+        let total = |at: usize| Argument::Pointer(self.launcher.address(&memory) + (at * size) as u64);
+        let partials = total(values.len());
+        for (at, values) in values.iter().enumerate() {
+            // Of no numbers the sum is the zero that is there.
+            let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
+            let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
+            self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
+            let launch = Launch { kernel: "sum_doubles", grid: [parts.min(1), 1, 1], threads: 256, shared_bytes: 0 };
+            self.launch(launch, &[total(at), partials, Argument::U32(parts)])?;
         }
-        // The total, then the parts.
-        let memory = self.launcher.allocate(size_of::<f64>() * (1 + parts as usize))?;
-        let total = self.launcher.address(&memory);
-        let partials = Argument::Pointer(total + size_of::<f64>() as u64);
-        let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
-        self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
-        let launch = Launch { kernel: "sum_doubles", grid: [1, 1, 1], threads: 256, shared_bytes: 0 };
-        self.launch(launch, &[Argument::Pointer(total), partials, Argument::U32(parts)])?;
-        let mut bytes = [0; size_of::<f64>()];
+        let mut bytes = vec![0; size * values.len()];
         self.launcher.read(&memory, 0, &mut bytes)?;
-        Ok(f64::from_le_bytes(bytes))
+        Ok(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
     }
 
     pub(super) fn add(&self, addend: &Exact<L>, sum: &Exact<L>) -> Done {

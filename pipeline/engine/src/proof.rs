@@ -24,8 +24,12 @@ pub fn verify_exact(out: &Path) -> Result<String, Error> {
             return Err(Error::User(format!("{} is gone; the proof needs the texts and spans in `work/`", out.join("work").display())));
         }
         let fault = |error: OperatorError| Error::from(datafusion::error::DataFusionError::External(Box::new(error)));
-        let resources =
-            Resources { memory_bytes: exact::memory_bytes(&recipe)?, scratch: Some(session.spill.clone()), ..Resources::default() };
+        let resources = Resources {
+            memory_bytes: exact::memory_bytes(&recipe)?,
+            scratch: Some(session.spill.clone()),
+            threads: recipe.num_threads(),
+            ..Resources::default()
+        };
         let survivors = session.in_order().frame(corpus::survivors(session, &recipe).await?)?;
         let plan = survivors
             .filter(datafusion::prelude::ident("drop_reason").is_null())?

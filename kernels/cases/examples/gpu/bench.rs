@@ -7,7 +7,7 @@ use osler_kernel_cases::numbers;
 use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, LinearShape, RotaryShape, RouteShape};
 use osler_kernels::{KernelError, Operations};
 use osler_train::model::{Batch, Config, Gradients, Model, ModelError, Recompute, Workspace};
-use osler_train::optimiser::{Optimiser, Settings};
+use osler_train::optimiser::{MomentKind, Optimiser, Settings};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -48,16 +48,23 @@ pub struct Sizes {
     pub attention_rows: usize,
     /// Weights of the optimiser's step.
     pub weights: usize,
-    /// Layers, hidden size, inner size, query heads and key heads of the model that is trained; tokens of a step.
-    pub model: [usize; 5],
-    pub step_tokens: usize,
+    /// A model that is trained as fast as it can be, and one that is trained in as little memory.
+    pub model: Shape,
+    pub large_model: Shape,
     /// A round takes this long at least.
     pub round_seconds: f64,
     pub rounds: usize,
 }
 
+/// Layers, hidden size, inner size, query heads and key heads of a model that is trained, and tokens of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub model: [usize; 5],
+    pub step_tokens: usize,
+}
+
 impl Sizes {
-    /// Those of Mistral 7B and Mixtral 8x7B; the trained model has 1.1 billion weights.
+    /// Those of Mistral 7B and Mixtral 8x7B; the smaller of the trained models has 1.1 billion weights.
     pub const OF_MODELS: Self = Self {
         rows: 8192,
         hidden: 4096,
@@ -66,8 +73,8 @@ impl Sizes {
         lengths: &[1024, 4096, 16_384],
         attention_rows: 16_384,
         weights: 200_000_000,
-        model: [22, 2048, 5632, 32, 4],
-        step_tokens: 8192,
+        model: Shape { model: [22, 2048, 5632, 32, 4], step_tokens: 8192 },
+        large_model: Shape { model: [32, 4096, 14336, 32, 8], step_tokens: 4096 },
         round_seconds: 0.2,
         rounds: 4,
     };
@@ -79,13 +86,14 @@ impl Sizes {
 /// Those of the device.
 pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl FnMut(Row)) -> Result<(), KernelError> {
     let clock = Clock { ops, sizes, probe: ops.new_exact(1)? };
-    let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 6] = [
+    let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 7] = [
         ("elementwise", elementwise),
         ("attention", attention),
         ("product", products),
         ("head loss", head_loss),
         ("experts", experts),
-        ("step", step),
+        ("step", |clock, give| step(clock, clock.sizes.model, (Recompute::None, MomentKind::F32), give)),
+        ("large step", large_step),
     ];
     let wanted: Vec<_> = groups.iter().filter(|(name, _)| name.contains(only)).collect();
     if wanted.is_empty() {
@@ -151,6 +159,11 @@ impl<O: Operations> Clock<'_, O> {
 /// Writes `len` random numbers: a million, and then the same again.
 fn fill(len: usize, mut write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
     let block = numbers(len.min(1 << 20), len as u64);
+    repeat(&block, len, &mut write)
+}
+
+/// Writes `block` again and again.
+fn repeat(block: &[f32], len: usize, write: &mut impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
     (0..len).step_by(block.len().max(1)).try_for_each(|at| write(at, &block[..block.len().min(len - at)]))
 }
 
@@ -198,7 +211,7 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
         // Gradient, moments, weight and its rest read; all but the gradient written.
         row(what, format!("{weights} weights"), (4 + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
     }
-    let seconds = clock.seconds(|| ops.sum_of_squares(&grad).map(drop))?;
+    let seconds = clock.seconds(|| ops.sums_of_squares(&[&grad]).map(drop))?;
     row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
     Ok(())
 }
@@ -379,24 +392,44 @@ impl<O: Operations> Layer<O> {
     }
 }
 
-fn step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+/// What has to fit into 80 GB: the layers' activations are computed again, and moments are of 8 bits.
+fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+    match step(clock, clock.sizes.large_model, (Recompute::Layer, MomentKind::EightBit), give) {
+        Err(KernelError::Memory { bytes }) => {
+            eprintln!("large step: left out, the device has no memory for a buffer of {bytes} bytes beside the others");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn step<O: Operations>(
+    clock: &Clock<'_, O>,
+    shape: Shape,
+    (recompute, moments): (Recompute, MomentKind),
+    give: &mut dyn FnMut(Row),
+) -> Result<(), KernelError> {
     let failed = |error: ModelError| match error {
         ModelError::Kernel(error) => error,
         error => KernelError::Launch(error.to_string()),
     };
-    let (ops, Sizes { model: [layers, hidden, inner, query_heads, key_heads], vocabulary, step_tokens: rows, .. }) =
-        (clock.ops, *clock.sizes);
+    let Shape { model: [layers, hidden, inner, query_heads, key_heads], step_tokens: rows } = shape;
+    let (ops, vocabulary) = (clock.ops, clock.sizes.vocabulary);
     let config = json!({
         "model_type": "mistral", "hidden_act": "silu", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
         "num_hidden_layers": layers, "num_attention_heads": query_heads, "num_key_value_heads": key_heads, "max_position_embeddings": rows,
     });
     let fields = config.as_object().cloned().unwrap_or_default();
-    let mut model = Model::random(ops, Config::from_json(fields).map_err(failed)?, 1).map_err(failed)?;
+    let mut model = Model::zeros(ops, Config::from_json(fields).map_err(failed)?).map_err(failed)?;
+    for (parameter, weight) in model.parameters.list.iter().zip(&mut model.weights) {
+        let block: Vec<f32> = parameter.start_values(&model.config, 1).take(1 << 20).collect();
+        repeat(&block, parameter.len(), &mut |at, values| ops.write_stored(weight, at, values))?;
+    }
     let mut batch = Batch::default();
     batch.push(&(0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect::<Vec<_>>());
-    let mut work = Workspace::with_recompute(ops, &model.config, rows, Recompute::None).map_err(failed)?;
+    let mut work = Workspace::with_recompute(ops, &model.config, rows, recompute).map_err(failed)?;
     let mut grads = Gradients::new(ops, &model.parameters).map_err(failed)?;
-    let mut optimiser = Optimiser::new(ops, &model, Settings::default()).map_err(failed)?;
+    let mut optimiser = Optimiser::new(ops, &model, Settings { moments, ..Settings::default() }).map_err(failed)?;
     let scale = 1.0 / batch.num_targets() as f64;
     let seconds = clock.seconds(|| {
         let mut one = || {
@@ -412,7 +445,8 @@ fn step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Resul
     let pairs = rows as f64 * (rows + 1) as f64 / 2.0;
     let operations = 6.0 * (weights - vocabulary * hidden) as f64 * rows as f64 + 12.0 * pairs * (layers * hidden) as f64;
     let peer = json!({ "kind": "step", "config": config, "tokens": rows, "operations": operations });
-    let case = format!("{weights} weights, one sequence of {rows}");
+    let kept = if moments == MomentKind::EightBit { ", 8-bit moments" } else { "" };
+    let case = format!("{weights} weights, one sequence of {rows}, recompute {}{kept}", recompute.name());
     give(Row { what: "training step", case, seconds, amount: Amount::Tokens(rows as f64, operations), peer });
     Ok(())
 }
@@ -484,15 +518,15 @@ mod tests {
             lengths: &[8, 16],
             attention_rows: 16,
             weights: 1000,
-            model: [1, 64, 64, 2, 1],
-            step_tokens: 16,
+            model: Shape { model: [1, 64, 64, 2, 1], step_tokens: 16 },
+            large_model: Shape { model: [2, 64, 96, 2, 1], step_tokens: 16 },
             round_seconds: 0.0,
             rounds: 1,
         };
         let mut rows = Vec::new();
         run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
         let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
-        assert_eq!((rows.len(), named.len()), (9 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 1, rows.len()));
+        assert_eq!((rows.len(), named.len()), (10 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 2, rows.len()));
         assert!(rows.iter().all(|row| row.seconds.is_finite()));
         assert!(run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "nothing", &mut |_| ()).is_err());
         let table = Table::new(false, 1e15);

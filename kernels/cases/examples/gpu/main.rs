@@ -40,7 +40,7 @@ enum Command {
     },
     /// Times kernels, layers and training steps
     Bench {
-        /// Only groups that have this in their name: elementwise, attention, product, head loss, experts, step
+        /// Only groups that have this in their name: elementwise, attention, product, head loss, experts, step, large step
         #[arg(long, default_value = "")]
         only: String,
         /// A JSON object a line instead of a table

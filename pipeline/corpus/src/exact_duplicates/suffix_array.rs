@@ -1,6 +1,6 @@
 //! The engine `suffix-array`: the full suffix array sorts every position, and neighbours that share `length` bytes are of one class.
 //!
-//! Documents stand end to end without separators, so a position near the end of a document may share bytes that belong to the next one.
+//! Documents stand one behind the other without separators, so a position near the end of a document may share bytes that belong to the next one.
 //! Such a position has no window: it is passed over when a run becomes a class, and does not end the run.
 
 use super::STAGE;
@@ -90,6 +90,8 @@ impl<R: Rank> WindowClasses for DenseClasses<R> {
             position += len;
             Some(ClassRun { first, len, class })
         })
+        // At the end the rest has been looked through once, and is not again.
+        .fuse()
     }
 }
 

@@ -220,7 +220,8 @@ impl TextArena {
     }
 
     /// Takes `spans`, which are those of [`super::verify`], out of documents where they lie, with `join` where a cut has text on both sides.
-    /// No span may be shorter than that. Other documents are not touched: a cut costs what the documents that lose something cost.
+    /// No span may be shorter than that. Other documents are not written, and all are checked for
+    /// being text at the end.
     ///
     /// # Errors
     /// [`Error::Data`] when the text is not in memory, or a span is of no document or divides a character.

@@ -246,7 +246,7 @@ pub fn write_state<O: Operations>(
 /// Reads what [`write_state`] wrote, of the parameters that are held here.
 ///
 /// # Errors
-/// [`ModelError::Tensor`] when it is the state of another model or of another precision.
+/// [`ModelError::Tensor`] when it is the state of another model, of another precision or of other moments.
 pub fn read_state<O: Operations>(ops: &O, model: &mut Model<O>, optimiser: &mut Optimiser<O>, path: &Path) -> Result<(), ModelError> {
     let map = map_file(path)?;
     let tensors = SafeTensors::deserialize(&map);
@@ -255,11 +255,10 @@ pub fn read_state<O: Operations>(ops: &O, model: &mut Model<O>, optimiser: &mut 
     let states = &mut optimiser.states;
     for tensor in &wanted {
         let StateTensor { name, len, dtype, .. } = tensor;
-        let view = tensors.tensor(name).map_err(|_| tensor_error(path, name, "the file has no such tensor".to_string()))?;
-        if view.dtype() != *dtype || view.shape() != [*len] {
-            let problem = "it is of another model, or of other `optimiser.moments`: go on with the recipe that the run began with";
-            return Err(tensor_error(path, name, problem.to_string()));
-        }
+        let view = tensors.tensor(name).ok().filter(|view| view.dtype() == *dtype && view.shape() == [*len]);
+        let problem = "it is missing or of another shape: the state is of another model, or of other `optimiser.moments`; go on with the recipe \
+                       that the run began with";
+        let view = view.ok_or_else(|| tensor_error(path, name, problem.to_string()))?;
         if tensor.is_held(states) {
             for_each_block(view.data(), *dtype, |at, values| tensor.write(ops, &mut model.weights, states, at, values))?;
         }

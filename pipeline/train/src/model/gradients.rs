@@ -93,10 +93,7 @@ impl<O: Operations> Gradients<O> {
     /// # Errors
     /// Those of the device.
     pub fn norm(&self, ops: &O) -> Result<f64, ModelError> {
-        let mut sum = 0.0;
-        for grad in &self.buffers {
-            sum += ops.sum_of_squares(grad)?;
-        }
-        Ok(sum.sqrt())
+        let squares = ops.sums_of_squares(&self.buffers.iter().collect::<Vec<_>>())?;
+        Ok(squares.into_iter().fold(0.0, |sum, squares| sum + squares).sqrt())
     }
 }

@@ -213,7 +213,7 @@ fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, steps: u64) -> Vec<
     (0..steps).map(step).collect()
 }
 
-/// R087 of the requirements: 50 steps within 1 %, in f32 and beside a master.
+/// 50 steps within 1 %, in f32 and beside a master.
 #[test]
 fn moments_of_8_bits_learn_as_exact_ones_do() {
     for (open, kind) in [(Cpu::new as fn(usize) -> _, "mistral"), (Cpu::new, "mixtral"), (Cpu::bf16, "mistral")] {

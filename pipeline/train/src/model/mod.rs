@@ -119,7 +119,10 @@ impl<O: Operations> Model<O> {
     }
 
     /// A model of this shape whose weights are zero.
-    fn zeros(ops: &O, config: Config) -> Result<Self, ModelError> {
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn zeros(ops: &O, config: Config) -> Result<Self, ModelError> {
         let mut model = Self::allocate(ops, config)?;
         ops.write_exact(&mut model.rotary, 0, &rotary_table(&model.config))?;
         Ok(model)

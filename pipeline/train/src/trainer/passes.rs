@@ -137,10 +137,8 @@ impl<O: Operations> Trainer<O> {
 
     /// Norm of all sums of gradients together: squares by parameter, added in order of the list.
     pub(super) fn norm(&mut self, ops: &O) -> Result<f64, TrainError> {
-        let mut words = Vec::new();
-        for sum in (0..self.owners.len()).filter_map(|at| self.sums.get(at)) {
-            words.push(ops.sum_of_squares(sum)?.to_bits());
-        }
+        let sums: Vec<_> = (0..self.owners.len()).filter_map(|at| self.sums.get(at)).collect();
+        let words: Vec<u64> = ops.sums_of_squares(&sums)?.into_iter().map(f64::to_bits).collect();
         let mut squares: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
         let mut sum = 0.0;
         for &rank in &self.owners {

@@ -22,8 +22,8 @@
 //! # What it costs
 //! Time is linear. Hashing and choosing take a constant per byte. A group of `m` anchors takes at most a fixed number of comparisons of `2 L` bytes
 //! or hashes of `L` windows per anchor; there are about `3 / L` anchors per byte on text of any kind, since periodic text, where every position
-//! could be one, gives two per run. Memory is 24 bytes per anchor and per run of equal windows, and at most 2 bytes per byte of text for the
-//! classes of text that consists of repeats only.
+//! could be one, gives two per run. Memory is 24 bytes per anchor, 24 and then 40 per run of equal windows, and for the scan some
+//! 40 per range of kept classes, of which there are at most twice as many as runs.
 
 pub mod anchors;
 pub mod groups;
