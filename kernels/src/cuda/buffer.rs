@@ -44,73 +44,35 @@ impl Element for Bf16 {
     }
 }
 
-/// What a stored number lacks of an f32: the difference of their bits, which fits sixteen, since a stored number is the nearest.
-#[derive(Debug, Clone, Copy)]
-pub struct RestBits;
-
-impl RestBits {
-    /// What `value` as it is stored lacks of it.
-    pub fn of(value: f32) -> u16 {
-        value.to_bits().wrapping_sub(u32::from(float_to_bf16(value)) << 16) as u16
-    }
-
-    /// The f32 of a stored number, which is exact in one, and its rest.
-    pub fn join(stored: f32, rest: u16) -> f32 {
-        f32::from_bits(stored.to_bits().wrapping_add_signed(i32::from(rest.cast_signed())))
-    }
+/// What `value` as it is stored lacks of it: the difference of their bits, which fits sixteen, since a stored number is the nearest.
+pub fn rest_of(value: f32) -> u16 {
+    value.to_bits().wrapping_sub(u32::from(float_to_bf16(value)) << 16) as u16
 }
 
-impl Element for RestBits {
-    type Host = u16;
-    const BYTES: usize = 2;
-
-    fn put(value: u16, bytes: &mut Vec<u8>) {
-        bytes.extend(value.to_le_bytes());
-    }
-
-    fn get(bytes: &[u8]) -> u16 {
-        u16::from_le_bytes([bytes[0], bytes[1]])
-    }
+/// The f32 of a stored number, which is exact in one, and its rest.
+pub fn join(stored: f32, rest: u16) -> f32 {
+    f32::from_bits(stored.to_bits().wrapping_add_signed(i32::from(rest.cast_signed())))
 }
 
-impl Element for u8 {
-    type Host = u8;
-    const BYTES: usize = 1;
+/// Numbers that the host has as the device does.
+macro_rules! same_on_the_host {
+    ($($number:ty),*) => {$(
+        impl Element for $number {
+            type Host = $number;
+            const BYTES: usize = size_of::<$number>();
 
-    fn put(value: u8, bytes: &mut Vec<u8>) {
-        bytes.push(value);
-    }
+            fn put(value: $number, bytes: &mut Vec<u8>) {
+                bytes.extend(value.to_le_bytes());
+            }
 
-    fn get(bytes: &[u8]) -> u8 {
-        bytes[0]
-    }
+            fn get(bytes: &[u8]) -> $number {
+                <$number>::from_le_bytes(std::array::from_fn(|at| bytes[at]))
+            }
+        }
+    )*};
 }
 
-impl Element for f32 {
-    type Host = f32;
-    const BYTES: usize = 4;
-
-    fn put(value: f32, bytes: &mut Vec<u8>) {
-        bytes.extend(value.to_le_bytes());
-    }
-
-    fn get(bytes: &[u8]) -> f32 {
-        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-    }
-}
-
-impl Element for u32 {
-    type Host = u32;
-    const BYTES: usize = 4;
-
-    fn put(value: u32, bytes: &mut Vec<u8>) {
-        bytes.extend(value.to_le_bytes());
-    }
-
-    fn get(bytes: &[u8]) -> u32 {
-        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-    }
-}
+same_on_the_host!(u8, u16, u32, f32);
 
 /// `len` numbers of kind `T` in a device's memory `M`.
 #[derive(Debug)]

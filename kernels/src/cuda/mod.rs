@@ -52,7 +52,7 @@ pub type Exact<L> = Buffer<<L as Launcher>::Memory, f32>;
 /// Codes of a GPU's blockwise numbers.
 pub type Bytes<L> = Buffer<<L as Launcher>::Memory, u8>;
 /// What bf16 numbers of a GPU lack of f32 ones.
-pub type Rest<L> = Buffer<<L as Launcher>::Memory, buffer::RestBits>;
+pub type Rest<L> = Buffer<<L as Launcher>::Memory, u16>;
 /// u32 numbers of a GPU.
 pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
 

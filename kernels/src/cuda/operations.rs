@@ -1,7 +1,7 @@
 //! The operations of a GPU: checks and launches are in the file of each.
 
 use super::attention::Saved;
-use super::buffer::{Facts, RestBits};
+use super::buffer::{Facts, join, rest_of};
 use super::head_loss::Gradients;
 use super::{Bf16, Element, Gpu, Launcher, expect_len};
 use crate::KernelError;
@@ -41,14 +41,14 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn write_master(&self, weight: &mut Self::Stored, rest: &mut Self::Rest, at: usize, values: &[f32]) -> Done {
         self.write(weight, at, values)?;
-        self.write(rest, at, &values.iter().map(|&value| RestBits::of(value)).collect::<Vec<_>>())
+        self.write(rest, at, &values.iter().map(|&value| rest_of(value)).collect::<Vec<_>>())
     }
 
     fn read_master(&self, weight: &Self::Stored, rest: &Self::Rest, at: usize, values: &mut [f32]) -> Done {
         self.read(weight, at, values)?;
         let mut rests = vec![0; values.len()];
         self.read(rest, at, &mut rests)?;
-        values.iter_mut().zip(rests).for_each(|(value, rest)| *value = RestBits::join(*value, rest));
+        values.iter_mut().zip(rests).for_each(|(value, rest)| *value = join(*value, rest));
         Ok(())
     }
 

@@ -57,11 +57,11 @@ pub struct Optimiser<O: Memory> {
 }
 
 impl<O: Memory> Optimiser<O> {
-    /// The memory of a state of the parameters that `holds` names, zero all over.
+    /// The state before the first step of the parameters that `holds` names: only those are stepped.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] when there is not enough.
-    pub fn allocate(memory: &O, parameters: &Parameters, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
+    pub fn of_part(memory: &O, parameters: &Parameters, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
         let state = |(at, parameter): (usize, &Parameter)| {
             let len = parameter.len();
             let state = holds(at).then(|| AdamState::new(memory, len, settings.moments.is_blockwise(len)));
@@ -73,21 +73,12 @@ impl<O: Memory> Optimiser<O> {
 }
 
 impl<O: Operations> Optimiser<O> {
-    /// A fresh state: moments of zero, and master weights where the device needs them.
+    /// The state before the first step: moments of zero, and master weights that are the stored ones.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] when there is not enough memory.
     pub fn new(ops: &O, model: &Model<O>, settings: Settings) -> Result<Self, ModelError> {
-        Self::of_part(ops, model, settings, |_| true)
-    }
-
-    /// The same of the parameters that `holds` names: only those are stepped.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn of_part(ops: &O, model: &Model<O>, settings: Settings, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
-        // Master weights are the stored ones, to begin with: they lack nothing.
-        Self::allocate(ops, &model.parameters, settings, holds)
+        Self::of_part(ops, &model.parameters, settings, |_| true)
     }
 
     /// One step down the gradients, whose norm together is `norm`, of the parameters that are held.

@@ -47,7 +47,7 @@ impl MemoryTable {
         Gradients::of_pass(&counter, &model.parameters)?;
         Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
         let gradients = counter.take();
-        Optimiser::allocate(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
+        Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
         let optimiser = counter.take();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         Ok(Self { weights, gradients, optimiser, activations: counter.take() })

@@ -163,7 +163,7 @@ impl<O: Operations> Trainer<O> {
         let holds = |at: usize| owners[at] == ranks.rank();
         let grads = Gradients::of_pass(ops, &model.parameters)?;
         let sums = Gradients::of_part(ops, &model.parameters, holds)?;
-        let optimiser = Optimiser::of_part(ops, &model, plan.optimiser, holds)?;
+        let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
         Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })
     }
 

@@ -157,13 +157,13 @@ impl<O: Operations> Clock<'_, O> {
 }
 
 /// Writes `len` random numbers: a million, and then the same again.
-fn fill(len: usize, mut write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
+fn fill(len: usize, write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
     let block = numbers(len.min(1 << 20), len as u64);
-    repeat(&block, len, &mut write)
+    repeat(&block, len, write)
 }
 
 /// Writes `block` again and again.
-fn repeat(block: &[f32], len: usize, write: &mut impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
+fn repeat(block: &[f32], len: usize, mut write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
     (0..len).step_by(block.len().max(1)).try_for_each(|at| write(at, &block[..block.len().min(len - at)]))
 }
 
@@ -423,7 +423,7 @@ fn step<O: Operations>(
     let mut model = Model::zeros(ops, Config::from_json(fields).map_err(failed)?).map_err(failed)?;
     for (parameter, weight) in model.parameters.list.iter().zip(&mut model.weights) {
         let block: Vec<f32> = parameter.start_values(&model.config, 1).take(1 << 20).collect();
-        repeat(&block, parameter.len(), &mut |at, values| ops.write_stored(weight, at, values))?;
+        repeat(&block, parameter.len(), |at, values| ops.write_stored(weight, at, values))?;
     }
     let mut batch = Batch::default();
     batch.push(&(0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect::<Vec<_>>());

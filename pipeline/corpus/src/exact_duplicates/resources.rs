@@ -66,6 +66,21 @@ impl Resources {
     }
 }
 
+/// Work that threads share: each takes some of it at a time, in order.
+#[derive(Debug)]
+pub(super) struct Queue<I>(Mutex<I>);
+
+impl<I: Iterator> Queue<I> {
+    pub(super) fn new(work: impl IntoIterator<IntoIter = I>) -> Self {
+        Self(Mutex::new(work.into_iter()))
+    }
+
+    /// The next `count`; none where all is taken.
+    pub(super) fn take(&self, count: usize) -> Vec<I::Item> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(count).collect()
+    }
+}
+
 /// A file without a name in `folder`, open for reading and writing.
 pub(super) fn scratch_file(folder: &Path) -> Result<File, Error> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);

@@ -1,7 +1,7 @@
 //! All documents of a run in one text, so that one index sees every repeat: in memory, or in a file that is mapped.
 
 use super::cut::OffsetMap;
-use super::resources::{Resources, io, scratch_file};
+use super::resources::{Queue, Resources, io, scratch_file};
 use super::{RemovedSpan, STAGE};
 use crate::operator::Error;
 use memmap2::Mmap;
@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 /// Documents one behind the other without separators, and after a cut with blanks where text is gone. Nothing outside reads it as one string:
 /// a window or span always lies in one document.
@@ -244,10 +243,10 @@ impl TextArena {
             (rest, documents, place) = (others, behind, document.next);
             changed.push((start, document, bytes, own));
         }
-        let left = Mutex::new(changed.into_iter());
+        let changed = Queue::new(changed);
         resources.on_threads(|| {
             loop {
-                let mine: Vec<_> = left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(CUT_DOCUMENTS).collect();
+                let mine = changed.take(CUT_DOCUMENTS);
                 if mine.is_empty() {
                     return Ok(());
                 }

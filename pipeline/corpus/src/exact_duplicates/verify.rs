@@ -1,10 +1,9 @@
 //! The proof, after the fact, that a pass lost nothing.
 
-use super::resources::Resources;
+use super::resources::{Queue, Resources};
 use super::text::TextArena;
 use super::{RemovedSpan, STAGE};
 use crate::operator::Error;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Checks that spans are sorted, disjoint, whole characters and within their documents, and that every copy named holds the same bytes,
 /// lies in one document, and has no byte in a span itself. `arena` is the text as the pass saw it.
@@ -12,16 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// # Errors
 /// [`Error::Data`] with the ordinal and byte of the first span that fails.
 pub fn verify(arena: &TextArena, spans: &[RemovedSpan], resources: &Resources) -> Result<(), Error> {
-    let next = AtomicUsize::new(0);
+    let indices = Queue::new(0..spans.len());
     // Spans are taken in order, so no thread passes the first fault by.
     let faults = resources.on_threads(|| {
         loop {
-            let first = next.fetch_add(CHUNK_SPANS, Ordering::Relaxed);
-            if first >= spans.len() {
+            let mine = indices.take(CHUNK_SPANS);
+            if mine.is_empty() {
                 return Ok(None);
             }
-            let mut chunk = first..spans.len().min(first + CHUNK_SPANS);
-            if let Some(fault) = chunk.find_map(|index| check(arena, spans, index).err().map(|fault| (index, fault))) {
+            if let Some(fault) = mine.into_iter().find_map(|index| check(arena, spans, index).err().map(|fault| (index, fault))) {
                 return Ok(Some(fault));
             }
         }

@@ -32,7 +32,7 @@ mod periodic;
 mod periods;
 mod rolling;
 
-use super::resources::{Resources, SpillFile};
+use super::resources::{Queue, Resources, SpillFile};
 use super::text::{Access, TextArena};
 use super::windows::{ClassRun, WindowClasses};
 use crate::operator::Error;
@@ -161,12 +161,12 @@ fn select(
     resources: &Resources,
     anchors: &Partitions<'_, Anchor>,
 ) -> Result<(), Error> {
-    let left = Mutex::new(pieces(arena, length));
+    let pieces = Queue::new(pieces(arena, length));
     let work = || {
         let (mut sampler, mut feeder) = (Sampler::new(length, gram_bytes), anchors.feeder());
         loop {
             resources.go_on()?;
-            let mine: Vec<Range<usize>> = left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(PIECES).collect();
+            let mine = pieces.take(PIECES);
             if mine.is_empty() {
                 return feeder.finish();
             }
