@@ -1,15 +1,14 @@
 // One linear map per expert and its gradients, all experts in one launch, with tensor cores (sm_80): for many small experts, where a
 // product per expert would leave most of a device idle and the host would have to know the segments.
 //
-// Blocks stay and take tile after tile of the experts' products, expert by expert; which tiles there are follows from `segments`, so the host
-// need not know it. A tile is one block's from its first product to its last, so no bit depends on the number of blocks.
+// Blocks stay and take tile after tile of the experts' products, expert by expert. A tile is one block's from its first product to its last,
+// so no bit depends on the number of blocks.
 
 constexpr int TILE = 128;   // rows and columns of a tile
 constexpr int INNER = 64;   // numbers of the inner dimension that are brought at a time
 constexpr int STAGES = 3;   // of them on their way
 constexpr int THREADS = 256;
 constexpr int WARP_ROWS = 64, WARP_COLUMNS = 32;  // of a tile: warps lie in two rows of four
-constexpr int EXPERTS_MAX = 256;
 constexpr int OPERAND = TILE * INNER;
 
 // A bf16 matrix of a product. Of one that lies along the inner dimension, a row holds inner numbers; of one across, a row is one of them.
@@ -127,63 +126,17 @@ DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], u
     }
 }
 
-// A tile of an expert, and the expert's rows.
-struct Tile {
-    uint32_t expert, first_row, end_row, row, column;
-};
-
-DEVICE uint32_t tiles_of(uint32_t len) { return (len + TILE - 1) / TILE; }
-
-// first_tile[e] = tiles of all experts before e, for `experts` and one more. One thread per expert. `high` tiles lie below each other, and
-// none where an expert has no rows; 0: as many as its rows need.
-DEVICE void count_tiles(uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t columns, uint32_t high) {
-    const unsigned expert = threadIdx.x;
-    uint32_t count = 0;
-    if (expert < experts) {
-        const uint32_t len = min(segments[expert + 1], rows) - min(segments[expert], rows);
-        count = len == 0 ? 0 : (high == 0 ? tiles_of(len) : high) * tiles_of(columns);
-    }
-    if (expert == 0) first_tile[0] = 0;
-    first_tile[expert + 1] = count;
-    __syncthreads();
-    for (unsigned distance = 1; distance < EXPERTS_MAX; distance *= 2) {
-        const uint32_t before = expert + 1 > distance ? first_tile[expert + 1 - distance] : 0;
-        __syncthreads();
-        first_tile[expert + 1] += before;
-        __syncthreads();
-    }
-}
-
-// Where tile `number` is: tiles of an expert go down its rows first, so that neighbours share a weight's columns. `high`
-// is that of count_tiles.
-DEVICE Tile find_tile(const uint32_t* first_tile, const uint32_t* segments, uint32_t experts, uint32_t rows, uint32_t number, uint32_t high) {
-    uint32_t low = 0, past = experts;
-    while (past - low > 1) {
-        const uint32_t middle = low + (past - low) / 2;
-        if (first_tile[middle] <= number) low = middle;
-        else past = middle;
-    }
-    Tile tile;
-    tile.expert = low;
-    tile.first_row = min(segments[low], rows);
-    tile.end_row = min(segments[low + 1], rows);
-    if (high == 0) high = tiles_of(tile.end_row - tile.first_row);
-    const uint32_t within = number - first_tile[low];
-    tile.row = within % high * TILE;
-    tile.column = within / high * TILE;
-    return tile;
-}
-
 // Multiplies the rows of each expert, `inner` numbers each, by its matrix, which lies along them or across: gives pairs of `columns`.
 template <bool ALONG, typename Store>
 DEVICE void multiply_rows(const uint16_t* left, uint32_t inner, const uint16_t* weight, uint32_t columns, const uint32_t* segments,
                           uint32_t experts, uint32_t rows, const Store& store) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    count_tiles(first_tile, segments, experts, rows, columns, 0);
+    const Tiles<TILE, TILE> tiles = {segments, experts, rows, columns, 0, first_tile};
+    tiles.count();
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
-    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
-        const Tile tile = find_tile(first_tile, segments, experts, rows, number, 0);
+    for (uint32_t number = blockIdx.x; number < tiles.len(); number += gridDim.x) {
+        const Tile tile = tiles.find(number);
         const uint32_t first_row = tile.first_row, len = tile.end_row - first_row;
         const Matrix own = {left + uint64_t(first_row) * inner, inner, len, inner};
         const Matrix right = {weight + uint64_t(tile.expert) * columns * inner, ALONG ? inner : columns, columns, inner};
@@ -221,11 +174,11 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
                                          uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    const uint32_t high = tiles_of(outputs);
-    count_tiles(first_tile, segments, experts, rows, inputs, high);
+    const Tiles<TILE, TILE> tiles = {segments, experts, rows, inputs, outputs, first_tile};
+    tiles.count();
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
-    for (uint32_t number = blockIdx.x; number < first_tile[experts]; number += gridDim.x) {
-        const Tile tile = find_tile(first_tile, segments, experts, rows, number, high);
+    for (uint32_t number = blockIdx.x; number < tiles.len(); number += gridDim.x) {
+        const Tile tile = tiles.find(number);
         const uint32_t len = tile.end_row - tile.first_row;
         const Matrix left = {output_grad + uint64_t(tile.first_row) * outputs, outputs, outputs, len};
         const Matrix right = {input + uint64_t(tile.first_row) * inputs, inputs, inputs, len};

@@ -45,11 +45,12 @@ fn main() {
 fn unit(path: &Path, out: &Path) -> PathBuf {
     let source = fs::read_to_string(path).expect("readable");
     let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
-    // As in the table of units: what both directions of attention share is put before them.
-    let shared: &[&str] = match (stem.starts_with("attention_"), stem.ends_with("_hopper")) {
-        (true, true) => &["ptx.cuh", "tiles.cuh", "attention.cuh", "attention_hopper.cuh"],
-        (true, false) => &["ptx.cuh", "tiles.cuh", "attention.cuh"],
-        _ if stem == "grouped" => &["ptx.cuh", "tiles.cuh"],
+    // As in the table of units: what several of them share is put before them.
+    let shared: &[&str] = match (stem.split('_').next(), stem.ends_with("_hopper")) {
+        (Some("attention"), true) => &["ptx.cuh", "tiles.cuh", "attention.cuh", "tiles_hopper.cuh", "attention_hopper.cuh"],
+        (Some("attention"), false) => &["ptx.cuh", "tiles.cuh", "attention.cuh"],
+        (Some("grouped"), true) => &["ptx.cuh", "tiles_hopper.cuh", "grouped.cuh"],
+        (Some("grouped"), false) => &["ptx.cuh", "tiles.cuh", "grouped.cuh"],
         _ => &["ptx.cuh"],
     };
     let shared: String = shared.iter().map(|name| format!("#include \"{name}\"\n")).collect();

@@ -40,6 +40,14 @@ pub fn visit(visitor: &mut impl Visitor) {
     }
 }
 
+/// Those of devices with wgmma: as above, where inputs and outputs are whole steps; more steps than a ring has stages, and few experts.
+pub fn visit_hopper(visitor: &mut impl Visitor) {
+    let mixed = vec![1, 0, 63, 64, 65, 130, 0, 7];
+    for (rows_each, inputs, outputs) in [(mixed, 320, 192), (vec![0, 0, 300, 0], 64, 576), (vec![200], 64, 64), (vec![0; 2], 64, 64)] {
+        visitor.visit(&Grouped { rows_each, inputs, outputs });
+    }
+}
+
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
     visitor.visit(&Rotary { shape: RotaryShape { rows: 4096, heads: 32, head_dim: 128 }, norm: true });
@@ -48,6 +56,7 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     visitor.visit(&Embedding { tokens, vocabulary: 151_936, hidden: 1024 });
     visitor.visit(&Linear { shape: LinearShape { rows: 600, inputs: 1024, outputs: 512 } });
     visitor.visit(&Grouped { rows_each: (0..64).map(|expert| expert * 37 % 130).collect(), inputs: 2048, outputs: 768 });
+    visitor.visit(&Grouped { rows_each: vec![300, 41, 0, 513], inputs: 1024, outputs: 1536 });
     [false, true].into_iter().for_each(|is_blockwise| visitor.visit(&Optimiser { count: 30_000_000, is_blockwise }));
     visitor.visit(&FarRows { vocabulary: 300_000, hidden: 8192 });
 }

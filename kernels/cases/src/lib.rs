@@ -36,6 +36,7 @@ pub fn visit_all(visitor: &mut impl Visitor, wgmma: bool) {
     attention::visit(visitor);
     if wgmma {
         attention::visit_hopper(visitor);
+        elementwise::visit_hopper(visitor);
     }
     elementwise::visit(visitor);
     head_loss::visit(visitor);

@@ -155,6 +155,11 @@ impl Launcher for Emulator {
         self.wgmma
     }
 
+    /// So few that kernels whose blocks stay take several turns.
+    fn multiprocessors(&self) -> usize {
+        3
+    }
+
     /// As `TensorMap` in `include/emulator/hopper.hpp`.
     fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
         if !matrix.row_bytes.is_multiple_of(16) || !matrix.address.is_multiple_of(16) || !(1..=256).contains(&matrix.box_rows) {

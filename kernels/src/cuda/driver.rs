@@ -42,6 +42,7 @@ pub struct Found {
     pub architecture: Architecture,
     /// All there is, free or not.
     pub memory_bytes: usize,
+    pub multiprocessors: usize,
 }
 
 /// The device with the number `ordinal`, if kernels can run on it. Takes nothing of it.
@@ -70,11 +71,13 @@ pub fn find(ordinal: usize) -> Result<Found, KernelError> {
     let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(&silent);
     let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let multiprocessors = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     Ok(Found {
         name: result::device::get_name(device).map_err(&silent)?,
         architecture: Architecture::of(major, minor)?,
         // SAFETY: as above.
         memory_bytes: unsafe { result::device::total_mem(device) }.map_err(&silent)?,
+        multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
     })
 }
 
@@ -251,6 +254,10 @@ impl Launcher for Driver {
 
     fn has_wgmma(&self) -> bool {
         self.found.architecture.has_wgmma()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.found.multiprocessors
     }
 
     fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {

@@ -1,22 +1,34 @@
-//! Launches of `cuda/grouped.cu`: linear maps of many experts, each in one launch.
+//! Launches of `cuda/grouped.cu` and `cuda/grouped_hopper.cu`: linear maps of all experts, each in one launch.
 
-use super::buffer::narrow;
-use super::{Argument, Exact, Gpu, Index, Launch, Launcher, Stored};
+use super::buffer::{Bf16, narrow};
+use super::{Argument, Buffer, Element, Exact, Gpu, Index, Launch, Launcher, MatrixBox, Stored};
 use crate::KernelError;
 use crate::operations::{Done, LinearShape};
 
 const KERNEL: &str = "linear";
 
-/// Experts up to which a product for each is made: few are large, and the library is near a device's peak on large products.
-const FEW_EXPERTS: usize = 16;
-/// The kernel counts the tiles of every expert with a thread.
+/// The kernels count the tiles of every expert with a thread.
 const EXPERTS_MAX: usize = 256;
-/// Rows and columns of a tile.
-const TILE: usize = 128;
-/// Two blocks on each multiprocessor of an H100; those without a tile end at once.
-const BLOCKS: usize = 264;
-/// Three stages of two operands of 128 x 64 bf16 numbers.
-const SHARED_BYTES: u32 = 3 * 2 * 128 * 64 * 2;
+
+/// How a kernel cuts products into tiles, and what its blocks take of a multiprocessor.
+#[derive(Debug, PartialEq, Eq)]
+struct Tiling {
+    rows: usize,
+    columns: usize,
+    blocks_each: usize,
+    threads: u32,
+    shared_bytes: u32,
+}
+
+/// `cuda/grouped.cu`: three stages of two operands of 128 x 64 bf16 numbers.
+const PLAIN: Tiling = Tiling { rows: 128, columns: 128, blocks_each: 2, threads: 256, shared_bytes: 3 * 2 * 128 * 64 * 2 };
+/// `cuda/grouped_hopper.cu`: four stages of 128 x 64 and 256 x 64.
+const HOPPER: Tiling = Tiling { rows: 128, columns: 256, blocks_each: 1, threads: 384, shared_bytes: 4 * (128 + 256) * 64 * 2 };
+/// Inner numbers of a stage; Hopper's kernels take whole ones.
+const INNER: usize = 64;
+/// Experts up to which, without kernels for Hopper, a product for each is made: few are large, and the library is near a device's peak on
+/// large products.
+const FEW_EXPERTS: usize = 16;
 
 /// A shape that one launch serves, with the numbers that every kernel takes behind its buffers.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +36,15 @@ pub(super) struct Grouped {
     shape: LinearShape,
     experts: usize,
     arguments: [Argument; 4],
+    tiling: &'static Tiling,
+}
+
+/// A bf16 matrix of a product, and the rows of the boxes that Hopper's kernels bring it in.
+#[derive(Debug)]
+struct Matrix<'a, L: Launcher> {
+    buffer: &'a Stored<L>,
+    columns: usize,
+    box_rows: usize,
 }
 
 impl Grouped {
@@ -31,23 +52,33 @@ impl Grouped {
     ///
     /// # Errors
     /// [`KernelError::Value`] for sizes from 2³² on.
-    pub fn of(shape: LinearShape, experts: usize) -> Result<Option<Self>, KernelError> {
+    pub fn of(shape: LinearShape, experts: usize, has_wgmma: bool) -> Result<Option<Self>, KernelError> {
         let LinearShape { rows, inputs, outputs } = shape;
-        if experts <= FEW_EXPERTS || experts > EXPERTS_MAX || !inputs.is_multiple_of(8) || !outputs.is_multiple_of(8) {
-            return Ok(None);
-        }
+        let all_multiples_of = |of: usize| inputs.is_multiple_of(of) && outputs.is_multiple_of(of);
+        let tiling = match experts {
+            1..=EXPERTS_MAX if has_wgmma && all_multiples_of(INNER) => &HOPPER,
+            ..=FEW_EXPERTS => return Ok(None),
+            ..=EXPERTS_MAX if all_multiples_of(8) => &PLAIN,
+            _ => return Ok(None),
+        };
         let number = |name, value| narrow(KERNEL, name, value).map(Argument::U32);
         let arguments = [number("experts", experts)?, number("rows", rows)?, number("inputs", inputs)?, number("outputs", outputs)?];
-        Ok(Some(Self { shape, experts, arguments }))
+        Ok(Some(Self { shape, experts, arguments, tiling }))
     }
 
-    /// Tiles of all experts at most, if an expert's product has `columns` and its rows or, given `high`, that many.
-    fn blocks(&self, high: Option<usize>, columns: usize) -> u32 {
+    fn is_for_hopper(&self) -> bool {
+        *self.tiling == HOPPER
+    }
+
+    /// One for each tile of all experts or, where there are more, as many as run at once: if an expert's product has `columns` and its rows or,
+    /// given `high`, that many.
+    fn blocks(&self, high: Option<usize>, columns: usize, multiprocessors: usize) -> u32 {
+        let Tiling { rows: tile_rows, columns: tile_columns, blocks_each, .. } = *self.tiling;
         let below_each_other = match high {
-            Some(rows) => self.experts * rows.div_ceil(TILE),
-            None => self.shape.rows / TILE + self.experts,
+            Some(rows) => self.experts * rows.div_ceil(tile_rows),
+            None => self.shape.rows / tile_rows + self.experts,
         };
-        (below_each_other * columns.div_ceil(TILE)).min(BLOCKS) as u32
+        (below_each_other * columns.div_ceil(tile_columns)).min(blocks_each * multiprocessors) as u32
     }
 }
 
@@ -60,8 +91,11 @@ impl<L: Launcher> Gpu<L> {
         weight: &Stored<L>,
         output: &Stored<L>,
     ) -> Done {
-        let buffers = [self.pointer(output), self.pointer(input), self.pointer(weight)];
-        self.grouped("grouped_forward", grouped, grouped.blocks(None, grouped.shape.outputs), segments, buffers, &[])
+        let LinearShape { inputs, outputs, .. } = grouped.shape;
+        let left = Matrix { buffer: input, columns: inputs, box_rows: HOPPER.rows };
+        let right = Matrix { buffer: weight, columns: inputs, box_rows: HOPPER.columns };
+        let names = ["grouped_forward", "grouped_forward_hopper"];
+        self.grouped(names, grouped, (None, outputs), segments, output, [left, right], &[])
     }
 
     pub(super) fn grouped_backward_input(
@@ -73,9 +107,11 @@ impl<L: Launcher> Gpu<L> {
         add: bool,
         input_grad: &Stored<L>,
     ) -> Done {
-        let buffers = [self.pointer(input_grad), self.pointer(output_grad), self.pointer(weight)];
-        let blocks = grouped.blocks(None, grouped.shape.inputs);
-        self.grouped("grouped_backward_input", grouped, blocks, segments, buffers, &[Argument::U32(u32::from(add))])
+        let LinearShape { inputs, outputs, .. } = grouped.shape;
+        let left = Matrix { buffer: output_grad, columns: outputs, box_rows: HOPPER.rows };
+        let right = Matrix { buffer: weight, columns: inputs, box_rows: INNER };
+        let names = ["grouped_backward_input", "grouped_backward_input_hopper"];
+        self.grouped(names, grouped, (None, inputs), segments, input_grad, [left, right], &[Argument::U32(u32::from(add))])
     }
 
     pub(super) fn grouped_backward_weight(
@@ -86,18 +122,24 @@ impl<L: Launcher> Gpu<L> {
         input: &Stored<L>,
         weight_grad: &Exact<L>,
     ) -> Done {
-        let buffers = [self.pointer(weight_grad), self.pointer(output_grad), self.pointer(input)];
-        let blocks = grouped.blocks(Some(grouped.shape.outputs), grouped.shape.inputs);
-        self.grouped("grouped_backward_weight", grouped, blocks, segments, buffers, &[])
+        let LinearShape { inputs, outputs, .. } = grouped.shape;
+        let left = Matrix { buffer: output_grad, columns: outputs, box_rows: INNER };
+        let right = Matrix { buffer: input, columns: inputs, box_rows: INNER };
+        let names = ["grouped_backward_weight", "grouped_backward_weight_hopper"];
+        self.grouped(names, grouped, (Some(outputs), inputs), segments, weight_grad, [left, right], &[])
     }
 
-    fn grouped(
+    /// Launches the kernel of two names that is the device's. `size` is the height and width of an expert's product, as for
+    /// [`Grouped::blocks`].
+    #[allow(clippy::too_many_arguments)]
+    fn grouped<T: Element>(
         &self,
-        kernel: &'static str,
+        [plain, hopper]: [&'static str; 2],
         grouped: &Grouped,
-        blocks: u32,
+        size: (Option<usize>, usize),
         segments: &Index<L>,
-        buffers: [Argument; 3],
+        product: &Buffer<L::Memory, T>,
+        operands: [Matrix<'_, L>; 2],
         more: &[Argument],
     ) -> Done {
         // What a kernel wrote is right by construction.
@@ -108,8 +150,21 @@ impl<L: Launcher> Gpu<L> {
         if grouped.shape.rows == 0 {
             return Ok(());
         }
-        let arguments: Vec<Argument> =
-            buffers.into_iter().chain([self.indices(segments)]).chain(grouped.arguments).chain(more.iter().copied()).collect();
-        self.launch(Launch { kernel, grid: [blocks, 1, 1], threads: 256, shared_bytes: SHARED_BYTES }, &arguments)
+        let mut arguments = vec![self.pointer(product)];
+        for operand in &operands {
+            arguments.push(if grouped.is_for_hopper() { self.operand_map(operand)? } else { self.pointer(operand.buffer) });
+        }
+        arguments.push(self.indices(segments));
+        arguments.extend(grouped.arguments);
+        arguments.extend(more);
+        let Tiling { threads, shared_bytes, .. } = *grouped.tiling;
+        let grid = [grouped.blocks(size.0, size.1, self.launcher.multiprocessors()), 1, 1];
+        self.launch(Launch { kernel: if grouped.is_for_hopper() { hopper } else { plain }, grid, threads, shared_bytes }, &arguments)
+    }
+
+    fn operand_map(&self, operand: &Matrix<'_, L>) -> Result<Argument, KernelError> {
+        let Matrix { buffer, columns, box_rows } = *operand;
+        let (address, rows) = (self.address(buffer, 0), buffer.len / columns);
+        self.launcher.tensor_map(&MatrixBox { address, rows, columns, row_bytes: columns * Bf16::BYTES, box_rows }).map(Argument::TensorMap)
     }
 }

@@ -36,6 +36,8 @@ pub trait Launcher: Send + Sync + Debug {
     fn multiply(&self, product: &Product) -> Done;
     /// Whether it runs the units for Hopper alone (`sm_90a`).
     fn has_wgmma(&self) -> bool;
+    /// Multiprocessors: how many blocks run at once, of kernels that take one each.
+    fn multiprocessors(&self) -> usize;
     /// The map by which such a kernel copies a matrix.
     fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError>;
 }

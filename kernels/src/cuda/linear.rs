@@ -64,7 +64,7 @@ impl<L: Launcher> Gpu<L> {
         output: &Stored<L>,
     ) -> Done {
         check(shape, experts(segments), input.len, weight.len, output.len)?;
-        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+        if let Some(grouped) = Grouped::of(shape, experts(segments), self.has_wgmma())? {
             return self.grouped_forward(&grouped, segments, input, weight, output);
         }
         self.each_expert(shape, segments, |part, start| self.linear_part(part, start, input, weight, None, output))
@@ -80,7 +80,7 @@ impl<L: Launcher> Gpu<L> {
         input_grad: &Stored<L>,
     ) -> Done {
         check(shape, experts(segments), input_grad.len, weight.len, output_grad.len)?;
-        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+        if let Some(grouped) = Grouped::of(shape, experts(segments), self.has_wgmma())? {
             return self.grouped_backward_input(&grouped, segments, output_grad, weight, add, input_grad);
         }
         self.each_expert(shape, segments, |part, start| self.linear_input_part(part, start, output_grad, weight, add, input_grad))
@@ -95,7 +95,7 @@ impl<L: Launcher> Gpu<L> {
         weight_grad: &Exact<L>,
     ) -> Done {
         check(shape, experts(segments), input.len, weight_grad.len, output_grad.len)?;
-        if let Some(grouped) = Grouped::of(shape, experts(segments))? {
+        if let Some(grouped) = Grouped::of(shape, experts(segments), self.has_wgmma())? {
             return self.grouped_backward_weight(&grouped, segments, output_grad, input, weight_grad);
         }
         self.each_expert(shape, segments, |part, start| self.linear_weight_part(part, start, output_grad, input, weight_grad))

@@ -46,7 +46,7 @@ pub const UNITS: &[Unit] = &[
     unit!("attention_backward" after "tiles.cuh" after "attention.cuh", ["attention_delta", "attention_backward_keys_32", "attention_backward_keys_64", "attention_backward_keys_80", "attention_backward_keys_96", "attention_backward_keys_128", "attention_backward_keys_256", "attention_backward_queries_32", "attention_backward_queries_64", "attention_backward_queries_80", "attention_backward_queries_96", "attention_backward_queries_128", "attention_backward_queries_256"]),
     unit!("attention_forward" after "tiles.cuh" after "attention.cuh", ["attention_forward_32", "attention_forward_64", "attention_forward_80", "attention_forward_96", "attention_forward_128", "attention_forward_256"]),
     unit!(
-        hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "attention_hopper.cuh",
+        hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
         [
             "attention_backward_keys_hopper_64",
             "attention_backward_keys_hopper_128",
@@ -55,12 +55,16 @@ pub const UNITS: &[Unit] = &[
         ]
     ),
     unit!(
-        hopper "attention_forward_hopper" after "tiles.cuh" after "attention.cuh" after "attention_hopper.cuh",
+        hopper "attention_forward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
         ["attention_forward_hopper_64", "attention_forward_hopper_128"]
     ),
     unit!("dispatch", ["permute_forward", "combine_forward", "combine_backward"]),
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
-    unit!("grouped" after "tiles.cuh", ["grouped_forward", "grouped_backward_input", "grouped_backward_weight"]),
+    unit!("grouped" after "tiles.cuh" after "grouped.cuh", ["grouped_forward", "grouped_backward_input", "grouped_backward_weight"]),
+    unit!(
+        hopper "grouped_hopper" after "tiles_hopper.cuh" after "grouped.cuh",
+        ["grouped_forward_hopper", "grouped_backward_input_hopper", "grouped_backward_weight_hopper"]
+    ),
     unit!("head_loss", ["cross_entropy"]),
     unit!("optimiser", ["square_partials", "sum_doubles", "add", "adamw", "adamw_blockwise"]),
     unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),

@@ -47,7 +47,7 @@ CALL(cuDeviceGet, int* device, int ordinal) { return *device = 7, ordinal == 0 ?
 CALL(cuDeviceGetName, char* name, int len, int) { return strncpy(name, "Stand-in", len), SUCCESS; }
 CALL(cuDeviceTotalMem_v2, size_t* bytes, int) { return *bytes = MEMORY_BYTES, SUCCESS; }
 CALL(cuDeviceGetAttribute, int* value, int attribute, int device) {
-    const std::map<int, int> known = {{75, 9}, {76, 0}, {97, 227 * 1024}, {115, 1}};
+    const std::map<int, int> known = {{16, 132}, {75, 9}, {76, 0}, {97, 227 * 1024}, {115, 1}};
     if (device != 7 || !known.count(attribute)) return INVALID_VALUE;
     return *value = known.at(attribute), SUCCESS;
 }

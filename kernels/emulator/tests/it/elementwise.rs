@@ -2,8 +2,8 @@
 
 use crate::common::Emulated;
 use osler_emulator::Emulator;
-use osler_kernel_cases::elementwise::visit;
-use osler_kernel_cases::index;
+use osler_kernel_cases::elementwise::{visit, visit_hopper};
+use osler_kernel_cases::{exact, index, numbers, read_exact, read_stored, stored};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{LinearShape, RotaryShape};
 use osler_kernels::{Memory, Operations};
@@ -11,6 +11,42 @@ use osler_kernels::{Memory, Operations};
 #[test]
 fn elementwise_kernels_agree_with_their_twins() {
     visit(&mut Emulated { wgmma: false });
+}
+
+#[test]
+fn products_of_experts_on_hopper_agree_with_their_twin() {
+    visit_hopper(&mut Emulated { wgmma: true });
+}
+
+/// A tile of one expert brings rows of the next, which must not count, whatever they are.
+#[test]
+fn what_one_expert_has_does_not_reach_another() {
+    for (experts, wgmma) in [(3, true), (17, false)] {
+        let gpu = Gpu::new(Emulator { wgmma, ..Emulator::default() });
+        let shape = LinearShape { rows: 30, inputs: 64, outputs: 64 };
+        let mut bounds = vec![30; experts + 1];
+        bounds[..3].copy_from_slice(&[0, 10, 20]);
+        let (segments, weight) = (index(&gpu, &bounds), stored(&gpu, &numbers(experts * 4096, 1)));
+        let run = |of_the_second: f32| {
+            let mut rows = numbers(30 * 64, 2);
+            rows[10 * 64..20 * 64].fill(of_the_second);
+            let rows = stored(&gpu, &rows);
+            let [mut output, mut input_grad] = [(); 2].map(|()| gpu.new_stored(30 * 64).unwrap());
+            let mut weight_grad = exact(&gpu, &vec![0.0; experts * 4096]);
+            gpu.grouped_linear_forward(shape, &segments, &rows, &weight, &mut output).unwrap();
+            gpu.grouped_linear_backward_input(shape, &segments, &rows, &weight, false, &mut input_grad).unwrap();
+            gpu.grouped_linear_backward_weight(shape, &segments, &rows, &rows, &mut weight_grad).unwrap();
+            let (output, input_grad) = (read_stored(&gpu, &output, 30 * 64), read_stored(&gpu, &input_grad, 30 * 64));
+            let weight_grad = read_exact(&gpu, &weight_grad, 3 * 4096);
+            let parts = [(&output, 640), (&input_grad, 640), (&weight_grad, 4096)];
+            let (others, own): (Vec<_>, Vec<_>) =
+                parts.iter().map(|(all, each)| ([&all[..*each], &all[2 * each..]].concat(), all[*each])).unzip();
+            (others, own)
+        };
+        let ((others, own), (beside_nan, nan)) = (run(1.0), run(f32::NAN));
+        assert_eq!(others, beside_nan, "wgmma {wgmma}");
+        assert!(own.iter().all(|x| x.is_finite()) && nan.iter().all(|x| x.is_nan()), "{own:?} {nan:?}");
+    }
 }
 
 #[test]
