@@ -263,6 +263,18 @@ impl Memory for Counter {
 /// # Errors
 /// Every operation gives [`KernelError::Shape`] when buffers do not fit together and [`KernelError::Value`] when an index is out of range.
 pub trait Operations: Memory + Sync {
+    /// Does `work`. A device may begin with it only at its end, and take all of it as one, faster where it has done the same before: the same
+    /// operations with the same numbers on the same buffers, whatever these hold. What reads from the device or writes to it in between divides it.
+    ///
+    /// # Errors
+    /// Those of `work`, and those of its operations, which may come after it.
+    fn as_one<R, E: From<KernelError>>(&self, work: impl FnOnce() -> Result<R, E>) -> Result<R, E>
+    where
+        Self: Sized,
+    {
+        work()
+    }
+
     /// Copies `values` to `buffer[at..]`, rounded as every store is.
     fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done;
     /// Copies `values` to `buffer[at..]`.

@@ -7,9 +7,11 @@ mod common;
 use common::nvrtc;
 use osler_kernels::KernelError;
 use osler_kernels::cuda::driver::{Driver, Options, find};
-use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16};
+use osler_kernels::cuda::{
+    Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16,
+};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process;
 use std::sync::LazyLock;
 
 /// Where CUDA's libraries are: NVRTC as `tests/kernels/install` brings it and, without a GPU, the stand-in, which is then open.
@@ -33,7 +35,7 @@ static LIBRARIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
 /// Builds a library where another process may be at it, too.
 fn build(folder: &Path, name: &str, flags: &[&str], source: &Path) -> PathBuf {
     let (path, partial) = (folder.join(name), folder.join(format!("{name}.{}", std::process::id())));
-    let mut compiler = Command::new("c++");
+    let mut compiler = process::Command::new("c++");
     compiler.args(["-shared", "-fPIC"]).arg(format!("-Wl,-soname,{name}")).args(flags).arg(source).arg("-o").arg(&partial);
     assert!(compiler.status().expect("a C++ compiler, called c++").success());
     std::fs::rename(&partial, &path).expect("the stand-in");
@@ -96,19 +98,14 @@ fn memory_is_zero_and_is_copied_to_the_byte() {
     assert_eq!(seen, vec![0; 300]);
     let text: Vec<u8> = (0..100).collect();
     driver.write(&mut first, 150, &text).unwrap();
-    let mut second = driver.allocate(400).unwrap();
-    driver.copy(&first, &mut second, 100, 260).unwrap();
+    let second = driver.allocate(400).unwrap();
+    driver.run(&Command::Copy { from: driver.address(&first), to: driver.address(&second) + 100, bytes: 260 }).unwrap();
     driver.read(&second, 240, &mut seen[..120]).unwrap();
     assert_eq!((&seen[..10], &seen[10..110], &seen[110..120]), (&[0; 10][..], &text[..], &[0; 10][..]));
-    driver.clear(&mut second).unwrap();
+    driver.run(&Command::Clear { address: driver.address(&second), bytes: 400 }).unwrap();
     driver.read(&second, 250, &mut seen[..100]).unwrap();
     assert_eq!(seen[..100], [0; 100]);
-    for error in [
-        driver.write(&mut first, 201, &text),
-        driver.read(&first, 201, &mut seen[..100]),
-        driver.copy(&first, &mut second, 150, 251),
-        driver.copy(&first, &mut second, 0, 301),
-    ] {
+    for error in [driver.write(&mut first, 201, &text), driver.read(&first, 201, &mut seen[..100])] {
         assert!(matches!(error, Err(KernelError::Shape { .. })), "{error:?}");
     }
     let empty = driver.allocate(0).unwrap();
@@ -126,17 +123,44 @@ fn kernels_are_launched_with_their_arguments_and_no_others() {
     let arguments =
         [Argument::Pointer(driver.address(&output)), Argument::Pointer(driver.address(&partials)), Argument::U32(3), Argument::U64(5)];
     // From another thread, which has not used the device before.
-    std::thread::scope(|scope| scope.spawn(|| driver.launch(launch, &arguments)).join().unwrap()).unwrap();
+    std::thread::scope(|scope| scope.spawn(|| driver.run(&Command::Launch(launch, arguments.to_vec()))).join().unwrap()).unwrap();
     let (added, before) = (numbers(15, 1), numbers(5, 2));
     let wanted: Vec<f32> = (0..5).map(|column| before[column] + (0..3).map(|row| added[row * 5 + column]).sum::<f32>()).collect();
     assert_eq!(floats(&driver, &output, OutputKind::Exact, 5), wanted);
     let [first, second, parts, columns] = arguments;
     for wrong in [&[first, second, parts][..], &[first, second, parts, parts], &[first, second, parts, columns, columns], &[]] {
-        let error = driver.launch(launch, wrong).unwrap_err().to_string();
+        let error = driver.run(&Command::Launch(launch, wrong.to_vec())).unwrap_err().to_string();
         assert!(error.contains("add_partials: parameters of [8, 8, 4, 8] bytes are given ["), "{error}");
     }
-    let error = driver.launch(Launch { kernel: "nothing", ..launch }, &arguments).unwrap_err().to_string();
+    let error = driver.run(&Command::Launch(Launch { kernel: "nothing", ..launch }, arguments.to_vec())).unwrap_err().to_string();
     assert!(error.contains("no kernel `nothing` is loaded for sm_"), "{error}");
+}
+
+#[test]
+fn a_list_is_recorded_and_replayed() {
+    let driver = open(&shared_cache());
+    let (addend, sum) = (memory(&driver, &bytes(&[1.0, 2.0])), memory(&driver, &bytes(&[10.0, 20.0, 30.0])));
+    let [addend_address, sum_address] = [&addend, &sum].map(|memory| driver.address(memory));
+    let launch = Launch { kernel: "add_partials", grid: [1, 1, 1], threads: 256, shared_bytes: 0 };
+    let arguments = vec![Argument::Pointer(sum_address), Argument::Pointer(addend_address), Argument::U32(1), Argument::U64(2)];
+    let commands = [
+        Command::Launch(launch, arguments),
+        Command::Copy { from: sum_address, to: sum_address + 8, bytes: 4 },
+        Command::Clear { address: sum_address + 4, bytes: 4 },
+    ];
+    let recording = driver.record(&commands).unwrap();
+    let seen = || floats(&driver, &sum, OutputKind::Exact, 3);
+    assert_eq!(seen(), [10.0, 20.0, 30.0], "recording runs nothing");
+    driver.replay(&recording).unwrap();
+    assert_eq!(seen(), [11.0, 0.0, 11.0]);
+    driver.replay(&recording).unwrap();
+    assert_eq!(seen(), [12.0, 0.0, 12.0]);
+    // A list that cannot be recorded leaves the stream as it was.
+    let wrong = Command::Launch(launch, Vec::new());
+    assert!(driver.record(&[wrong]).is_err());
+    driver.run(&commands[2]).unwrap();
+    drop(recording);
+    driver.synchronize().unwrap();
 }
 
 #[test]
@@ -191,7 +215,7 @@ fn products_are_those_of_the_definition() {
             output: driver.address(&output),
             output_kind: kind,
         };
-        driver.multiply(&product).unwrap();
+        driver.run(&Command::Multiply(product)).unwrap();
         let wanted = |row: usize, column: usize| {
             let left_at = |at: usize| left[if on(0) { at * rows + row } else { row * inner + at }];
             let right_at = |at: usize| right[if on(1) { column * inner + at } else { at * columns + column }];
@@ -204,13 +228,13 @@ fn products_are_those_of_the_definition() {
         // Nothing to sum.
         let empty = Product { inner: 0, ..product };
         if biased {
-            assert!(driver.multiply(&empty).is_err());
+            assert!(driver.run(&Command::Multiply(empty)).is_err());
         } else {
-            driver.multiply(&empty).unwrap();
+            driver.run(&Command::Multiply(empty)).unwrap();
             let wanted = if on(4) { wanted } else { vec![0.0; rows * columns] };
             assert_eq!(floats(&driver, &output, kind, rows * columns), wanted);
         }
-        driver.multiply(&Product { rows: 0, ..product }).unwrap();
+        driver.run(&Command::Multiply(Product { rows: 0, ..product })).unwrap();
     }
     // Choices are kept, and the next run reads them.
     let kept = |extension: &str| {

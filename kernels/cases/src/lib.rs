@@ -37,6 +37,7 @@ pub fn visit_all(visitor: &mut impl Visitor, wgmma: bool) {
     if wgmma {
         attention::visit_hopper(visitor);
         elementwise::visit_hopper(visitor);
+        model::visit_hopper(visitor);
     }
     elementwise::visit(visitor);
     head_loss::visit(visitor);

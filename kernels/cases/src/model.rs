@@ -9,20 +9,59 @@ use serde_json::{Value, json};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
+    let step = |kind, recompute| Step { kind, recompute, for_hopper: false };
     for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
-        visitor.visit(&Step { kind, recompute: Recompute::None });
+        visitor.visit(&step(kind, Recompute::None));
     }
-    visitor.visit(&Step { kind: "mixtral", recompute: Recompute::Layer });
+    visitor.visit(&step("mixtral", Recompute::Layer));
+}
+
+/// Those of devices with wgmma.
+pub fn visit_hopper(visitor: &mut impl Visitor) {
+    visitor.visit(&Step::for_hopper("mixtral"));
 }
 
 const VOCABULARY: usize = 50;
 
-struct Step {
+/// A step of one kind of model.
+#[derive(Debug)]
+pub struct Step {
     kind: &'static str,
     recompute: Recompute,
+    /// Whether heads and experts have the sizes of kernels for Hopper.
+    for_hopper: bool,
 }
 
 impl Step {
+    /// A step that takes Hopper's kernels where there are two.
+    pub fn for_hopper(kind: &'static str) -> Self {
+        Self { kind, recompute: Recompute::None, for_hopper: true }
+    }
+
+    /// Losses, gradients and weights after so many steps, each on another batch of as many rows. `after` is told
+    /// when gradients are clear, when the pass ends, and when the step does.
+    pub fn several<O: Operations>(&self, device: &O, count: u32, mut after: impl FnMut()) -> Vec<Vec<f32>> {
+        let mut model = self.model(device);
+        let mut work = Workspace::with_recompute(device, &model.config, Self::batch(0).len(), self.recompute).unwrap();
+        let mut grads = Gradients::new(device, &model.parameters).unwrap();
+        let mut optimiser = Optimiser::new(device, &model, Settings::default()).unwrap();
+        let mut results = Vec::new();
+        for step in 0..count {
+            let batch = Self::batch(step as usize);
+            grads.clear(device).unwrap();
+            after();
+            let scale = 1.0 / batch.num_targets() as f64;
+            results.push(model.forward_backward(device, &batch, scale, &mut work, &mut grads).unwrap().rows);
+            after();
+            let norm = grads.norm(device).unwrap();
+            optimiser.step(device, 0.01, norm, &grads, &mut model).unwrap();
+            after();
+        }
+        let weights = model.weights.iter().zip(&model.parameters.list);
+        results.extend(weights.map(|(weight, parameter)| read_stored(device, weight, parameter.len())));
+        results
+    }
+
     /// Two layers of attention's smallest head; windows, experts, biases, norms of heads and tied embeddings as each kind has them.
     fn config(&self) -> Config {
         let mut config = json!({
@@ -39,14 +78,18 @@ impl Step {
         if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
             config.extend(more.clone());
         }
+        if let (Some(config), true) = (config.as_object_mut(), self.for_hopper) {
+            config.insert("head_dim".into(), json!(64));
+            config.insert("intermediate_size".into(), json!(64));
+        }
         Config::from_json(config.as_object().cloned().unwrap_or_default()).unwrap()
     }
 
     /// Two documents; one row is asked for nothing.
-    fn batch() -> Batch {
+    fn batch(salt: usize) -> Batch {
         let mut batch = Batch::default();
-        for (len, step) in [(29, 7), (41, 11)] {
-            batch.push(&(0..len).map(|at| (at * at * step % VOCABULARY) as u32).collect::<Vec<_>>());
+        for (len, step) in [(29 + salt, 7), (41 - salt, 11)] {
+            batch.push(&(0..len).map(|at| ((at * at * step + salt) % VOCABULARY) as u32).collect::<Vec<_>>());
         }
         batch.targets[5] = IGNORED;
         batch
@@ -72,11 +115,12 @@ const SEED: u64 = 1;
 
 impl Work for Step {
     fn name(&self) -> String {
-        format!("a step of {}, recompute {}", self.kind, self.recompute.name())
+        let sizes = if self.for_hopper { ", sizes of Hopper's kernels" } else { "" };
+        format!("a step of {}, recompute {}{sizes}", self.kind, self.recompute.name())
     }
 
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let (mut model, batch) = (self.model(device), Self::batch());
+        let (mut model, batch) = (self.model(device), Self::batch(0));
         let mut work = Workspace::with_recompute(device, &model.config, batch.len(), self.recompute).unwrap();
         let mut grads = Gradients::new(device, &model.parameters).unwrap();
         let scale = 1.0 / batch.num_targets() as f64;

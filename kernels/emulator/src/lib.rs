@@ -6,7 +6,7 @@
 mod product;
 
 use osler_kernels::KernelError;
-use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, Product, TensorMap};
+use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap};
 use osler_kernels::operations::Done;
 use std::ffi::{CString, c_char, c_void};
 
@@ -88,6 +88,7 @@ fn raw(argument: &Argument) -> RawArgument {
 
 impl Launcher for Emulator {
     type Memory = Allocation;
+    type Recording = Vec<Command>;
 
     fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
         let mut units = Vec::new();
@@ -110,17 +111,50 @@ impl Launcher for Emulator {
         Ok(())
     }
 
-    fn copy(&self, from: &Allocation, to: &mut Allocation, at: usize, bytes: usize) -> Done {
-        to.bytes_mut()[at..at + bytes].copy_from_slice(&from.bytes()[..bytes]);
+    fn run(&self, command: &Command) -> Done {
+        match command {
+            Command::Launch(launch, arguments) => return self.launch(launch, arguments),
+            Command::Multiply(product) => product::multiply(product),
+            // SAFETY: the caller gives addresses of so many bytes each; the device runs one thing at a time.
+            &Command::Copy { from, to, bytes } => unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) },
+            // SAFETY: as above.
+            &Command::Clear { address, bytes } => unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) },
+        }
         Ok(())
     }
 
-    fn clear(&self, memory: &mut Allocation) -> Done {
-        memory.bytes_mut().fill(0);
-        Ok(())
+    fn record(&self, commands: &[Command]) -> Result<Self::Recording, KernelError> {
+        Ok(commands.to_vec())
     }
 
-    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done {
+    fn replay(&self, recording: &Self::Recording) -> Done {
+        recording.iter().try_for_each(|command| self.run(command))
+    }
+
+    fn has_wgmma(&self) -> bool {
+        self.wgmma
+    }
+
+    /// So few that kernels whose blocks stay take several turns.
+    fn multiprocessors(&self) -> usize {
+        3
+    }
+
+    /// As `TensorMap` in `include/emulator/hopper.hpp`.
+    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
+        if !matrix.row_bytes.is_multiple_of(16) || !matrix.address.is_multiple_of(16) || !(1..=256).contains(&matrix.box_rows) {
+            return Err(KernelError::Launch(format!("a matrix that cannot be copied by boxes: {matrix:?}")));
+        }
+        let mut words = [0; 16];
+        words[..4].copy_from_slice(&[matrix.address, matrix.rows as u64, matrix.columns as u64, matrix.row_bytes as u64]);
+        words[4] = matrix.box_rows as u64 | BOX_COLUMNS << 32;
+        Ok(TensorMap(words))
+    }
+}
+
+impl Emulator {
+    /// Runs a kernel to its end.
+    fn launch(&self, launch: &Launch, arguments: &[Argument]) -> Done {
         let name = CString::new(launch.kernel).map_err(|error| KernelError::Launch(error.to_string()))?;
         let raw: Vec<RawArgument> = arguments.iter().map(raw).collect();
         let mut message = vec![0u8; 4096];
@@ -144,30 +178,5 @@ impl Launcher for Emulator {
             return Ok(());
         }
         Err(KernelError::Launch(String::from_utf8_lossy(&message[..length]).into_owned()))
-    }
-
-    fn multiply(&self, product: &Product) -> Done {
-        product::multiply(product);
-        Ok(())
-    }
-
-    fn has_wgmma(&self) -> bool {
-        self.wgmma
-    }
-
-    /// So few that kernels whose blocks stay take several turns.
-    fn multiprocessors(&self) -> usize {
-        3
-    }
-
-    /// As `TensorMap` in `include/emulator/hopper.hpp`.
-    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
-        if !matrix.row_bytes.is_multiple_of(16) || !matrix.address.is_multiple_of(16) || !(1..=256).contains(&matrix.box_rows) {
-            return Err(KernelError::Launch(format!("a matrix that cannot be copied by boxes: {matrix:?}")));
-        }
-        let mut words = [0; 16];
-        words[..4].copy_from_slice(&[matrix.address, matrix.rows as u64, matrix.columns as u64, matrix.row_bytes as u64]);
-        words[4] = matrix.box_rows as u64 | BOX_COLUMNS << 32;
-        Ok(TensorMap(words))
     }
 }

@@ -1,5 +1,6 @@
 //! Typed pieces of a device's memory.
 
+use super::lists::Held;
 use crate::KernelError;
 use crate::cpu::Number;
 use std::marker::PhantomData;
@@ -77,7 +78,7 @@ same_on_the_host!(u8, u16, u32, f32);
 /// `len` numbers of kind `T` in a device's memory `M`.
 #[derive(Debug)]
 pub struct Buffer<M, T> {
-    pub(super) memory: M,
+    pub(super) memory: Held<M>,
     pub(super) len: usize,
     pub(super) kind: PhantomData<T>,
 }

@@ -5,13 +5,13 @@
 
 use super::architecture::Architecture;
 use super::compile::{Compiler, Origin, Source};
-use super::launcher::{Argument, Launch, Launcher, MatrixBox, Product, TensorMap};
+use super::launcher::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap};
 use super::library::Library;
 use super::products::Products;
 use super::units::{UNITS, Unit};
 use crate::KernelError;
 use crate::operations::Done;
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -92,6 +92,18 @@ pub struct Driver {
     context: Arc<CudaContext>,
 }
 
+/// Commands that were recorded as one.
+pub struct Recording(CudaGraph);
+
+// SAFETY: a graph may be used by any thread, by one at a time (CUDA driver API, "Graphs: thread safety"), and nothing shares it.
+unsafe impl Send for Recording {}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recording")
+    }
+}
+
 /// A kernel, and the sizes of its parameters in bytes.
 #[derive(Debug)]
 struct Kernel {
@@ -169,10 +181,39 @@ impl Driver {
     pub fn synchronize(&self) -> Done {
         self.stream.synchronize().map_err(launch_failed("work that was started before"))
     }
+
+    /// Starts a kernel. The context is this thread's.
+    fn launch(&self, launch: &Launch, arguments: &[Argument]) -> Done {
+        let Some(kernel) = self.kernels.get(launch.kernel) else {
+            let architecture = self.found.architecture;
+            return Err(KernelError::Launch(format!("no kernel `{}` is loaded for {architecture}", launch.kernel)));
+        };
+        if !arguments.iter().map(Argument::size).eq(kernel.parameters.iter().copied()) {
+            let wanted = &kernel.parameters;
+            return Err(KernelError::Launch(format!("{}: parameters of {wanted:?} bytes are given {arguments:?}", launch.kernel)));
+        }
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        let [x, y, z] = launch.grid;
+        // SAFETY: function and stream live, and are of this context, which is this thread's (`run` sees to it); there is a pointer to a value of the right
+        // size for each parameter, which the call copies. Addresses among them are of the device: what a kernel does there, right or wrong,
+        // touches no memory of the host.
+        let launched = unsafe {
+            result::launch_kernel(
+                kernel.function.cu_function(),
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        };
+        launched.map_err(launch_failed(launch.kernel))
+    }
 }
 
 impl Launcher for Driver {
     type Memory = CudaSlice<u8>;
+    type Recording = Recording;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // The driver gives no memory of no bytes; one stands for them.
@@ -203,53 +244,37 @@ impl Launcher for Driver {
         self.synchronize()
     }
 
-    fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, at: usize, bytes: usize) -> Done {
-        let whole = to.len();
-        let Some(source) = from.try_slice(0..bytes) else {
-            return Err(outside("from", from, 0, bytes));
-        };
-        let Some(mut target) = within(at, bytes, whole).and_then(|range| to.try_slice_mut(range)) else {
-            return Err(outside("to", to, at, bytes));
-        };
-        self.stream.memcpy_dtod(&source, &mut target).map_err(launch_failed("a copy on the device"))
-    }
-
-    fn clear(&self, memory: &mut Self::Memory) -> Done {
-        self.stream.memset_zeros(memory).map_err(launch_failed("clearing memory"))
-    }
-
-    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done {
-        let Some(kernel) = self.kernels.get(launch.kernel) else {
-            let architecture = self.found.architecture;
-            return Err(KernelError::Launch(format!("no kernel `{}` is loaded for {architecture}", launch.kernel)));
-        };
-        if !arguments.iter().map(Argument::size).eq(kernel.parameters.iter().copied()) {
-            let wanted = &kernel.parameters;
-            return Err(KernelError::Launch(format!("{}: parameters of {wanted:?} bytes are given {arguments:?}", launch.kernel)));
+    fn run(&self, command: &Command) -> Done {
+        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
+        let stream = self.stream.cu_stream();
+        match command {
+            Command::Launch(launch, arguments) => self.launch(launch, arguments),
+            // A thread that panicked left at most a choice out.
+            Command::Multiply(product) => self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product),
+            // SAFETY: the stream lives. Addresses are the device's: what is done there, right or wrong, touches no memory of the host.
+            &Command::Copy { from, to, bytes } => {
+                unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }.map_err(launch_failed("a copy on the device"))
+            }
+            // SAFETY: as above.
+            &Command::Clear { address, bytes } => {
+                unsafe { result::memset_d8_async(address, 0, bytes, stream) }.map_err(launch_failed("clearing memory"))
+            }
         }
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
-        let [x, y, z] = launch.grid;
-        // SAFETY: function and stream live, and are of this context, which is this thread's; there is a pointer to a value of the right
-        // size for each parameter, which the call copies. Addresses among them are of the device: what a kernel does there, right or wrong,
-        // touches no memory of the host.
-        let launched = unsafe {
-            result::launch_kernel(
-                kernel.function.cu_function(),
-                (x, y, z),
-                (launch.threads, 1, 1),
-                launch.shared_bytes,
-                self.stream.cu_stream(),
-                &mut pointers,
-            )
-        };
-        launched.map_err(launch_failed(launch.kernel))
     }
 
-    fn multiply(&self, product: &Product) -> Done {
-        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
-        // A thread that panicked left at most a choice out.
-        self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product)
+    fn record(&self, commands: &[Command]) -> Result<Recording, KernelError> {
+        let refused = launch_failed("a list of commands");
+        self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(&refused)?;
+        let listed = commands.iter().try_for_each(|command| self.run(command));
+        // The stream is to leave its recording whatever has happened.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        listed?;
+        let empty = || KernelError::Launch("a list of commands: the driver recorded none".into());
+        graph.map_err(&refused)?.map(Recording).ok_or_else(empty)
+    }
+
+    fn replay(&self, recording: &Recording) -> Done {
+        recording.0.launch().map_err(launch_failed("a recorded list of commands"))
     }
 
     fn has_wgmma(&self) -> bool {

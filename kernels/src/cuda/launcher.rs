@@ -1,4 +1,4 @@
-//! What a device must offer so that the launchers here can run on it: memory, kernels by name, and products of matrices.
+//! What a device must offer so that the launchers here can run on it: memory, and commands one after the other.
 //!
 //! The driver is one such device; the emulator of `kernels/emulator` is another, so tests check the geometry and the arguments of every
 //! launch, not only the kernels.
@@ -7,10 +7,12 @@ use crate::KernelError;
 use crate::operations::Done;
 use std::fmt::Debug;
 
-/// Runs kernels in the order in which they are launched.
+/// Runs commands in the order in which they come.
 pub trait Launcher: Send + Sync + Debug {
     /// A piece of the device's memory, given back when it is dropped.
     type Memory: Send + Sync + Debug;
+    /// A list of commands that the device takes as one.
+    type Recording: Send + Debug;
 
     /// `bytes` zeros, aligned to 16 bytes at least.
     ///
@@ -26,20 +28,36 @@ pub trait Launcher: Send + Sync + Debug {
     fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done;
     /// Copies from the device, from byte `at` on. Waits for what was launched before.
     fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done;
-    /// Copies the first `bytes` of `from` to byte `at` of `to`.
-    fn copy(&self, from: &Self::Memory, to: &mut Self::Memory, at: usize, bytes: usize) -> Done;
-    /// Sets every byte to zero.
-    fn clear(&self, memory: &mut Self::Memory) -> Done;
-    /// Starts a kernel.
-    fn launch(&self, launch: Launch, arguments: &[Argument]) -> Done;
-    /// Starts a product of matrices.
-    fn multiply(&self, product: &Product) -> Done;
+    /// Starts a command, after all that were started before.
+    fn run(&self, command: &Command) -> Done;
+    /// Makes one thing of a list of commands, each of which has run before, and runs none of them.
+    fn record(&self, commands: &[Command]) -> Result<Self::Recording, KernelError>;
+    /// Starts all commands of a recording.
+    fn replay(&self, recording: &Self::Recording) -> Done;
     /// Whether it runs the units for Hopper alone (`sm_90a`).
     fn has_wgmma(&self) -> bool;
     /// Multiprocessors: how many blocks run at once, of kernels that take one each.
     fn multiprocessors(&self) -> usize;
     /// The map by which such a kernel copies a matrix.
     fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError>;
+}
+
+/// Something that a device does without the host. Addresses are the device's; that they reach far enough is seen to before.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// A kernel, with the arguments of its parameters.
+    Launch(Launch, Vec<Argument>),
+    Multiply(Product),
+    Copy {
+        from: u64,
+        to: u64,
+        bytes: usize,
+    },
+    /// Sets every byte to zero.
+    Clear {
+        address: u64,
+        bytes: usize,
+    },
 }
 
 /// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory. More than 48 KiB of it

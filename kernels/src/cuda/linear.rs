@@ -1,7 +1,7 @@
 //! Linear maps and their gradients, one or one per expert, as products that the device's library makes; those of many experts are `grouped`.
 
 use super::grouped::Grouped;
-use super::{Exact, Gpu, Index, Launcher, Operand, OutputKind, Product, Stored, expect_len};
+use super::{Command, Exact, Gpu, Index, Launcher, Operand, OutputKind, Product, Stored, expect_len};
 use crate::KernelError;
 use crate::operations::{Done, LinearShape, Operations};
 
@@ -194,7 +194,7 @@ impl<L: Launcher> Gpu<L> {
         if product.rows == 0 || product.columns == 0 || product.inner == 0 {
             return Ok(());
         }
-        self.launcher.multiply(&product)
+        self.run(Command::Multiply(product))
     }
 }
 

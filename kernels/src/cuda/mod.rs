@@ -15,6 +15,7 @@ mod head_loss;
 mod launcher;
 pub mod library;
 mod linear;
+mod lists;
 mod operations;
 mod optimiser;
 mod products;
@@ -27,22 +28,25 @@ mod swiglu;
 pub mod units;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
-pub use launcher::{ABSENT, Argument, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap};
+pub use launcher::{ABSENT, Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap};
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
 use crate::checks::{expect_len, range};
 use crate::operations::{Done, Memory};
 use buffer::Facts;
+use lists::{Held, Known, Lists};
 use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A GPU, or what stands for one.
 #[derive(Debug)]
 pub struct Gpu<L: Launcher> {
     launcher: L,
     /// Memory of kernels that need some while they run, grown as needed. Launches run in order, so one piece serves all.
-    scratch: Mutex<Option<(usize, L::Memory)>>,
+    scratch: Mutex<Option<(usize, Held<L::Memory>)>>,
+    lists: Arc<Lists<L::Memory>>,
+    known: Mutex<Known<L::Recording>>,
 }
 
 /// bf16 numbers of a GPU.
@@ -59,7 +63,7 @@ pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
 impl<L: Launcher> Gpu<L> {
     /// A GPU that is reached through `launcher`.
     pub fn new(launcher: L) -> Self {
-        Self { launcher, scratch: Mutex::new(None) }
+        Self { launcher, scratch: Mutex::default(), lists: Arc::default(), known: Mutex::default() }
     }
 
     /// Whether it runs the kernels for Hopper alone.
@@ -67,21 +71,28 @@ impl<L: Launcher> Gpu<L> {
         self.launcher.has_wgmma()
     }
 
+    /// `bytes` zeros.
+    fn allocate(&self, bytes: usize) -> Result<Held<L::Memory>, KernelError> {
+        Ok(Held::new(self.launcher.allocate(bytes)?, self.lists.clone()))
+    }
+
     fn new_buffer<T: Element>(&self, len: usize) -> Result<Buffer<L::Memory, T>, KernelError> {
         let bytes = len.checked_mul(T::BYTES).ok_or(KernelError::Memory { bytes: usize::MAX })?;
-        Ok(Buffer { memory: self.launcher.allocate(bytes)?, len, kind: PhantomData })
+        Ok(Buffer { memory: self.allocate(bytes)?, len, kind: PhantomData })
     }
 
     fn write<T: Element>(&self, buffer: &mut Buffer<L::Memory, T>, at: usize, values: &[T::Host]) -> Done {
         range("values", at, values.len(), buffer.len)?;
         let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
         values.iter().for_each(|&value| T::put(value, &mut bytes));
+        self.start_listed()?;
         self.launcher.write(&mut buffer.memory, at * T::BYTES, &bytes)
     }
 
     fn read<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize, values: &mut [T::Host]) -> Done {
         range("values", at, values.len(), buffer.len)?;
         let mut bytes = vec![0; values.len() * T::BYTES];
+        self.start_listed()?;
         self.launcher.read(&buffer.memory, at * T::BYTES, &mut bytes)?;
         values.iter_mut().zip(bytes.chunks_exact(T::BYTES)).for_each(|(value, bytes)| *value = T::get(bytes));
         Ok(())
@@ -107,16 +118,25 @@ impl<L: Launcher> Gpu<L> {
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        self.launcher.launch(launch, arguments)
+        self.run(Command::Launch(launch, arguments.to_vec()))
+    }
+
+    /// Sets every number to zero.
+    fn clear<T: Element>(&self, buffer: &Buffer<L::Memory, T>) -> Done {
+        if buffer.len == 0 {
+            return Ok(());
+        }
+        self.run(Command::Clear { address: self.address(buffer, 0), bytes: buffer.len * T::BYTES })
     }
 
     /// Runs `work` with the address of `bytes` bytes whose contents are anything.
     fn with_scratch<R>(&self, bytes: usize, work: impl FnOnce(u64) -> Result<R, KernelError>) -> Result<R, KernelError> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = lock(&self.scratch);
         if scratch.as_ref().is_none_or(|(held, _)| *held < bytes) {
             // Given back first: the two need not fit together.
+            self.start_listed()?;
             *scratch = None;
-            *scratch = Some((bytes, self.launcher.allocate(bytes)?));
+            *scratch = Some((bytes, self.allocate(bytes)?));
         }
         match scratch.as_ref() {
             Some((_, memory)) => work(self.launcher.address(memory)),
@@ -155,6 +175,11 @@ impl<L: Launcher> Memory for Gpu<L> {
     fn new_bytes(&self, len: usize) -> Result<Bytes<L>, KernelError> {
         self.new_buffer(len)
     }
+}
+
+/// What is behind the lock. A thread that panicked there left nothing half done.
+fn lock<T>(behind: &Mutex<T>) -> MutexGuard<'_, T> {
+    behind.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Pieces of one allocation, each 256 bytes or a multiple after its beginning.

@@ -3,13 +3,17 @@
 use super::attention::Saved;
 use super::buffer::{Facts, join, rest_of};
 use super::head_loss::Gradients;
-use super::{Bf16, Element, Gpu, Launcher, expect_len};
+use super::{Bf16, Command, Element, Gpu, Launcher, expect_len};
 use crate::KernelError;
 use crate::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Operations, RotaryShape, RouteShape,
 };
 
 impl<L: Launcher> Operations for Gpu<L> {
+    fn as_one<R, E: From<KernelError>>(&self, work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+        self.listed(work)
+    }
+
     fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done {
         self.write(buffer, at, values)
     }
@@ -62,15 +66,18 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
         super::range("from", at, from.len, to.len)?;
-        self.launcher.copy(&from.memory, &mut to.memory, at * Bf16::BYTES, from.len * Bf16::BYTES)
+        if from.len == 0 {
+            return Ok(());
+        }
+        self.run(Command::Copy { from: self.address(from, 0), to: self.address(to, at), bytes: from.len * Bf16::BYTES })
     }
 
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done {
-        self.launcher.clear(&mut buffer.memory)
+        self.clear(buffer)
     }
 
     fn zero_exact(&self, buffer: &mut Self::Exact) -> Done {
-        self.launcher.clear(&mut buffer.memory)
+        self.clear(buffer)
     }
 
     fn embedding_forward(&self, hidden: usize, tokens: &Self::Index, table: &Self::Stored, output: &mut Self::Stored) -> Done {

@@ -18,7 +18,7 @@ impl<L: Launcher> Gpu<L> {
     pub(super) fn squares(&self, values: &[&Exact<L>]) -> Result<Vec<f64>, KernelError> {
         // The totals, then the parts of one after another.
         let size = size_of::<f64>();
-        let memory = self.launcher.allocate(size * (values.len() + PARTS))?;
+        let memory = self.allocate(size * (values.len() + PARTS))?;
         let total = |at: usize| Argument::Pointer(self.launcher.address(&memory) + (at * size) as u64);
         let partials = total(values.len());
         for (at, values) in values.iter().enumerate() {
@@ -30,6 +30,7 @@ impl<L: Launcher> Gpu<L> {
             self.launch(launch, &[total(at), partials, Argument::U32(parts)])?;
         }
         let mut bytes = vec![0; size * values.len()];
+        self.start_listed()?;
         self.launcher.read(&memory, 0, &mut bytes)?;
         Ok(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
     }

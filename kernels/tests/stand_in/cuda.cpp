@@ -3,18 +3,28 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace {
-constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500;
+constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, NOT_WHILE_RECORDED = 900;
 constexpr size_t MEMORY_BYTES = size_t(1) << 32;
 thread_local void* current = nullptr;
 char context, stream_object, pool;
 std::mutex memory;  // of the two below
 std::map<uint64_t, size_t> allocated;
 size_t used = 0;
+
+// What is asked of the one stream while it is being recorded, instead of being done.
+using Graph = std::vector<std::function<int()>>;
+thread_local Graph* recorded = nullptr;
+int ask(std::function<int()> work) {
+    if (!recorded) return work();
+    return recorded->push_back(std::move(work)), SUCCESS;
+}
 
 struct Function {
     const char* name;
@@ -69,7 +79,27 @@ CALL(cuStreamCreate, void** stream, unsigned) {
     return *stream = &stream_object, SUCCESS;
 }
 CALL(cuStreamDestroy_v2, void*) { return SUCCESS; }
-CALL(cuStreamSynchronize, void*) { return SUCCESS; }
+CALL(cuStreamSynchronize, void*) { return recorded ? NOT_WHILE_RECORDED : SUCCESS; }
+CALL(cuStreamBeginCapture_v2, void*, int mode) {
+    if (recorded || mode != 1) return INVALID_VALUE;
+    return recorded = new Graph(), SUCCESS;
+}
+CALL(cuStreamEndCapture, void*, Graph** graph) {
+    if (!recorded) return INVALID_VALUE;
+    return *graph = recorded, recorded = nullptr, SUCCESS;
+}
+CALL(cuGraphInstantiateWithFlags, Graph** instance, Graph* graph, uint64_t flags) {
+    return *instance = new Graph(*graph), flags == 0 ? SUCCESS : INVALID_VALUE;
+}
+CALL(cuGraphLaunch, Graph* instance, void* stream) {
+    NEEDS_CONTEXT;
+    if (stream != &stream_object || recorded) return INVALID_VALUE;
+    for (const auto& work : *instance)
+        if (const int error = work()) return error;
+    return SUCCESS;
+}
+CALL(cuGraphExecDestroy, Graph* instance) { return delete instance, SUCCESS; }
+CALL(cuGraphDestroy, Graph* graph) { return delete graph, SUCCESS; }
 CALL(cuEventCreate, void** event, unsigned) { return *event = new int(0), SUCCESS; }
 CALL(cuEventDestroy_v2, void* event) { return delete static_cast<int*>(event), SUCCESS; }
 CALL(cuEventRecord, void* event, void*) { return *static_cast<int*>(event) = 1, SUCCESS; }
@@ -80,6 +110,7 @@ CALL(cuEventElapsedTime_v2, float* milliseconds, void* begin, void* end) {
 CALL(cuMemAllocAsync, uint64_t* address, size_t bytes, void* stream) {
     NEEDS_CONTEXT;
     if (stream != &stream_object || bytes == 0) return INVALID_VALUE;
+    if (recorded) return NOT_WHILE_RECORDED;
     std::lock_guard guard(memory);
     if (used + bytes > MEMORY_BYTES) return OUT_OF_MEMORY;
     *address = reinterpret_cast<uint64_t>(aligned_alloc(256, (bytes + 255) / 256 * 256));
@@ -95,17 +126,20 @@ CALL(cuMemFreeAsync, uint64_t address, void*) {
 CALL(cuMemHostAlloc, void** address, size_t bytes, unsigned flags) { return *address = malloc(bytes), flags == 0 ? SUCCESS : INVALID_VALUE; }
 CALL(cuMemFreeHost, void* address) { return free(address), SUCCESS; }
 CALL(cuMemsetD8Async, uint64_t address, unsigned char value, size_t bytes, void*) {
-    return holds(address, bytes) ? memset(reinterpret_cast<void*>(address), value, bytes), SUCCESS : INVALID_VALUE;
+    if (!holds(address, bytes)) return INVALID_VALUE;
+    return ask([=] { return memset(reinterpret_cast<void*>(address), value, bytes), SUCCESS; });
 }
 CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t bytes, void*) {
+    if (recorded) return NOT_WHILE_RECORDED;
     return holds(to, bytes) ? memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS : INVALID_VALUE;
 }
 CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t bytes, void*) {
+    if (recorded) return NOT_WHILE_RECORDED;
     return holds(from, bytes) ? memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS : INVALID_VALUE;
 }
 CALL(cuMemcpyDtoDAsync_v2, uint64_t to, uint64_t from, size_t bytes, void*) {
     if (!holds(to, bytes) || !holds(from, bytes)) return INVALID_VALUE;
-    return memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS;
+    return ask([=] { return memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS; });
 }
 CALL(cuModuleLoadData, void** module, const void* image) {
     return *module = &context, memcmp(image, "\177ELF", 4) == 0 ? SUCCESS : INVALID_VALUE;
@@ -131,9 +165,11 @@ CALL(cuLaunchKernel, const Function* function, unsigned x, unsigned, unsigned, u
     auto partials = reinterpret_cast<float*>(*static_cast<uint64_t*>(arguments[1]));
     const auto parts = *static_cast<uint32_t*>(arguments[2]);
     const auto columns = *static_cast<uint64_t*>(arguments[3]);
-    for (uint64_t column = 0; column < uint64_t(x) * threads && column < columns; column++)
-        for (uint32_t part = 0; part < parts; part++) output[column] += partials[part * columns + column];
-    return SUCCESS;
+    return ask([=] {
+        for (uint64_t column = 0; column < uint64_t(x) * threads && column < columns; column++)
+            for (uint32_t part = 0; part < parts; part++) output[column] += partials[part * columns + column];
+        return SUCCESS;
+    });
 }
 // The map is its arguments, in order: a matrix of bf16, swizzled by 128 bytes, zeros outside.
 CALL(cuTensorMapEncodeTiled, uint64_t* map, int type, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
@@ -248,15 +284,17 @@ CALL(cublasLtMatmul, void* lt, Computed* computed, const float* alpha, const voi
     if (lt != &handle || stream != &stream_object || C != D || c != d || *alpha != 1 || !way || !fits(computed, a, b, d)) return INVALID;
     if (!there(a, A) || !there(b, B) || !there(d, D) || !holds(reinterpret_cast<uint64_t>(workspace), workspace_bytes)) return INVALID;
     if (computed->bias && (computed->epilogue != 4 || computed->bias_type != BF16)) return INVALID;
-    for (uint64_t column = 0; column < d->columns; column++)
-        for (uint64_t row = 0; row < d->rows; row++) {
-            float sum = 0;
-            for (uint64_t at = 0; at < columns(a, computed->transposed_a); at++)
-                sum += read(A, BF16, computed->transposed_a ? row * a->leading + at : at * a->leading + row) *
-                       read(B, BF16, computed->transposed_b ? at * b->leading + column : column * b->leading + at);
-            if (computed->bias) sum += read(reinterpret_cast<const void*>(computed->bias), BF16, row);
-            const uint64_t place = column * d->leading + row;
-            write(D, d->type, place, sum + (*beta == 0 ? 0 : *beta * read(D, d->type, place)));
-        }
-    return SUCCESS;
+    return ask([computed = *computed, a = *a, b = *b, d = *d, beta = *beta, A, B, D] {
+        for (uint64_t column = 0; column < d.columns; column++)
+            for (uint64_t row = 0; row < d.rows; row++) {
+                float sum = 0;
+                for (uint64_t at = 0; at < columns(&a, computed.transposed_a); at++)
+                    sum += read(A, BF16, computed.transposed_a ? row * a.leading + at : at * a.leading + row) *
+                           read(B, BF16, computed.transposed_b ? at * b.leading + column : column * b.leading + at);
+                if (computed.bias) sum += read(reinterpret_cast<const void*>(computed.bias), BF16, row);
+                const uint64_t place = column * d.leading + row;
+                write(D, d.type, place, sum + (beta == 0 ? 0 : beta * read(D, d.type, place)));
+            }
+        return SUCCESS;
+    });
 }

@@ -6,6 +6,7 @@ use crate::optimiser::Optimiser;
 use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
+use crate::trainer::passes::gradients as pass_gradients;
 use osler_kernels::Counter;
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
@@ -29,11 +30,11 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// Of passes over `rows` tokens.
+    /// Of steps of `passes`, each over `rows` tokens.
     ///
     /// # Errors
     /// Never; the device's errors have their type.
-    pub fn new(config: &Config, rows: usize, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
+    pub fn new(config: &Config, rows: usize, passes: u32, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
         let counter = match recipe.precision {
             Precision::F32 => Counter::new(4),
             // On a CPU, bf16 mode rounds values and keeps them in f32.
@@ -44,7 +45,7 @@ impl MemoryTable {
         let weights = counter.take();
         let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
         let fullest = fullest(&model.parameters, &owners);
-        Gradients::of_pass(&counter, &model.parameters)?;
+        pass_gradients(&counter, &model.parameters, recipe.machine.ranks as usize, passes)?;
         Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
         let gradients = counter.take();
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
@@ -96,13 +97,13 @@ impl Budget {
         let rows = sequences_per_pass as usize * solved.context_length as usize;
         let mut policies = Vec::new();
         for recompute in Recompute::ALL {
-            policies.push((recompute, MemoryTable::new(&config, rows, recipe, recompute)?.activations));
+            policies.push((recompute, MemoryTable::new(&config, rows, passes, recipe, recompute)?.activations));
         }
         let machine = recipe.machine;
-        let resident = MemoryTable::new(&config, rows, recipe, Recompute::None)?.resident(&machine);
+        let resident = MemoryTable::new(&config, rows, passes, recipe, Recompute::None)?.resident(&machine);
         let room = (machine.memory_bytes > 0.0).then_some(machine.memory_bytes - resident as f64);
         let recompute = recipe.batch.recompute.unwrap_or_else(|| fastest(&policies, room));
-        let memory = MemoryTable::new(&config, rows, recipe, recompute)?;
+        let memory = MemoryTable::new(&config, rows, passes, recipe, recompute)?;
         let (num_weights, num_active_weights) = weights_of(&config);
         Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, recompute, memory, policies, machine })
     }
@@ -327,20 +328,22 @@ mod tests {
             let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
             let ops = Cpu::<f32>::new(1).unwrap();
             let model = Model::random(&ops, config.clone(), 1).unwrap();
-            let table = MemoryTable::new(&config, 24, &Recipe::default(), Recompute::None).unwrap();
+            let table = MemoryTable::new(&config, 24, 2, &Recipe::default(), Recompute::None).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
             let layers = &model.parameters.layers;
             let later: usize = layers[1..].iter().flat_map(|layer| layer.parameters()).map(|at| model.weights[at].len() * 4).sum();
             // The sums of a step, and what a pass has at a time: one layer, and what is outside them.
             assert_eq!((table.gradients, table.optimiser), ((2 * weights - later) as u64, 2 * weights as u64));
+            // A pass that is the only one has the sums.
+            assert_eq!(MemoryTable::new(&config, 24, 1, &Recipe::default(), Recompute::None).unwrap().gradients, weights as u64);
             let with_master =
-                MemoryTable::new(&config, 24, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
+                MemoryTable::new(&config, 24, 2, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
             assert_eq!(with_master.optimiser, 3 * weights as u64);
             let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
             // There a master weight takes but the other half of an f32.
-            assert_eq!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
-            assert!(MemoryTable::new(&config, 24, &device, Recompute::None).unwrap().weights < table.weights);
+            assert_eq!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
+            assert!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().weights < table.weights);
             // Moments of 8 bits and their scales, where a parameter is large enough.
             let wide = Config { intermediate_size: 256, ..config.clone() };
             let lens: Vec<usize> =
@@ -349,8 +352,8 @@ mod tests {
                 Recipe { optimiser: OptimiserSettings { moments: MomentKind::EightBit, ..Default::default() }, ..Recipe::default() };
             let moment = |len: usize| if len < 4096 { 4 * len } else { len + 4 * len.div_ceil(256) };
             let wanted: usize = lens.into_iter().map(|len| 2 * moment(len)).sum();
-            assert_eq!(MemoryTable::new(&wide, 24, &narrow, Recompute::None).unwrap().optimiser, wanted as u64);
-            let twice = MemoryTable::new(&config, 48, &Recipe::default(), Recompute::None).unwrap();
+            assert_eq!(MemoryTable::new(&wide, 24, 2, &narrow, Recompute::None).unwrap().optimiser, wanted as u64);
+            let twice = MemoryTable::new(&config, 48, 2, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
         }
@@ -363,7 +366,7 @@ mod tests {
             let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
             let table = |ranks: u32| {
                 let machine = MachineSettings { ranks, ..MachineSettings::default() };
-                MemoryTable::new(&config, 24, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()
+                MemoryTable::new(&config, 24, 2, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()
             };
             let (parameters, one) = (Parameters::new(&config), table(1));
             let all = 4 * parameters.num_weights() as u64;
@@ -383,7 +386,7 @@ mod tests {
     #[test]
     fn the_fastest_policy_that_fits_is_taken() {
         let config = Config::read(&golden_folder("mistral").join("config.json")).unwrap();
-        let bytes = |recompute| MemoryTable::new(&config, 512, &Recipe::default(), recompute).unwrap().activations;
+        let bytes = |recompute| MemoryTable::new(&config, 512, 2, &Recipe::default(), recompute).unwrap().activations;
         let policies: Vec<(Recompute, u64)> = Recompute::ALL.into_iter().map(|recompute| (recompute, bytes(recompute))).collect();
         // Each policy holds less than the one before.
         assert!(policies.windows(2).all(|pair| pair[0].1 > pair[1].1), "{policies:?}");

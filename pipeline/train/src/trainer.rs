@@ -1,6 +1,6 @@
 //! The training loop: steps of several passes, and checkpoints from which a run goes on as if it had not stopped.
 
-mod passes;
+pub(crate) mod passes;
 
 use crate::model::{self, Batch, Gradients, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{Optimiser, Settings};
@@ -143,7 +143,7 @@ pub struct Trainer<O: Operations> {
     pub model: Model<O>,
     optimiser: Optimiser<O>,
     plan: Plan,
-    /// Of one pass, layer by layer.
+    /// Of one pass, layer by layer, where they are not those of the step.
     grads: Gradients<O>,
     /// Of the step, for the parameters that are held here.
     sums: Gradients<O>,
@@ -161,7 +161,7 @@ impl<O: Operations> Trainer<O> {
     pub fn new(ops: &O, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let owners = ranks::owners(&model.parameters, ranks.ranks());
         let holds = |at: usize| owners[at] == ranks.rank();
-        let grads = Gradients::of_pass(ops, &model.parameters)?;
+        let grads = passes::gradients(ops, &model.parameters, ranks.ranks(), plan.accumulation)?;
         let sums = Gradients::of_part(ops, &model.parameters, holds)?;
         let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
         Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })

@@ -2,7 +2,7 @@
 
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::numbers;
-use osler_kernels::cuda::{Argument, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
+use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
 
 const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true };
 
@@ -31,7 +31,9 @@ fn map(memory: &Allocation, rows: usize, columns: usize, box_rows: usize) -> Arg
 }
 
 fn run(kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
-    DEVICE.launch(Launch { kernel, grid: [1, 1, 1], threads, shared_bytes }, arguments).map_err(|error| error.to_string())
+    DEVICE
+        .run(&Command::Launch(Launch { kernel, grid: [1, 1, 1], threads, shared_bytes }, arguments.to_vec()))
+        .map_err(|error| error.to_string())
 }
 
 #[track_caller]
@@ -121,7 +123,7 @@ fn a_box_that_nobody_waits_for_does_not_land() {
     for order in [Order::Forward, Order::Backward] {
         let launch = Launch { kernel: "probe_two_loads", grid: [1, 1, 1], threads: 32, shared_bytes: 2 * 8 * 128 };
         let arguments = [Argument::Pointer(DEVICE.address(&seen)), map(&from, 16, 64, 8)];
-        Emulator { order, ..DEVICE }.launch(launch, &arguments).unwrap();
+        Emulator { order, ..DEVICE }.run(&Command::Launch(launch, arguments.to_vec())).unwrap();
         let seen = read_bf16(&seen, 2);
         assert!(seen[0].is_nan() && seen[1] == source[8 * 64], "{seen:?}");
     }

@@ -6,6 +6,7 @@ mod common;
 mod elementwise;
 mod head_loss;
 mod hopper;
+mod lists;
 mod model;
 mod primitives;
 mod rmsnorm;

@@ -2,7 +2,7 @@
 
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::numbers;
-use osler_kernels::cuda::{Argument, Launch, Launcher, float_from_bf16, float_to_bf16};
+use osler_kernels::cuda::{Argument, Command, Launch, Launcher, float_from_bf16, float_to_bf16};
 
 const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true };
 
@@ -32,7 +32,7 @@ fn read_floats(memory: &Allocation, count: usize) -> Vec<f32> {
 
 fn launch(order: Order, kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
     let launch = Launch { kernel, grid: [1, 1, 1], threads, shared_bytes };
-    Emulator { order, ..DEVICE }.launch(launch, arguments).map_err(|error| error.to_string())
+    Emulator { order, ..DEVICE }.run(&Command::Launch(launch, arguments.to_vec())).map_err(|error| error.to_string())
 }
 
 /// Runs a kernel that writes `count` words to its first argument.

@@ -133,9 +133,12 @@ impl<O: Operations> Model<O> {
     /// # Errors
     /// [`ModelError::Batch`] when it does not fit the model or the workspace.
     pub fn forward(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<Losses, ModelError> {
-        self.body(ops, batch, work)?;
-        let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
-        ops.head_loss_forward(shape, &work.normed, head, &work.input.targets, &mut work.losses)?;
+        ops.as_one(|| {
+            self.body(ops, batch, work)?;
+            let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
+            ops.head_loss_forward(shape, &work.normed, head, &work.input.targets, &mut work.losses)?;
+            self.balance(ops, work, 1.0)
+        })?;
         self.losses(ops, work, 1.0)
     }
 
@@ -169,12 +172,22 @@ impl<O: Operations> Model<O> {
         grads: &mut Gradients<O>,
         take: &mut Take<'_, O>,
     ) -> Result<Losses, ModelError> {
-        self.body(ops, batch, work)?;
-        let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
-        let head_grad = grads.at(self.parameters.head);
-        let targets = &work.input.targets;
-        ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, &mut work.losses, &mut work.normed_grad, head_grad)?;
-        let losses = self.losses(ops, work, loss_scale * batch.num_targets() as f64)?;
+        let share = loss_scale * batch.num_targets() as f64;
+        ops.as_one(|| {
+            self.body(ops, batch, work)?;
+            let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
+            let (targets, head_grad) = (&work.input.targets, grads.at(self.parameters.head));
+            let (losses, normed_grad) = (&mut work.losses, &mut work.normed_grad);
+            ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, losses, normed_grad, head_grad)?;
+            self.balance(ops, work, share)?;
+            self.body_backward(ops, work, grads, take)
+        })?;
+        // Only now does the host wait.
+        self.losses(ops, work, share)
+    }
+
+    /// From the gradient of the last norm's output to those of the tokens' embeddings.
+    fn body_backward(&self, ops: &O, work: &mut Workspace<O>, grads: &mut Gradients<O>, take: &mut Take<'_, O>) -> Result<(), ModelError> {
         ops.zero_stored(&mut work.grad)?;
         let norm = self.parameters.norm;
         let (stream, scale) = (&work.stream, &work.scale);
@@ -190,8 +203,7 @@ impl<O: Operations> Model<O> {
         }
         let embedding = grads.at(self.parameters.embedding);
         ops.embedding_backward(self.config.hidden_size, &work.input.tokens, &work.grad, embedding)?;
-        take(self.parameters.before_layers(), grads)?;
-        Ok(losses)
+        take(self.parameters.before_layers(), grads)
     }
 
     /// Logits of every row, `[rows, vocab_size]`: for tests and for small batches, since they are whole.
@@ -220,17 +232,15 @@ impl<O: Operations> Model<O> {
         let Config { hidden_size, epsilon, .. } = self.config;
         work.input.write(ops, batch, &self.config)?;
         work.clear_balance(ops)?;
-        ops.embedding_forward(hidden_size, &work.input.tokens, &self.weights[self.parameters.embedding], &mut work.stream)?;
+        let stream = work.layers.first_mut().map_or(&mut work.stream, |first| &mut first.stream);
+        ops.embedding_forward(hidden_size, &work.input.tokens, &self.weights[self.parameters.embedding], stream)?;
         for (at, layer) in self.parameters.layers.iter().enumerate() {
             let (before, rest) = work.layers.split_at_mut(at);
             let saved = &mut rest[0];
             saved.lend(&mut work.spare, work.recompute);
             let norm = &self.weights[layer.attention_norm];
             match before.last() {
-                None => {
-                    std::mem::swap(&mut saved.stream, &mut work.stream);
-                    ops.rmsnorm_forward(epsilon, &saved.stream, norm, &mut saved.normed, &mut saved.scale)?;
-                }
+                None => ops.rmsnorm_forward(epsilon, &saved.stream, norm, &mut saved.normed, &mut saved.scale)?,
                 Some(before) => {
                     let (stream, normed, scale) = (&mut saved.stream, &mut saved.normed, &mut saved.scale);
                     // What the layer before had borrowed has come here.
@@ -371,20 +381,22 @@ impl<O: Operations> Model<O> {
         AttentionShape { rows, query_heads: num_heads, key_heads: num_key_heads, head_dim }
     }
 
-    /// Reads the losses back; computes the balance loss and its gradient for a batch with this share of the step.
-    fn losses(&self, ops: &O, work: &mut Workspace<O>, share: f64) -> Result<Losses, ModelError> {
+    /// Computes the balance loss and its gradient for a batch with this share of the step.
+    fn balance(&self, ops: &O, work: &mut Workspace<O>, share: f64) -> Result<(), ModelError> {
+        let (Some(experts), Some(state)) = (self.config.experts, &mut work.balance) else { return Ok(()) };
+        let (shape, factor) = (self.route_shape(experts, work.rows), experts.balance_coefficient * share);
+        Ok(ops.balance_loss(shape, self.config.num_layers, factor, &state.statistics, &mut state.loss, &mut state.grad)?)
+    }
+
+    /// Reads the losses back.
+    fn losses(&self, ops: &O, work: &Workspace<O>, share: f64) -> Result<Losses, ModelError> {
         let mut rows = vec![0.0; work.rows];
         ops.read_exact(&work.losses, 0, &mut rows)?;
-        let mut balance = 0.0;
-        if let (Some(experts), Some(state)) = (self.config.experts, &mut work.balance) {
-            let (shape, coefficient) = (self.route_shape(experts, work.rows), experts.balance_coefficient);
-            let layers = self.config.num_layers;
-            ops.balance_loss(shape, layers, coefficient * share, &state.statistics, &mut state.loss, &mut state.grad)?;
-            let mut loss = [0.0];
-            ops.read_exact(&state.loss, 0, &mut loss)?;
-            balance = if share > 0.0 { f64::from(loss[0]) / share } else { 0.0 };
+        let mut balance = [0.0];
+        if let Some(state) = &work.balance {
+            ops.read_exact(&state.loss, 0, &mut balance)?;
         }
-        Ok(Losses { rows, balance })
+        Ok(Losses { rows, balance: if share > 0.0 { f64::from(balance[0]) / share } else { 0.0 } })
     }
 }
 

@@ -3,10 +3,10 @@
 //! So all sums have the bits that one rank gives them.
 
 use super::{BySource, Entropy, TrainError, Trainer, workspace};
-use crate::model::{Batch, Gradients, Losses};
+use crate::model::{Batch, Gradients, Losses, ModelError, Parameters};
 use crate::ranks::{Addends, Communicator, RankError};
-use osler_kernels::Operations;
 use osler_kernels::operations::IGNORED;
+use osler_kernels::{Memory, Operations};
 use std::ops::Range;
 
 /// What a pass has to do.
@@ -89,6 +89,11 @@ pub(super) fn gather<O: Operations>(ranks: &mut dyn Communicator<O>, own: &[Told
     in_order(ranks.all_gather(&words)?, count, Told::read)
 }
 
+/// Room for the gradients of a pass, layer by layer. One rank's first pass begins the sums where they are: it needs none if it is the only one.
+pub(crate) fn gradients<O: Memory>(memory: &O, parameters: &Parameters, ranks: usize, count: u32) -> Result<Gradients<O>, ModelError> {
+    if ranks == 1 && count <= 1 { Gradients::of_part(memory, parameters, |_| false) } else { Gradients::of_pass(memory, parameters) }
+}
+
 impl<O: Operations> Trainer<O> {
     /// The sizes of all passes, in order, from the batches of this rank.
     pub(super) fn sizes(&mut self, batches: &[Batch]) -> Result<Vec<Size>, RankError> {
@@ -103,7 +108,7 @@ impl<O: Operations> Trainer<O> {
     /// Takes this rank's passes, whose `batches` these are, and adds the gradients of all ranks' to the sums that are held here.
     pub(super) fn passes(&mut self, ops: &O, batches: &[Batch], sizes: &[Size], scale: f64) -> Result<Vec<Told>, TrainError> {
         let Self { model, plan, grads, sums, owners, work, ranks, .. } = self;
-        let (rank, mut begins, mut told) = (ranks.rank(), true, Vec::new());
+        let (rank, is_alone, mut begins, mut told) = (ranks.rank(), ranks.ranks() == 1, true, Vec::new());
         grads.clear(ops)?;
         for (round, sizes) in sizes.chunks(ranks.ranks()).enumerate() {
             let from: Vec<usize> = (0..sizes.len()).filter(|&rank| sizes[rank].num_rows > 0).collect();
@@ -120,6 +125,12 @@ impl<O: Operations> Trainer<O> {
                 Ok(())
             };
             match batches.get(round) {
+                // The same bits as from a sum that begins with the pass's, and the same buffers in every step.
+                Some(batch) if takes && begins && is_alone => {
+                    sums.clear(ops)?;
+                    let work = workspace(work, ops, model, batch, plan.recompute)?;
+                    told.push(Told::new(batch, &model.forward_backward(ops, batch, scale, work, sums)?));
+                }
                 Some(batch) if takes => {
                     let work = workspace(work, ops, model, batch, plan.recompute)?;
                     let losses = model.forward_backward_by_layer(ops, batch, scale, work, grads, &mut take)?;
