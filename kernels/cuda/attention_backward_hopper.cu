@@ -1,7 +1,8 @@
 // The backward pass of attention for Hopper (sm_90a), with the two kernels and the formulas of attention_backward.cu: tensors come by TMA,
 // products are made by warpgroups, and what enters a product a second time stays in registers.
 //
-// A block has 128 rows that stay, 64 to each consuming warpgroup, and streams 64 at a time through a ring of two stages. docs/kernels.md.
+// A block has 128 rows that stay, 64 to each consuming warpgroup, and streams 64 at a time through a ring of two stages. Where the order of
+// sums may be any, the kernel for keys adds what each tile of queries gets, too, and there is one pass. docs/kernels.md.
 
 constexpr int FIXED_ROWS = 128;
 constexpr int MOVING_ROWS = 64;
@@ -90,10 +91,85 @@ DEVICE void produce_for_keys(Ring* ring, RowStage* row_stages, uint16_t* keys, c
     }
 }
 
-// Sums of one warpgroup's 64 keys. `first_key` is the first of the thread's two.
+// Without sums of queries.
+struct NoQueries {
+    DEVICE void slopes(const uint32_t (&)[MOVING_ROWS / 16][4], uint32_t) {}
+    DEVICE void start(uint32_t) {}
+    DEVICE void add(const KeyWalk&, uint32_t) {}
+    DEVICE void end() {}
+};
+
+// Sums of queries, 64 columns of them to each warpgroup: what 128 keys add to a tile of them, whole from one block. Slopes go to shared
+// memory, keys by rows, and are read by column. A warpgroup's part of a sum is added in one copy, in the order in which threads hold it.
 template <int HEAD_DIM>
+struct WithQueries {
+    static constexpr int PART = MOVING_ROWS * 64;   // of a sum: a warpgroup's
+    static constexpr int SLOPES = FIXED_ROWS * MOVING_ROWS;
+    static constexpr unsigned WRITTEN = 1, STAGED = 2;  // barriers: of all consumers, and of one warpgroup
+
+    // The block's keys; two tiles of slopes, so that one is written while another is read; what a warpgroup is to add.
+    const uint16_t* keys;
+    uint16_t* slope_tiles;
+    float* staged;
+    // [query_heads, tiles, HEAD_DIM / 64, PART]
+    float* query_sums;
+    uint32_t tiles;
+    float sum[32];
+
+    DEVICE unsigned group() const { return threadIdx.x / 128 - 1; }
+
+    DEVICE void slopes(const uint32_t (&packed)[MOVING_ROWS / 16][4], uint32_t step) {
+        uint16_t* tile = slope_tiles + step % 2 * SLOPES;
+#pragma unroll
+        for (int k = 0; k < MOVING_ROWS / 16; k++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const unsigned key = group() * 64 + row_in_group() + 8 * (i % 2), chunk = (2 * k + i / 2) ^ key % 8;
+                *reinterpret_cast<uint32_t*>(tile + key * MOVING_ROWS + chunk * 8 + 2 * (threadIdx.x % 4)) = packed[k][i];
+            }
+        }
+        fence_proxy_async();
+        barrier_sync(WRITTEN, 32 * CONSUMER_WARPS);
+    }
+
+    DEVICE void start(uint32_t step) {
+        const uint16_t* tile = slope_tiles + step % 2 * SLOPES;
+        const uint16_t* columns = keys + group() * 64 * FIXED_ROWS;
+#pragma unroll
+        for (int k = 0; k < FIXED_ROWS / 16; k++) {
+            const uint64_t left = product_descriptor(tile + k * 16 * MOVING_ROWS, SLOPES * 2, GROUP_BYTES);
+            const uint64_t right = product_descriptor(columns + k * 16 * BOX_COLUMNS, FIXED_ROWS * BOX_COLUMNS * 2, GROUP_BYTES);
+            wgmma<64, true, true>(sum, left, right, k > 0);
+        }
+    }
+
+    DEVICE void add(const KeyWalk& walk, uint32_t step) {
+        const unsigned thread = threadIdx.x % 128;
+        float* own = staged + group() * PART;
+        // What was added before must have been read.
+        if (thread == 0) bulk_wait<0>();
+        barrier_sync(STAGED + group(), 128);
+#pragma unroll
+        for (int i = 0; i < 32; i++) own[i * 128 + thread] = sum[i];
+        fence_proxy_async();
+        barrier_sync(STAGED + group(), 128);
+        if (thread != 0) return;
+        const uint64_t tile = uint64_t(walk.head(step)) * tiles + walk.row(step) / MOVING_ROWS;
+        bulk_reduce_add(query_sums + (tile * (HEAD_DIM / 64) + group()) * PART, own, PART * 4);
+        bulk_commit();
+    }
+
+    // Shared memory is the block's until then.
+    DEVICE void end() {
+        if (threadIdx.x % 128 == 0) bulk_wait<0>();
+    }
+};
+
+// Sums of one warpgroup's 64 keys. `first_key` is the first of the thread's two.
+template <int HEAD_DIM, typename Queries>
 DEVICE void consume_for_keys(Ring* ring, float (&key_sum)[HEAD_DIM / 2], float (&value_sum)[HEAD_DIM / 2], const RowStage* row_stages,
-                             const uint16_t* keys, const uint16_t* queries, const KeyWalk& walk, uint32_t first_key, float factor) {
+                             const uint16_t* keys, const uint16_t* queries, const KeyWalk& walk, uint32_t first_key, float factor,
+                             Queries& for_queries) {
     constexpr int STAGE = TILE<HEAD_DIM, MOVING_ROWS>;
     const uint16_t *values = keys + TILE<HEAD_DIM, FIXED_ROWS>, *grads = queries + STAGES * STAGE;
     float score[MOVING_ROWS / 2], slope[MOVING_ROWS / 2];
@@ -123,14 +199,18 @@ DEVICE void consume_for_keys(Ring* ring, float (&key_sum)[HEAD_DIM / 2], float (
             slope[i] = score[i] == 0.0f ? 0.0f : score[i] * (slope[i] - delta);
         }
         pack<MOVING_ROWS>(packed_slope, slope);
+        for_queries.slopes(packed_slope, step);
         wgmma_fence();
         start_registers<HEAD_DIM, MOVING_ROWS>(key_sum, packed_slope, queries + stage * STAGE, step > 0);
+        for_queries.start(step);
         wgmma_commit();
         // No product goes on into the next step: its operands and the next scores do not fit the registers together, and then the
         // compiler lets no two products overlap. The other warpgroup has the tensor cores meanwhile.
         wgmma_wait<0>();
         release(&ring->empty[stage]);
+        for_queries.add(walk, step);
     }
+    for_queries.end();
 }
 
 #define KEYS_PARAMETERS                                                                                                                  \
@@ -140,8 +220,9 @@ DEVICE void consume_for_keys(Ring* ring, float (&key_sum)[HEAD_DIM / 2], float (
 #define KEYS_ARGUMENTS                                                                                                                   \
     key_grad, value_grad, &query, &key, &value, &output_grad, log_sum_exp, delta, lo, rows, query_heads, key_heads, scale
 
-template <int HEAD_DIM>
-DEVICE void backward_keys_hopper(uint16_t* key_grad, uint16_t* value_grad, const TensorMap* query, const TensorMap* key,
+// `query_sums` where queries are summed, too.
+template <int HEAD_DIM, bool ONE_PASS = false>
+DEVICE void backward_keys_hopper(float* query_sums, uint16_t* key_grad, uint16_t* value_grad, const TensorMap* query, const TensorMap* key,
                                  const TensorMap* value, const TensorMap* output_grad, const float* log_sum_exp, const float* delta,
                                  const uint32_t* lo, uint32_t rows, uint32_t query_heads, uint32_t key_heads, float scale) {
     DYNAMIC_SHARED(uint16_t, keys);
@@ -162,16 +243,43 @@ DEVICE void backward_keys_hopper(uint16_t* key_grad, uint16_t* value_grad, const
     registers_increase<240>();
     const uint32_t group_rows = (warpgroup - 1) * 64, first_key = block_key + group_rows + row_in_group();
     float key_sum[HEAD_DIM / 2], value_sum[HEAD_DIM / 2];
-    consume_for_keys<HEAD_DIM>(ring, key_sum, value_sum, row_stages, keys + group_rows * BOX_COLUMNS,
-                               keys + 2 * TILE<HEAD_DIM, FIXED_ROWS>, walk, first_key, scale * LOG2_E);
+    uint16_t *queries = keys + 2 * TILE<HEAD_DIM, FIXED_ROWS>, *own = keys + group_rows * BOX_COLUMNS;
+    if constexpr (ONE_PASS) {
+        WithQueries<HEAD_DIM> for_queries;
+        for_queries.keys = keys;
+        for_queries.slope_tiles = queries + 2 * STAGES * TILE<HEAD_DIM, MOVING_ROWS>;
+        for_queries.staged = reinterpret_cast<float*>(for_queries.slope_tiles + 2 * WithQueries<HEAD_DIM>::SLOPES);
+        for_queries.query_sums = query_sums;
+        for_queries.tiles = (rows + MOVING_ROWS - 1) / MOVING_ROWS;
+        consume_for_keys<HEAD_DIM>(ring, key_sum, value_sum, row_stages, own, queries, walk, first_key, scale * LOG2_E, for_queries);
+    } else {
+        NoQueries none;
+        consume_for_keys<HEAD_DIM>(ring, key_sum, value_sum, row_stages, own, queries, walk, first_key, scale * LOG2_E, none);
+    }
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
     const uint64_t stride = uint64_t(key_heads) * HEAD_DIM;
     store_group<HEAD_DIM>(key_grad + key_head * HEAD_DIM, key_sum, scales, first_key, rows, stride);
     store_group<HEAD_DIM>(value_grad + key_head * HEAD_DIM, value_sum, ones, first_key, rows, stride);
 }
 
-KERNEL(attention_backward_keys_hopper_64, 384)(KEYS_PARAMETERS) { backward_keys_hopper<64>(KEYS_ARGUMENTS); }
-KERNEL(attention_backward_keys_hopper_128, 384)(KEYS_PARAMETERS) { backward_keys_hopper<128>(KEYS_ARGUMENTS); }
+KERNEL(attention_backward_keys_hopper_64, 384)(KEYS_PARAMETERS) { backward_keys_hopper<64>(nullptr, KEYS_ARGUMENTS); }
+KERNEL(attention_backward_keys_hopper_128, 384)(KEYS_PARAMETERS) { backward_keys_hopper<128>(nullptr, KEYS_ARGUMENTS); }
+KERNEL(attention_backward_one_pass_hopper_128, 384)(float* query_sums, KEYS_PARAMETERS) {
+    backward_keys_hopper<128, true>(query_sums, KEYS_ARGUMENTS);
+}
+
+// query_grad = scale * the sums that one pass made, of 64 rows of a head in a block; a warpgroup has the columns that one had there.
+KERNEL(attention_query_sums_hopper_128, 256)(uint16_t* query_grad, const float* query_sums, uint32_t rows, uint32_t query_heads, float scale) {
+    constexpr int HEAD_DIM = 128, PART = WithQueries<HEAD_DIM>::PART;
+    const unsigned group = threadIdx.x / 128, thread = threadIdx.x % 128;
+    const float* part = query_sums + ((uint64_t(blockIdx.y) * gridDim.x + blockIdx.x) * (HEAD_DIM / 64) + group) * PART;
+    float sum[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++) sum[i] = part[i * 128 + thread];
+    const float scales[2] = {scale, scale};
+    store_group<64>(query_grad + blockIdx.y * HEAD_DIM + group * 64, sum, scales, blockIdx.x * MOVING_ROWS + row_in_group(), rows,
+                    uint64_t(query_heads) * HEAD_DIM);
+}
 
 // One thread: queries and gradients of the block's rows, then keys and values of each tile.
 template <int HEAD_DIM>

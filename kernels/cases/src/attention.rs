@@ -17,6 +17,12 @@ pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
 }
 
+/// Those of devices with wgmma whose sums may come in any order.
+pub fn visit_one_pass(visitor: &mut impl Visitor, small: bool) {
+    ONE_PASS_CASES.iter().for_each(|case| visitor.visit(case));
+    LARGE_CASES.iter().filter(|case| !small && case.head_dim == 128).for_each(|case| visitor.visit(case));
+}
+
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
     LARGE_CASES.iter().for_each(|case| visitor.visit(case));
@@ -116,6 +122,13 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
     Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
+];
+
+/// The kernel of one pass: blocks of 128 keys that add to the same tile of 64 queries, in heads of 128.
+const ONE_PASS_CASES: &[Case] = &[
+    Case { name: "one row in one pass", heads: (1, 1), head_dim: 128, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "blocks of keys in one pass", heads: (1, 1), head_dim: 128, lengths: &[330], window: 1000, sharpness: 2.0 },
+    Case { name: "documents in one pass", heads: (4, 2), head_dim: 128, lengths: &[1, 0, 100, 29, 1, 70], window: 90, sharpness: 1.0 },
 ];
 
 const LARGE_CASES: &[Case] = &[

@@ -1,7 +1,9 @@
 //! Launches of `cuda/attention_*.cu`.
 
 use super::buffer::narrow;
-use super::{ABSENT, Argument, Bf16, Buffer, Element, Exact, Gpu, Launch, Launcher, MatrixBox, Pieces, Stored, blocks, expect_len};
+use super::{
+    ABSENT, Argument, Bf16, Buffer, Command, Element, Exact, Gpu, Launch, Launcher, MatrixBox, Pieces, Stored, blocks, expect_len,
+};
 use crate::KernelError;
 use crate::operations::{AttentionInput, AttentionShape, Done};
 
@@ -53,6 +55,10 @@ const HOPPER: [Kernels; 2] = hopper_kernels![64, 128];
 const HOPPER_ROWS: usize = 128;
 /// Rows of the tiles that their backward kernels stream.
 const HOPPER_MOVING_ROWS: usize = 64;
+/// The head dimension that Hopper has a backward kernel of one pass for: two warpgroups share 128 columns of the queries' sums.
+const ONE_PASS_HEAD_DIM: usize = 128;
+/// What that needs besides: two tiles of slopes, and a tile of the queries' sums in f32.
+const ONE_PASS_BYTES: usize = 2 * HOPPER_ROWS * HOPPER_MOVING_ROWS * 2 + HOPPER_MOVING_ROWS * ONE_PASS_HEAD_DIM * 4;
 /// A producing warpgroup and two that consume.
 const HOPPER_THREADS: u32 = 384;
 
@@ -160,9 +166,13 @@ impl<L: Launcher> Gpu<L> {
         expect_len(KERNEL, &[("log_sum_exp", saved.log_sum_exp.len, rows * query_heads)])?;
         let mut pieces = Pieces::default();
         pieces.next(rows * query_heads, size_of::<f32>());
+        let hopper = self.hopper(shape);
+        let one_pass = hopper.filter(|_| self.sums_in_any_order && head_dim == ONE_PASS_HEAD_DIM);
+        let sums_len = one_pass.map_or(0, |_| rows.next_multiple_of(HOPPER_MOVING_ROWS) * query_heads * head_dim);
+        let sums = pieces.next(sums_len, size_of::<f32>());
         self.with_scratch(pieces.bytes, |delta| {
             self.deltas(shape, delta, &saved)?;
-            let (hopper, scalars) = (self.hopper(shape), self.backward_scalars(shape, &input, &saved, delta)?);
+            let scalars = self.backward_scalars(shape, &input, &saved, delta)?;
             let (kernels, block_rows) = hopper.map_or((kernels, BLOCK_ROWS), |hopper| (hopper, HOPPER_ROWS));
             let tiles = blocks(KERNEL, rows, block_rows)?;
             // Two tiles that stay, two that are streamed.
@@ -177,6 +187,14 @@ impl<L: Launcher> Gpu<L> {
             arguments.extend(self.backward_tensors(shape, &input, &saved, hopper.map(|_| [HOPPER_MOVING_ROWS, HOPPER_ROWS]))?);
             arguments.extend(scalars);
             let grid = [tiles, narrow(KERNEL, "key_heads", key_heads)?, 1];
+            if one_pass.is_some() {
+                let bytes = sums_len * size_of::<f32>();
+                self.run(Command::Clear { address: delta + sums, bytes })?;
+                arguments.insert(0, Argument::Pointer(delta + sums));
+                let (kernel, shared_bytes) = ("attention_backward_one_pass_hopper_128", shared_bytes + ONE_PASS_BYTES as u32);
+                self.launch(Launch { kernel, grid, threads: keys_threads, shared_bytes }, &arguments)?;
+                return self.query_slopes(shape, delta + sums, query_grad);
+            }
             self.launch(Launch { kernel: kernels.backward_keys, grid, threads: keys_threads, shared_bytes }, &arguments)?;
             let mut arguments = vec![self.pointer(query_grad)];
             arguments.extend(self.backward_tensors(shape, &input, &saved, hopper.map(|_| [HOPPER_ROWS, HOPPER_MOVING_ROWS]))?);
@@ -184,6 +202,20 @@ impl<L: Launcher> Gpu<L> {
             let grid = [tiles, narrow(KERNEL, "query_heads", query_heads)?, 1];
             self.launch(Launch { kernel: kernels.backward_queries, grid, threads: queries_threads, shared_bytes }, &arguments)
         })
+    }
+
+    /// The gradients of the queries from the sums of one pass at the address `sums`.
+    fn query_slopes(&self, shape: AttentionShape, sums: u64, query_grad: &Stored<L>) -> Done {
+        let heads = narrow(KERNEL, "query_heads", shape.query_heads)?;
+        let arguments = [
+            self.pointer(query_grad),
+            Argument::Pointer(sums),
+            Argument::U32(narrow(KERNEL, "rows", shape.rows)?),
+            Argument::U32(heads),
+            Argument::F32(score_scale(shape)),
+        ];
+        let grid = [blocks(KERNEL, shape.rows, HOPPER_MOVING_ROWS)?, heads, 1];
+        self.launch(Launch { kernel: "attention_query_sums_hopper_128", grid, threads: 256, shared_bytes: 0 }, &arguments)
     }
 
     /// Queries, keys, values and gradients of the output as both backward kernels take them: by address, or by maps whose boxes have so many

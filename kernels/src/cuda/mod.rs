@@ -45,6 +45,8 @@ pub struct Gpu<L: Launcher> {
     launcher: L,
     /// Memory of kernels that need some while they run, grown as needed. Launches run in order, so one piece serves all.
     scratch: Mutex<Option<(usize, Held<L::Memory>)>>,
+    /// Whether the last bits may be another's in every run.
+    sums_in_any_order: bool,
     lists: Arc<Lists<L::Memory>>,
     known: Mutex<Known<L::Recording>>,
 }
@@ -63,7 +65,13 @@ pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
 impl<L: Launcher> Gpu<L> {
     /// A GPU that is reached through `launcher`.
     pub fn new(launcher: L) -> Self {
-        Self { launcher, scratch: Mutex::default(), lists: Arc::default(), known: Mutex::default() }
+        Self { launcher, scratch: Mutex::default(), sums_in_any_order: false, lists: Arc::default(), known: Mutex::default() }
+    }
+
+    /// The same, where the order of sums may be any if that is faster: attention's backward pass on Hopper, for heads of 128, then goes over
+    /// the scores once, and the last bits of the queries' gradients depend on what runs when.
+    pub fn with_sums_in_any_order(self) -> Self {
+        Self { sums_in_any_order: true, ..self }
     }
 
     /// Whether it runs the kernels for Hopper alone.

@@ -50,6 +50,8 @@ pub const UNITS: &[Unit] = &[
         [
             "attention_backward_keys_hopper_64",
             "attention_backward_keys_hopper_128",
+            "attention_backward_one_pass_hopper_128",
+            "attention_query_sums_hopper_128",
             "attention_backward_queries_hopper_64",
             "attention_backward_queries_hopper_128",
         ]

@@ -173,11 +173,13 @@ pub struct MachineSettings {
     pub utilisation: f64,
     /// Memory of one device; 0 where it is not known.
     pub memory_bytes: f64,
+    /// Whether a GPU may add in any order where that is faster. The last bits of a run are then its own.
+    pub sums_in_any_order: bool,
 }
 
 impl Default for MachineSettings {
     fn default() -> Self {
-        Self { ranks: 1, devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4, memory_bytes: 0.0 }
+        Self { ranks: 1, devices: 1, peak_operations_per_second: 0.0, utilisation: 0.4, memory_bytes: 0.0, sums_in_any_order: false }
     }
 }
 

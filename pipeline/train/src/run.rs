@@ -121,7 +121,8 @@ fn gpu(options: &Options<'_>, precision: Precision, watch: &mut dyn Watch) -> Re
     if let Some(reason) = driver.not_kept() {
         watch.warn(&format!("compiled kernels are not kept for the next run: {reason}"));
     }
-    Ok(Gpu::new(driver))
+    let gpu = Gpu::new(driver);
+    Ok(if options.recipe.machine.sums_in_any_order { gpu.with_sums_in_any_order() } else { gpu })
 }
 
 struct Run<'a, O: Operations> {

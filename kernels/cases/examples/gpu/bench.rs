@@ -80,6 +80,9 @@ impl Sizes {
     };
 }
 
+/// Name of the group of attention.
+pub const ATTENTION: &str = "attention";
+
 /// Measures the groups that have `only` in their name.
 ///
 /// # Errors
@@ -88,7 +91,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
     let clock = Clock { ops, sizes, probe: ops.new_exact(1)? };
     let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 7] = [
         ("elementwise", elementwise),
-        ("attention", attention),
+        (ATTENTION, attention),
         ("product", products),
         ("head loss", head_loss),
         ("experts", experts),
@@ -216,6 +219,16 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     Ok(())
 }
 
+impl Row {
+    /// The same, of a device whose sums may come in any order, where that makes a difference.
+    pub fn of_one_pass(self) -> Option<Self> {
+        let differs = self.what == BACKWARD && self.peer["head_dim"] == 128;
+        differs.then_some(Self { what: "attention backward in one pass", ..self })
+    }
+}
+
+const BACKWARD: &str = "attention backward";
+
 fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
     let (ops, Sizes { lengths, attention_rows, hidden, .. }) = (clock.ops, *clock.sizes);
     for head_dim in [64, 80, 96, 128, 256] {
@@ -237,12 +250,10 @@ fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> 
             // Two products forward and five backward, of two operations for each pair of a row and a key that it sees.
             let pairs = (rows / length) as f64 * (length * (length + 1) / 2) as f64;
             let operations = 4.0 * pairs * (query_heads * head_dim) as f64;
-            for (what, seconds, operations) in
-                [("attention forward", forward, operations), ("attention backward", backward, 2.5 * operations)]
-            {
+            for (what, seconds, operations) in [("attention forward", forward, operations), (BACKWARD, backward, 2.5 * operations)] {
                 let case = format!("d {head_dim}, T {length}, {query_heads} and {} heads", shape.key_heads);
                 let peer = json!({
-                    "kind": "attention", "backward": what.ends_with("backward"), "sequences": rows / length, "length": length,
+                    "kind": "attention", "backward": what == BACKWARD, "sequences": rows / length, "length": length,
                     "query_heads": query_heads, "key_heads": shape.key_heads, "head_dim": head_dim, "operations": operations,
                 });
                 give(Row { what, case, seconds, amount: Amount::Operations(operations), peer });

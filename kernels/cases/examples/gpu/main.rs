@@ -73,10 +73,15 @@ fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     eprintln!("{}, {:?}, {:.1} GB", driver.found().name, driver.found().architecture, driver.found().memory_bytes as f64 / 1e9);
     let gpu = Gpu::new(driver);
     match command {
-        Command::Test { only, small } => Ok(test::run(&gpu, only, *small)),
+        Command::Test { only, small } => Ok(test::run(gpu, only, *small)),
         Command::Bench { only, json, peak } => {
-            let mut table = bench::Table::new(*json, *peak);
-            bench::run(&gpu, &bench::Sizes::OF_MODELS, only, &mut |row| table.print(&row)).map(|()| true)
+            let (mut table, sizes) = (bench::Table::new(*json, *peak), bench::Sizes::OF_MODELS);
+            bench::run(&gpu, &sizes, only, &mut |row| table.print(&row))?;
+            if gpu.has_wgmma() && bench::ATTENTION.contains(only.as_str()) {
+                let gpu = gpu.with_sums_in_any_order();
+                bench::run(&gpu, &sizes, bench::ATTENTION, &mut |row| row.of_one_pass().iter().for_each(|row| table.print(row)))?;
+            }
+            Ok(true)
         }
     }
 }

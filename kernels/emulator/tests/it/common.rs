@@ -1,9 +1,12 @@
-//! What the tests share: the emulator and the CPU twin side by side.
+//! What the tests share: the emulator and the CPU twin side by side, and an emulator that is watched.
 
-use osler_emulator::{Emulator, Order};
+use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::{Visitor, Work};
-use osler_kernels::Cpu;
-use osler_kernels::cuda::Gpu;
+use osler_kernels::cuda::{Command, Gpu, Launcher, MatrixBox, TensorMap};
+use osler_kernels::operations::Done;
+use osler_kernels::{Cpu, KernelError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Runs cases on the CPU in bf16 mode and on an emulated GPU, there in both orders of blocks and threads, which must give the same bits.
 pub struct Emulated {
@@ -23,4 +26,90 @@ impl Visitor for Emulated {
             panic!("{}, wgmma {}: {problem}", work.name(), self.wgmma);
         }
     }
+}
+
+/// What a device was asked for.
+#[derive(Debug, Default)]
+pub struct Asked {
+    runs: AtomicUsize,
+    records: AtomicUsize,
+    replays: AtomicUsize,
+    kernels: Mutex<Vec<&'static str>>,
+}
+
+impl Asked {
+    /// Commands that were run one by one, lists that were recorded and lists that were replayed since the last call.
+    pub fn take_counts(&self) -> [usize; 3] {
+        [&self.runs, &self.records, &self.replays].map(|count| count.swap(0, Ordering::Relaxed))
+    }
+
+    /// Kernels that were run one by one since the last call, in order.
+    pub fn take_kernels(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.kernels.lock().unwrap())
+    }
+}
+
+/// The emulator, watched; one that records or does not.
+#[derive(Debug)]
+pub struct Watched {
+    device: Emulator,
+    records: bool,
+    asked: Arc<Asked>,
+}
+
+impl Launcher for Watched {
+    type Memory = Allocation;
+    type Recording = Vec<Command>;
+
+    fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.device.allocate(bytes)
+    }
+
+    fn address(&self, memory: &Allocation) -> u64 {
+        self.device.address(memory)
+    }
+
+    fn write(&self, memory: &mut Allocation, at: usize, bytes: &[u8]) -> Done {
+        self.device.write(memory, at, bytes)
+    }
+
+    fn read(&self, memory: &Allocation, at: usize, bytes: &mut [u8]) -> Done {
+        self.device.read(memory, at, bytes)
+    }
+
+    fn run(&self, command: &Command) -> Done {
+        self.asked.runs.fetch_add(1, Ordering::Relaxed);
+        if let Command::Launch(launch, _) = command {
+            self.asked.kernels.lock().unwrap().push(launch.kernel);
+        }
+        self.device.run(command)
+    }
+
+    fn record(&self, commands: &[Command]) -> Result<Vec<Command>, KernelError> {
+        self.asked.records.fetch_add(1, Ordering::Relaxed);
+        if self.records { self.device.record(commands) } else { Err(KernelError::Launch("not today".into())) }
+    }
+
+    fn replay(&self, recording: &Vec<Command>) -> Done {
+        self.asked.replays.fetch_add(1, Ordering::Relaxed);
+        self.device.replay(recording)
+    }
+
+    fn has_wgmma(&self) -> bool {
+        self.device.has_wgmma()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors()
+    }
+
+    fn tensor_map(&self, matrix: &MatrixBox) -> Result<TensorMap, KernelError> {
+        self.device.tensor_map(matrix)
+    }
+}
+
+/// A GPU, and what it is asked for.
+pub fn watched(records: bool, wgmma: bool) -> (Gpu<Watched>, Arc<Asked>) {
+    let asked = Arc::new(Asked::default());
+    (Gpu::new(Watched { device: Emulator { wgmma, ..Emulator::default() }, records, asked: asked.clone() }), asked)
 }
