@@ -263,6 +263,8 @@ DEVICE void backward_keys_hopper(float* query_sums, uint16_t* key_grad, uint16_t
 }
 
 KERNEL(attention_backward_keys_hopper_64, 384)(KEYS_PARAMETERS) { backward_keys_hopper<64>(nullptr, KEYS_ARGUMENTS); }
+KERNEL(attention_backward_keys_hopper_80, 384)(KEYS_PARAMETERS) { backward_keys_hopper<80>(nullptr, KEYS_ARGUMENTS); }
+KERNEL(attention_backward_keys_hopper_96, 384)(KEYS_PARAMETERS) { backward_keys_hopper<96>(nullptr, KEYS_ARGUMENTS); }
 KERNEL(attention_backward_keys_hopper_128, 384)(KEYS_PARAMETERS) { backward_keys_hopper<128>(nullptr, KEYS_ARGUMENTS); }
 KERNEL(attention_backward_one_pass_hopper_128, 384)(float* query_sums, KEYS_PARAMETERS) {
     backward_keys_hopper<128, true>(query_sums, KEYS_ARGUMENTS);
@@ -392,4 +394,6 @@ DEVICE void backward_queries_hopper(uint16_t* query_grad, const TensorMap* query
 }
 
 KERNEL(attention_backward_queries_hopper_64, 384)(QUERIES_PARAMETERS) { backward_queries_hopper<64>(QUERIES_ARGUMENTS); }
+KERNEL(attention_backward_queries_hopper_80, 384)(QUERIES_PARAMETERS) { backward_queries_hopper<80>(QUERIES_ARGUMENTS); }
+KERNEL(attention_backward_queries_hopper_96, 384)(QUERIES_PARAMETERS) { backward_queries_hopper<96>(QUERIES_ARGUMENTS); }
 KERNEL(attention_backward_queries_hopper_128, 384)(QUERIES_PARAMETERS) { backward_queries_hopper<128>(QUERIES_ARGUMENTS); }

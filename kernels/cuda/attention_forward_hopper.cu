@@ -11,7 +11,9 @@
 
 constexpr float LN_2 = 0.69314718f;
 constexpr int QUERY_ROWS = 128;
-constexpr int KEY_ROWS = 128;
+// Of a tile. Two stages of keys and values of 256 numbers are half as long.
+template <int HEAD_DIM>
+constexpr int KEY_ROWS = HEAD_DIM > 128 ? 64 : 128;
 
 // Barriers of the ring. A stage is full when its bytes have landed, and empty when every consuming warp has said so.
 struct Ring {
@@ -29,17 +31,17 @@ struct Span {
 template <int HEAD_DIM>
 DEVICE void produce(Ring* ring, uint16_t* queries, const TensorMap* query, const TensorMap* key, const TensorMap* value, Span span,
                     uint32_t first_query, uint32_t head, uint32_t key_head) {
-    constexpr int STAGE = TILE<HEAD_DIM, KEY_ROWS>;
+    constexpr int KEYS = KEY_ROWS<HEAD_DIM>, STAGE = TILE<HEAD_DIM, KEYS>;
     uint16_t *keys = queries + TILE<HEAD_DIM, QUERY_ROWS>, *values = keys + STAGES * STAGE;
     fetch<HEAD_DIM, QUERY_ROWS>(queries, query, &ring->query_full, head, first_query);
     for (uint32_t tile = 0; tile < span.tiles; tile++) {
         const unsigned stage = tile % STAGES, round = tile / STAGES % 2;
-        const uint32_t row = span.first + tile * KEY_ROWS;
+        const uint32_t row = span.first + tile * KEYS;
         // The first round finds every stage empty: the phase before the first counts as ended.
         mbarrier_wait(&ring->key_empty[stage], round ^ 1);
-        fetch<HEAD_DIM, KEY_ROWS>(keys + stage * STAGE, key, &ring->key_full[stage], key_head, row);
+        fetch<HEAD_DIM, KEYS>(keys + stage * STAGE, key, &ring->key_full[stage], key_head, row);
         mbarrier_wait(&ring->value_empty[stage], round ^ 1);
-        fetch<HEAD_DIM, KEY_ROWS>(values + stage * STAGE, value, &ring->value_full[stage], key_head, row);
+        fetch<HEAD_DIM, KEYS>(values + stage * STAGE, value, &ring->value_full[stage], key_head, row);
     }
 }
 
@@ -50,21 +52,23 @@ struct Rows {
 };
 
 // Hides what the rows do not see; `tile` is the key of column 0.
-DEVICE void hide(float (&score)[KEY_ROWS / 2], const Rows& rows, uint32_t tile) {
+template <int KEYS>
+DEVICE void hide(float (&score)[KEYS / 2], const Rows& rows, uint32_t tile) {
 #pragma unroll
-    for (int i = 0; i < KEY_ROWS / 2; i++) {
+    for (int i = 0; i < KEYS / 2; i++) {
         const uint32_t at = tile + 8 * (i / 4) + 2 * (threadIdx.x % 4) + i % 2;
         if (at < rows.first[i / 2 % 2] || at > rows.last[i / 2 % 2]) score[i] = -infinite();
     }
 }
 
 // Turns scores into powers below the running maximum; `shrink` is what brings earlier sums down to it. `factor` is scale * log2(e).
-DEVICE void soften(float (&score)[KEY_ROWS / 2], Rows& rows, float (&shrink)[2], float factor) {
+template <int KEYS>
+DEVICE void soften(float (&score)[KEYS / 2], Rows& rows, float (&shrink)[2], float factor) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float largest = rows.largest[half];
 #pragma unroll
-        for (int i = 2 * half; i < KEY_ROWS / 2; i += 4) largest = fmaxf(largest, fmaxf(score[i], score[i + 1]));
+        for (int i = 2 * half; i < KEYS / 2; i += 4) largest = fmaxf(largest, fmaxf(score[i], score[i + 1]));
         largest = warp_max(largest, 4);
         // A row that has seen nothing yet has minus infinity, which cannot be taken away from itself.
         const float base = largest == -infinite() ? 0.0f : largest * factor;
@@ -72,7 +76,7 @@ DEVICE void soften(float (&score)[KEY_ROWS / 2], Rows& rows, float (&shrink)[2],
         rows.largest[half] = largest;
         float sum = 0.0f;
 #pragma unroll
-        for (int i = 2 * half; i < KEY_ROWS / 2; i += 4) {
+        for (int i = 2 * half; i < KEYS / 2; i += 4) {
             score[i] = exp2_fast(score[i] * factor - base);
             score[i + 1] = exp2_fast(score[i + 1] * factor - base);
             sum += score[i] + score[i + 1];
@@ -85,43 +89,43 @@ DEVICE void soften(float (&score)[KEY_ROWS / 2], Rows& rows, float (&shrink)[2],
 template <int HEAD_DIM>
 DEVICE void consume(Ring* ring, float (&context)[HEAD_DIM / 2], Rows& rows, const uint16_t* queries, const uint16_t* keys, Span span,
                     uint32_t all_seen_from, uint32_t all_seen_to, float factor) {
-    constexpr int STAGE = TILE<HEAD_DIM, KEY_ROWS>;
+    constexpr int KEYS = KEY_ROWS<HEAD_DIM>, STAGE = TILE<HEAD_DIM, KEYS>;
     const uint16_t* values = keys + STAGES * STAGE;
-    float score[KEY_ROWS / 2], shrink[2];
-    uint32_t probability[KEY_ROWS / 16][4];
+    float score[KEYS / 2], shrink[2];
+    uint32_t probability[KEYS / 16][4];
     mbarrier_wait(&ring->query_full, 0);
     for (uint32_t tile = 0; tile < span.tiles; tile++) {
         const unsigned stage = tile % STAGES, round = tile / STAGES % 2, earlier = (tile + 1) % STAGES;
         mbarrier_wait(&ring->key_full[stage], round);
         wgmma_fence();
-        start_rows<HEAD_DIM, QUERY_ROWS, KEY_ROWS>(score, queries, keys + stage * STAGE);
+        start_rows<HEAD_DIM, QUERY_ROWS, KEYS>(score, queries, keys + stage * STAGE);
         wgmma_commit();
         if (tile > 0) {
             // The values of the tile before, while this one's scores are softened.
             mbarrier_wait(&ring->value_full[earlier], (tile - 1) / STAGES % 2);
             wgmma_fence();
-            start_registers<HEAD_DIM, KEY_ROWS>(context, probability, values + earlier * STAGE, tile > 1);
+            start_registers<HEAD_DIM, KEYS>(context, probability, values + earlier * STAGE, tile > 1);
             wgmma_commit();
             wgmma_wait<1>();
         } else {
             wgmma_wait<0>();
         }
         release(&ring->key_empty[stage]);
-        const uint32_t first_key = span.first + tile * KEY_ROWS;
-        if (first_key < all_seen_from || first_key + KEY_ROWS - 1 > all_seen_to) hide(score, rows, first_key);
-        soften(score, rows, shrink, factor);
+        const uint32_t first_key = span.first + tile * KEYS;
+        if (first_key < all_seen_from || first_key + KEYS - 1 > all_seen_to) hide<KEYS>(score, rows, first_key);
+        soften<KEYS>(score, rows, shrink, factor);
         if (tile > 0) {
             wgmma_wait<0>();
             release(&ring->value_empty[earlier]);
 #pragma unroll
             for (int i = 0; i < HEAD_DIM / 2; i++) context[i] *= shrink[i / 2 % 2];
         }
-        pack<KEY_ROWS>(probability, score);
+        pack<KEYS>(probability, score);
     }
     const unsigned last = (span.tiles - 1) % STAGES;
     mbarrier_wait(&ring->value_full[last], (span.tiles - 1) / STAGES % 2);
     wgmma_fence();
-    start_registers<HEAD_DIM, KEY_ROWS>(context, probability, values + last * STAGE, span.tiles > 1);
+    start_registers<HEAD_DIM, KEYS>(context, probability, values + last * STAGE, span.tiles > 1);
     wgmma_commit();
     wgmma_wait<0>();
 }
@@ -136,7 +140,7 @@ DEVICE void attention_forward_hopper(uint16_t* output, float* log_sum_exp, const
     // Later rows see more: they begin first, so that none is left alone at the end.
     const uint32_t first_query = (gridDim.x - 1 - blockIdx.x) * QUERY_ROWS, last_query = min(first_query + QUERY_ROWS, rows) - 1;
     Span span = {lo[first_query], before + last_query + 1, 0};
-    span.tiles = (span.end - span.first + KEY_ROWS - 1) / KEY_ROWS;
+    span.tiles = (span.end - span.first + KEY_ROWS<HEAD_DIM> - 1) / KEY_ROWS<HEAD_DIM>;
     if (threadIdx.x == 0) {
         mbarrier_init(&ring->query_full, 1);
         for (int stage = 0; stage < STAGES; stage++) {
@@ -184,4 +188,7 @@ DEVICE void attention_forward_hopper(uint16_t* output, float* log_sum_exp, const
 }
 
 KERNEL(attention_forward_hopper_64, 384)(HOPPER_PARAMETERS) { attention_forward_hopper<64>(HOPPER_ARGUMENTS); }
+KERNEL(attention_forward_hopper_80, 384)(HOPPER_PARAMETERS) { attention_forward_hopper<80>(HOPPER_ARGUMENTS); }
+KERNEL(attention_forward_hopper_96, 384)(HOPPER_PARAMETERS) { attention_forward_hopper<96>(HOPPER_ARGUMENTS); }
 KERNEL(attention_forward_hopper_128, 384)(HOPPER_PARAMETERS) { attention_forward_hopper<128>(HOPPER_ARGUMENTS); }
+KERNEL(attention_forward_hopper_256, 384)(HOPPER_PARAMETERS) { attention_forward_hopper<256>(HOPPER_ARGUMENTS); }

@@ -2,9 +2,9 @@
 
 constexpr int STAGES = 2;
 
-// Elements of a tile.
+// Elements of a tile: whole boxes. Where a head ends within one, what follows it is there, too, and is not read.
 template <int HEAD_DIM, int ROWS>
-constexpr int TILE = HEAD_DIM * ROWS;
+constexpr int TILE = (HEAD_DIM + BOX_COLUMNS - 1) / BOX_COLUMNS * BOX_COLUMNS * ROWS;
 
 // One thread: starts copying ROWS rows of one head, and has `full` wait for their bytes.
 template <int HEAD_DIM, int ROWS>

@@ -103,7 +103,10 @@ DEVICE void wgmma(float (&sum)[COLUMNS / 2], uint64_t left, uint64_t right, bool
 template <unsigned COLUMNS, bool RIGHT_TRANSPOSED = false>
 DEVICE void wgmma_registers(float (&sum)[COLUMNS / 2], const uint32_t (&left)[4], uint64_t right, bool accumulate);
 
-// An operand list of 16 accumulators.
+// Operand lists of 8 and of 16 accumulators.
+#define EIGHT(at)                                                                                                                         \
+    "+f"(sum[at]), "+f"(sum[at + 1]), "+f"(sum[at + 2]), "+f"(sum[at + 3]), "+f"(sum[at + 4]), "+f"(sum[at + 5]), "+f"(sum[at + 6]),      \
+        "+f"(sum[at + 7])
 #define SIXTEEN(at)                                                                                                                       \
     "+f"(sum[at]), "+f"(sum[at + 1]), "+f"(sum[at + 2]), "+f"(sum[at + 3]), "+f"(sum[at + 4]), "+f"(sum[at + 5]), "+f"(sum[at + 6]),      \
         "+f"(sum[at + 7]), "+f"(sum[at + 8]), "+f"(sum[at + 9]), "+f"(sum[at + 10]), "+f"(sum[at + 11]), "+f"(sum[at + 12]),              \
@@ -160,6 +163,34 @@ DEVICE void wgmma_registers<64, true>(float (&sum)[32], const uint32_t (&left)[4
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_64_ACCUMULATORS "}, "
         "{%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}"
         : SIXTEEN(0), SIXTEEN(16)
+        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(static_cast<int>(accumulate)));
+}
+
+// Of these widths, what attention needs of them.
+#define WGMMA_80_ACCUMULATORS \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
+    "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39"
+template <>
+DEVICE void wgmma_registers<80, true>(float (&sum)[40], const uint32_t (&left)[4], uint64_t right, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {" WGMMA_80_ACCUMULATORS "}, "
+        "{%40, %41, %42, %43}, %44, add, 1, 1, 1;\n}"
+        : SIXTEEN(0), SIXTEEN(16), EIGHT(32)
+        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(static_cast<int>(accumulate)));
+}
+
+#define WGMMA_96_ACCUMULATORS \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
+    "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, " \
+    "%44, %45, %46, %47"
+template <>
+DEVICE void wgmma_registers<96, true>(float (&sum)[48], const uint32_t (&left)[4], uint64_t right, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {" WGMMA_96_ACCUMULATORS "}, "
+        "{%48, %49, %50, %51}, %52, add, 1, 1, 1;\n}"
+        : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32)
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(static_cast<int>(accumulate)));
 }
 

@@ -113,7 +113,8 @@ const CASES: &[Case] = &[
     Case { name: "one key takes all", heads: (1, 1), head_dim: 32, lengths: &[100], window: 100, sharpness: 200.0 },
 ];
 
-/// The kernels of Hopper have blocks of 128 rows, tiles of 64 and 128, and two head dimensions.
+/// The kernels of Hopper have blocks of 128 rows, tiles of 64 and 128, and all head dimensions but 32. Heads that are not whole boxes of 64
+/// columns bring some of the next with them.
 const HOPPER_CASES: &[Case] = &[
     Case { name: "one row", heads: (1, 1), head_dim: 64, lengths: &[1], window: 1, sharpness: 1.0 },
     Case { name: "one tile", heads: (1, 1), head_dim: 64, lengths: &[128], window: 128, sharpness: 1.0 },
@@ -122,6 +123,9 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
     Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
+    Case { name: "heads of 80 on Hopper", heads: (4, 2), head_dim: 80, lengths: &[135, 60], window: 150, sharpness: 1.0 },
+    Case { name: "heads of 96 on Hopper", heads: (3, 1), head_dim: 96, lengths: &[140], window: 1000, sharpness: 2.0 },
+    Case { name: "heads of 256 on Hopper", heads: (2, 1), head_dim: 256, lengths: &[133, 70], window: 120, sharpness: 1.0 },
 ];
 
 /// The kernel of one pass: blocks of 128 keys that add to the same tile of 64 queries, in heads of 128.

@@ -50,8 +50,10 @@ macro_rules! hopper_kernels {
 }
 
 /// Head dimensions that Hopper has kernels of its own for.
-const HOPPER: [Kernels; 2] = hopper_kernels![64, 128];
-/// Rows that a block of them has to itself, and rows of keys in the forward kernel.
+const HOPPER: [Kernels; 5] = hopper_kernels![64, 80, 96, 128, 256];
+/// Those up to which the backward kernels are among them: two sums of wider heads do not fit the registers.
+const HOPPER_BACKWARD_MAX: usize = 128;
+/// Rows that a block of them has to itself.
 const HOPPER_ROWS: usize = 128;
 /// Rows of the tiles that their backward kernels stream.
 const HOPPER_MOVING_ROWS: usize = 64;
@@ -80,6 +82,16 @@ impl Kernels {
     fn row_bytes(self, rows: usize) -> u32 {
         let padding = if self.head_dim.is_multiple_of(64) { 0 } else { 8 };
         (rows * (self.head_dim + padding) * 2) as u32
+    }
+
+    /// The same of Hopper's kernels, which have whole boxes of 64 columns.
+    fn box_bytes(self, rows: usize) -> u32 {
+        (rows * self.head_dim.next_multiple_of(64) * 2) as u32
+    }
+
+    /// Rows of keys in a tile of Hopper's forward kernel.
+    fn hopper_key_rows(self) -> usize {
+        if self.head_dim > 128 { 64 } else { 128 }
     }
 
     /// Copies of the streamed tiles that the backward kernels have.
@@ -117,11 +129,12 @@ impl<L: Launcher> Gpu<L> {
             Some(hopper) => {
                 let keys = before + shape.rows;
                 arguments.push(self.map(shape, input.query, shape.rows, shape.query_heads, HOPPER_ROWS)?);
-                arguments.push(self.map(shape, input.key, keys, shape.key_heads, HOPPER_ROWS)?);
-                arguments.push(self.map(shape, input.value, keys, shape.key_heads, HOPPER_ROWS)?);
+                let key_rows = hopper.hopper_key_rows();
+                arguments.push(self.map(shape, input.key, keys, shape.key_heads, key_rows)?);
+                arguments.push(self.map(shape, input.value, keys, shape.key_heads, key_rows)?);
                 let grid = [blocks(KERNEL, shape.rows, HOPPER_ROWS)?, heads, 1];
                 // The queries, and two stages of keys and of values.
-                let shared_bytes = hopper.row_bytes(5 * HOPPER_ROWS);
+                let shared_bytes = hopper.box_bytes(HOPPER_ROWS + 4 * key_rows);
                 Launch { kernel: hopper.forward, grid, threads: HOPPER_THREADS, shared_bytes }
             }
             None => {
@@ -166,7 +179,7 @@ impl<L: Launcher> Gpu<L> {
         expect_len(KERNEL, &[("log_sum_exp", saved.log_sum_exp.len, rows * query_heads)])?;
         let mut pieces = Pieces::default();
         pieces.next(rows * query_heads, size_of::<f32>());
-        let hopper = self.hopper(shape);
+        let hopper = self.hopper(shape).filter(|_| head_dim <= HOPPER_BACKWARD_MAX);
         let one_pass = hopper.filter(|_| self.sums_in_any_order && head_dim == ONE_PASS_HEAD_DIM);
         let sums_len = one_pass.map_or(0, |_| rows.next_multiple_of(HOPPER_MOVING_ROWS) * query_heads * head_dim);
         let sums = pieces.next(sums_len, size_of::<f32>());
@@ -177,7 +190,7 @@ impl<L: Launcher> Gpu<L> {
             let tiles = blocks(KERNEL, rows, block_rows)?;
             // Two tiles that stay, two that are streamed.
             let (shared_bytes, [keys_threads, queries_threads]) = match hopper {
-                Some(hopper) => (hopper.row_bytes(2 * HOPPER_ROWS + 4 * HOPPER_MOVING_ROWS), [HOPPER_THREADS; 2]),
+                Some(hopper) => (hopper.box_bytes(2 * HOPPER_ROWS + 4 * HOPPER_MOVING_ROWS), [HOPPER_THREADS; 2]),
                 None => {
                     let rows = 2 * BLOCK_ROWS + kernels.backward_stages() * 2 * MOVING_ROWS;
                     (kernels.row_bytes(rows), [if head_dim > 128 { 256 } else { 128 }, 128])

@@ -49,16 +49,26 @@ pub const UNITS: &[Unit] = &[
         hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
         [
             "attention_backward_keys_hopper_64",
+            "attention_backward_keys_hopper_80",
+            "attention_backward_keys_hopper_96",
             "attention_backward_keys_hopper_128",
             "attention_backward_one_pass_hopper_128",
             "attention_query_sums_hopper_128",
             "attention_backward_queries_hopper_64",
+            "attention_backward_queries_hopper_80",
+            "attention_backward_queries_hopper_96",
             "attention_backward_queries_hopper_128",
         ]
     ),
     unit!(
         hopper "attention_forward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
-        ["attention_forward_hopper_64", "attention_forward_hopper_128"]
+        [
+            "attention_forward_hopper_64",
+            "attention_forward_hopper_80",
+            "attention_forward_hopper_96",
+            "attention_forward_hopper_128",
+            "attention_forward_hopper_256",
+        ]
     ),
     unit!("dispatch", ["permute_forward", "combine_forward", "combine_backward"]),
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
