@@ -132,7 +132,7 @@ DEVICE void multiply_rows(const uint16_t* left, uint32_t inner, const uint16_t* 
                           uint32_t experts, uint32_t rows, const Store& store) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    const Tiles<TILE, TILE> tiles = {segments, experts, rows, columns, 0, first_tile};
+    const Tiles<TILE, TILE> tiles = {segments, experts, rows, columns, 0, true, first_tile};
     tiles.count();
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
     for (uint32_t number = blockIdx.x; number < tiles.len(); number += gridDim.x) {
@@ -169,12 +169,12 @@ KERNEL(grouped_backward_input, THREADS)(uint16_t* input_grad, const uint16_t* ou
     });
 }
 
-// weight_grad[e] += output_grad transposed * input, over the rows of e.
+// weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
 KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* output_grad, const uint16_t* input, const uint32_t* segments,
-                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs) {
+                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
-    const Tiles<TILE, TILE> tiles = {segments, experts, rows, inputs, outputs, first_tile};
+    const Tiles<TILE, TILE> tiles = {segments, experts, rows, inputs, outputs, add != 0, first_tile};
     tiles.count();
     float sum[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
     for (uint32_t number = blockIdx.x; number < tiles.len(); number += gridDim.x) {
@@ -186,7 +186,7 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
         each_pair(sum, tile.row, outputs, tile.column, inputs, [&](uint32_t row, uint32_t column, float first, float second) {
             float2* place = reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column);
-            float2 before = *place;
+            float2 before = add ? *place : make_float2(0.0f, 0.0f);
             before.x += first;
             before.y += second;
             *place = before;

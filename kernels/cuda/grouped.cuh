@@ -10,22 +10,23 @@ struct Tile {
 DEVICE uint32_t parts_of(uint32_t len, uint32_t each) { return (len + each - 1) / each; }
 
 // Tiles of ROWS x COLUMNS numbers, expert by expert. Expert e has rows segments[e] to before segments[e + 1], of `rows`; its product has
-// `columns` and as many rows or, where the rows are what is summed over, `high` (0: they are not).
+// `columns` and as many rows or, where the rows are what is summed over, `high` (0: they are not). A sum over no rows is `skipped`, or zero.
 template <int ROWS, int COLUMNS>
 struct Tiles {
     const uint32_t* segments;
     uint32_t experts, rows, columns, high;
+    bool skipped;
     // Shared, EXPERTS_MAX + 1: tiles of all experts before each.
     uint32_t* first;
 
-    // By all threads of the block, 256 or more: one for each expert. None where an expert has no rows.
+    // By all threads of the block, 256 or more: one for each expert.
     DEVICE void count() const {
         const unsigned expert = threadIdx.x;
         const bool counts = expert < EXPERTS_MAX;
         uint32_t tiles = 0;
         if (expert < experts) {
             const uint32_t len = min(segments[expert + 1], rows) - min(segments[expert], rows);
-            tiles = len == 0 ? 0 : parts_of(high == 0 ? len : high, ROWS) * parts_of(columns, COLUMNS);
+            tiles = len == 0 && skipped ? 0 : parts_of(high == 0 ? len : high, ROWS) * parts_of(columns, COLUMNS);
         }
         if (expert == 0) first[0] = 0;
         if (counts) first[expert + 1] = tiles;

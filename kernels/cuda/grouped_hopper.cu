@@ -31,6 +31,9 @@ DEVICE void init(Ring* ring) {
     __syncthreads();
 }
 
+// At least one: where there is nothing to sum over, all of it is cleared.
+DEVICE uint32_t steps_of(uint32_t len) { return max(parts_of(len, INNER), 1u); }
+
 // Where operands begin in their matrices. Of one that lies along the inner dimension, a row holds inner numbers; of one across, a row is
 // one of them.
 struct Place {
@@ -54,7 +57,7 @@ DEVICE void produce(Ring* ring, uint16_t* stages, const TensorMap* left, const T
     for (uint32_t number = blockIdx.x; number < walk.len(); number += gridDim.x) {
         const Tile tile = walk.find(number);
         Place from_left = places.left(tile), from_right = places.right(tile);
-        for (uint32_t steps = parts_of(places.inner(tile), INNER); steps > 0; steps--, taken++) {
+        for (uint32_t steps = steps_of(places.inner(tile)); steps > 0; steps--, taken++) {
             const unsigned stage = taken % STAGES;
             mbarrier_wait(&ring->empty[stage], (taken / STAGES % 2) ^ 1);
             mbarrier_arrive_expect(&ring->full[stage], (LEFT + RIGHT) * 2);
@@ -96,7 +99,7 @@ DEVICE void start_stage(float (&sum)[TILE_COLUMNS / 2], const uint16_t* left, un
 template <bool LEFT_ALONG, bool RIGHT_ALONG>
 DEVICE void consume(Ring* ring, float (&sum)[TILE_COLUMNS / 2], uint16_t* stages, uint32_t& taken, uint32_t len) {
     const unsigned group = threadIdx.x / 128 - 1;
-    const uint32_t steps = parts_of(len, INNER);
+    const uint32_t steps = steps_of(len);
     for (uint32_t step = 0; step < steps; step++, taken++) {
         const unsigned stage = taken % STAGES;
         uint16_t* operands = stages + stage * (LEFT + RIGHT);
@@ -179,7 +182,7 @@ struct OverRows {
 // output[r] = weight[e] * input[r] for the rows r of each expert e.
 KERNEL(grouped_forward_hopper, THREADS)(ROWS_PARAMETERS) {
     const ByRow<true> places = {inputs, outputs};
-    multiply<true, true>(&left, &weight, {segments, experts, rows, outputs, 0, nullptr}, places, [&](const Tile& tile, const float* sum) {
+    multiply<true, true>(&left, &weight, {segments, experts, rows, outputs, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
         each_four(tile, tile.end_row - tile.first_row, outputs, [&](uint32_t row, uint32_t column, int at) {
             uint16_t* place = product + uint64_t(tile.first_row + row) * outputs + column;
 #pragma unroll
@@ -191,7 +194,7 @@ KERNEL(grouped_forward_hopper, THREADS)(ROWS_PARAMETERS) {
 // input_grad[r] (+)= output_grad[r] * weight[e], added to what is there if `add`.
 KERNEL(grouped_backward_input_hopper, THREADS)(ROWS_PARAMETERS, uint32_t add) {
     const ByRow<false> places = {outputs, inputs};
-    multiply<true, false>(&left, &weight, {segments, experts, rows, inputs, 0, nullptr}, places, [&](const Tile& tile, const float* sum) {
+    multiply<true, false>(&left, &weight, {segments, experts, rows, inputs, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
         each_four(tile, tile.end_row - tile.first_row, inputs, [&](uint32_t row, uint32_t column, int at) {
             uint16_t* place = product + uint64_t(tile.first_row + row) * inputs + column;
             uint32_t before[4];
@@ -207,10 +210,10 @@ KERNEL(grouped_backward_input_hopper, THREADS)(ROWS_PARAMETERS, uint32_t add) {
     });
 }
 
-// weight_grad[e] += output_grad transposed * input, over the rows of e.
+// weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
 KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, TENSOR_MAP(output_grad), TENSOR_MAP(input), const uint32_t* segments,
-                                                uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs) {
-    const Walk walk = {segments, experts, rows, inputs, outputs, nullptr};
+                                                uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
+    const Walk walk = {segments, experts, rows, inputs, outputs, add != 0, nullptr};
     multiply<false, false>(&output_grad, &input, walk, OverRows(), [&](const Tile& tile, const float* sum) {
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
         each_four(tile, outputs, inputs, [&](uint32_t row, uint32_t column, int at) {
@@ -218,7 +221,7 @@ KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, TENSOR_MAP(o
             float2 before[4];
             // All are asked for before the first is waited for.
 #pragma unroll
-            for (int n = 0; n < 4; n++) before[n] = *reinterpret_cast<const float2*>(place + 8 * n);
+            for (int n = 0; n < 4; n++) before[n] = add ? *reinterpret_cast<const float2*>(place + 8 * n) : make_float2(0.0f, 0.0f);
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 before[n].x += sum[at + 4 * n];

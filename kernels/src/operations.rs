@@ -9,8 +9,8 @@
 //! - **index**: tokens, positions, routes. u32.
 //!
 //! There is no batch axis and no padding: a batch is `rows` tokens of packed documents, and attention is told by `lo` which rows each may
-//! see. All matrices are row-major. A backward operation *adds* to gradients of weights; gradients of activations are overwritten unless
-//! the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
+//! see. All matrices are row-major. A backward operation *adds* to gradients of weights, those of matrices if it is
+//! told to; gradients of activations are overwritten unless the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
 
 use crate::{KernelError, blockwise};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -360,12 +360,13 @@ pub trait Operations: Memory + Sync {
         add: bool,
         input_grad: &mut Self::Stored,
     ) -> Done;
-    /// `weight_grad += output_gradᵀ · input`, `bias_grad += sum over rows of output_grad`.
+    /// `weight_grad = output_gradᵀ · input`, added to what is there if `add`; `bias_grad += sum over rows of output_grad`.
     fn linear_backward_weight(
         &self,
         shape: LinearShape,
         output_grad: &Self::Stored,
         input: &Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
         bias_grad: Option<&mut Self::Exact>,
     ) -> Done;
@@ -390,13 +391,14 @@ pub trait Operations: Memory + Sync {
         add: bool,
         input_grad: &mut Self::Stored,
     ) -> Done;
-    /// As [`linear_backward_weight`](Self::linear_backward_weight), by segment; an expert without rows gets nothing.
+    /// As [`linear_backward_weight`](Self::linear_backward_weight), by segment; that of an expert without rows is zero.
     fn grouped_linear_backward_weight(
         &self,
         shape: LinearShape,
         segments: &Self::Index,
         output_grad: &Self::Stored,
         input: &Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
     ) -> Done;
 
@@ -560,7 +562,8 @@ pub trait Operations: Memory + Sync {
         losses: &mut Self::Exact,
     ) -> Done;
     /// The losses, and the gradient of `loss_scale · Σ losses`, in one pass over the logits. `loss_scale` is 1 over the tokens that
-    /// count in the whole step, known before it. Overwrites `hidden_grad`; the gradient of a logit is rounded before it enters a product.
+    /// count in the whole step, known before it. Overwrites `hidden_grad`, and adds to
+    /// `weight_grad` if `add`; the gradient of a logit is rounded before it enters a product.
     #[allow(clippy::too_many_arguments)]
     fn head_loss_forward_backward(
         &self,
@@ -571,6 +574,7 @@ pub trait Operations: Memory + Sync {
         loss_scale: f64,
         losses: &mut Self::Exact,
         hidden_grad: &mut Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
     ) -> Done;
 

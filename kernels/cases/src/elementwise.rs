@@ -184,21 +184,27 @@ impl Work for Linear {
         let (mut weight_grad, mut bias_grad) = (exact(device, &numbers(inputs * outputs, 6)), exact(device, &numbers(outputs, 7)));
         device.linear_forward(self.shape, &input, &one, Some(&bias), &mut output).unwrap();
         device.linear_backward_input(self.shape, &grad, &one, true, &mut input_grad).unwrap();
-        device.linear_backward_weight(self.shape, &grad, &input, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+        device.linear_backward_weight(self.shape, &grad, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+        let mut alone = exact(device, &numbers(inputs * outputs, 8));
+        device.linear_backward_weight(self.shape, &grad, &input, false, &mut alone, None).unwrap();
         let mut results = vec![
             read_stored(device, &output, rows * outputs),
             read_stored(device, &input_grad, rows * inputs),
             read_exact(device, &weight_grad, inputs * outputs),
             read_exact(device, &bias_grad, outputs),
+            read_exact(device, &alone, inputs * outputs),
         ];
         let segments = index(device, &[0, (rows / 3) as u32, (rows / 3) as u32, rows as u32]);
         let mut weight_grad = exact(device, &numbers(3 * inputs * outputs, 6));
         device.grouped_linear_forward(self.shape, &segments, &input, &weight, &mut output).unwrap();
         device.grouped_linear_backward_input(self.shape, &segments, &grad, &weight, false, &mut input_grad).unwrap();
-        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, &mut weight_grad).unwrap();
+        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, true, &mut weight_grad).unwrap();
+        let mut alone = exact(device, &numbers(3 * inputs * outputs, 8));
+        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, false, &mut alone).unwrap();
         results.push(read_stored(device, &output, rows * outputs));
         results.push(read_stored(device, &input_grad, rows * inputs));
         results.push(read_exact(device, &weight_grad, 3 * inputs * outputs));
+        results.push(read_exact(device, &alone, 3 * inputs * outputs));
         results
     }
 
@@ -209,7 +215,8 @@ impl Work for Linear {
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        let names = "output input_grad weight_grad bias_grad grouped_output grouped_input_grad grouped_weight_grad";
+        let names = "output input_grad weight_grad bias_grad lone_weight_grad \
+                     grouped_output grouped_input_grad grouped_weight_grad grouped_lone_weight_grad";
         for (at, name) in names.split(' ').enumerate() {
             // Sums of terms of about one, in another order; stored ones may then round to a neighbour.
             let exact = name.ends_with("weight_grad") || name.ends_with("bias_grad");
@@ -250,12 +257,15 @@ impl Work for Grouped {
         device.grouped_linear_forward(shape, &segments, &input, &weight, &mut output).unwrap();
         device.grouped_linear_backward_input(shape, &segments, &grad, &weight, false, &mut alone).unwrap();
         device.grouped_linear_backward_input(shape, &segments, &grad, &weight, true, &mut added).unwrap();
-        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, &mut weight_grad).unwrap();
+        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, true, &mut weight_grad).unwrap();
+        let mut weight_grad_alone = exact(device, &numbers(self.rows_each.len() * matrix, 6));
+        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, false, &mut weight_grad_alone).unwrap();
         vec![
             read_stored(device, &output, rows * outputs),
             read_stored(device, &alone, rows * inputs),
             read_stored(device, &added, rows * inputs),
             read_exact(device, &weight_grad, self.rows_each.len() * matrix),
+            read_exact(device, &weight_grad_alone, self.rows_each.len() * matrix),
         ]
     }
 
@@ -266,9 +276,9 @@ impl Work for Grouped {
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         let LinearShape { rows, inputs, outputs } = self.shape();
-        for (at, name) in ["output", "input_grad", "input_grad added", "weight_grad"].into_iter().enumerate() {
+        for (at, name) in ["output", "input_grad", "input_grad added", "weight_grad added", "weight_grad"].into_iter().enumerate() {
             // Sums of terms of about one, in another order.
-            let tolerance = Tolerance { relative: if at == 3 { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
+            let tolerance = Tolerance { relative: if at >= 3 { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
             close(name, &got[at], &wanted[at], Tolerance::of_sums(tolerance, rows.max(inputs).max(outputs), 70))?;
         }
         Ok(())

@@ -48,7 +48,7 @@ impl Step {
         let mut results = Vec::new();
         for step in 0..count {
             let batch = Self::batch(step as usize);
-            grads.clear(device).unwrap();
+            grads.clear();
             after();
             let scale = 1.0 / batch.num_targets() as f64;
             results.push(model.forward_backward(device, &batch, scale, &mut work, &mut grads).unwrap().rows);

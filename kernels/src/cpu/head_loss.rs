@@ -21,6 +21,8 @@ fn block_rows(vocabulary: usize) -> usize {
 pub(super) struct Gradients<'a, F> {
     pub loss_scale: f64,
     pub hidden: &'a mut [F],
+    /// Whether what `weight` holds is added to.
+    pub add: bool,
     pub weight: &'a mut [F],
 }
 
@@ -41,6 +43,9 @@ impl<F: Number> Cpu<F> {
             let sizes = [("hidden_grad", gradients.hidden.len(), hidden.len()), ("weight_grad", gradients.weight.len(), weight.len())];
             expect_len(KERNEL, &sizes)?;
         }
+        if let Some(gradients) = gradients.as_mut().filter(|gradients| rows == 0 && !gradients.add) {
+            gradients.weight.fill(F::ZERO);
+        }
         let block_rows = block_rows(outputs);
         let mut logits = vec![F::ZERO; block_rows.min(rows) * outputs];
         let scale = gradients.as_ref().map(|gradients| F::of(gradients.loss_scale));
@@ -58,12 +63,12 @@ impl<F: Number> Cpu<F> {
             if let Some(gradients) = &mut gradients {
                 let start = block * block_rows * inputs;
                 let hidden_grad = &mut gradients.hidden[start..start + rows * inputs];
-                let slopes = View::rows(logits, outputs);
+                let (slopes, add) = (View::rows(logits, outputs), gradients.add || block > 0);
                 self.run(|| {
                     let size = Size { rows, columns: inputs, inner: outputs };
                     multiply_parallel(size, slopes, View::rows(weight, inputs), false, hidden_grad, |_, row| self.round(row));
                     let size = Size { rows: outputs, columns: inputs, inner: rows };
-                    multiply_parallel(size, slopes.transposed(), View::rows(hidden, inputs), true, gradients.weight, |_, _| {});
+                    multiply_parallel(size, slopes.transposed(), View::rows(hidden, inputs), add, gradients.weight, |_, _| {});
                 });
             }
         }
@@ -136,9 +141,13 @@ mod tests {
         };
         close("losses", &run(&hidden, &weight), &naive(shape, &hidden, &weight, &targets), 1e-13);
         let (mut losses, mut hidden_grad, mut weight_grad) = (vec![0.0; 5], vec![9.0; 15], vec![0.0; 21]);
-        let gradients = Gradients { loss_scale: 0.25, hidden: &mut hidden_grad, weight: &mut weight_grad };
+        let gradients = Gradients { loss_scale: 0.25, hidden: &mut hidden_grad, add: true, weight: &mut weight_grad };
         cpu.head_loss(shape, &hidden, &weight, &targets, &mut losses, Some(gradients)).unwrap();
         close("losses with gradients", &losses, &run(&hidden, &weight), 0.0);
+        let mut alone = vec![9.0; 21];
+        let gradients = Gradients { loss_scale: 0.25, hidden: &mut hidden_grad, add: false, weight: &mut alone };
+        cpu.head_loss(shape, &hidden, &weight, &targets, &mut losses, Some(gradients)).unwrap();
+        close("weights overwritten", &alone, &weight_grad, 0.0);
         check_slopes("hidden", &hidden, &hidden_grad, &[0.25; 5], |hidden| run(hidden, &weight));
         check_slopes("weight", &weight, &weight_grad, &[0.25; 5], |weight| run(&hidden, weight));
         assert!(cpu.head_loss(shape, &hidden, &weight, &[7; 5], &mut losses, None).is_err());
@@ -152,7 +161,7 @@ mod tests {
         let (hidden, weight) = (numbers::<f64>(2060, 1), numbers::<f64>(6, 2));
         let targets: Vec<u32> = (0..1030).map(|row| row % 3).collect();
         let (mut losses, mut hidden_grad, mut weight_grad) = (vec![0.0; 1030], vec![0.0; 2060], vec![0.0; 6]);
-        let gradients = Gradients { loss_scale: 1.0, hidden: &mut hidden_grad, weight: &mut weight_grad };
+        let gradients = Gradients { loss_scale: 1.0, hidden: &mut hidden_grad, add: true, weight: &mut weight_grad };
         cpu.head_loss(shape, &hidden, &weight, &targets, &mut losses, Some(gradients)).unwrap();
         close("losses", &losses, &naive(shape, &hidden, &weight, &targets), 1e-12);
         check_slopes("weight", &weight, &weight_grad, &[1.0; 1030], |weight| naive(shape, &hidden, weight, &targets));
@@ -173,7 +182,7 @@ mod tests {
             let (hidden, weight) = (numbers(333 * 33, 1), numbers(301 * 33, 2));
             let targets: Vec<u32> = (0..333).map(|row| if row % 10 == 0 { IGNORED } else { row % 301 }).collect();
             let (mut losses, mut hidden_grad, mut weight_grad) = (vec![0.0; 333], vec![0.0; hidden.len()], vec![0.0; weight.len()]);
-            let gradients = Gradients { loss_scale: 1.0 / 300.0, hidden: &mut hidden_grad, weight: &mut weight_grad };
+            let gradients = Gradients { loss_scale: 1.0 / 300.0, hidden: &mut hidden_grad, add: true, weight: &mut weight_grad };
             cpu.head_loss(shape, &hidden, &weight, &targets, &mut losses, Some(gradients)).unwrap();
             [losses, hidden_grad, weight_grad].concat()
         });

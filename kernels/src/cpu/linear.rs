@@ -47,6 +47,7 @@ impl<F: Number> Cpu<F> {
         shape: LinearShape,
         output_grad: &[F],
         input: &[F],
+        add: bool,
         weight_grad: &mut [F],
         bias_grad: Option<&mut [F]>,
     ) -> Done {
@@ -55,7 +56,7 @@ impl<F: Number> Cpu<F> {
         expect_len(KERNEL, &[("bias_grad", bias_grad.as_ref().map_or(outputs, |grad| grad.len()), outputs)])?;
         let size = Size { rows: outputs, columns: inputs, inner: rows };
         let left = View::rows(output_grad, outputs).transposed();
-        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), true, weight_grad, |_, _| {}));
+        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), add, weight_grad, |_, _| {}));
         if let Some(bias_grad) = bias_grad {
             let mut sums = vec![0.0f64; outputs];
             for row in output_grad.chunks_exact(outputs) {
@@ -98,12 +99,14 @@ impl<F: Number> Cpu<F> {
         segments: &[u32],
         output_grad: &[F],
         input: &[F],
+        add: bool,
         weight_grad: &mut [F],
     ) -> Done {
         let experts = experts(shape, segments)?;
         check(shape, experts, input.len(), weight_grad.len(), output_grad.len())?;
-        for (part, input_range, weight_range, output_range) in parts(shape, segments).filter(|(part, ..)| part.rows > 0) {
-            self.linear_backward_weight(part, &output_grad[output_range], &input[input_range], &mut weight_grad[weight_range], None)?;
+        for (part, input_range, weight_range, output_range) in parts(shape, segments).filter(|(part, ..)| part.rows > 0 || !add) {
+            let (output_grad, weight_grad) = (&output_grad[output_range], &mut weight_grad[weight_range]);
+            self.linear_backward_weight(part, output_grad, &input[input_range], add, weight_grad, None)?;
         }
         Ok(())
     }
@@ -157,7 +160,7 @@ mod tests {
             let mut input_grad = vec![9.0; input.len()];
             cpu.linear_backward_input(shape, &seed, &weight, false, &mut input_grad).unwrap();
             let (mut weight_grad, mut bias_grad) = (vec![0.0; weight.len()], vec![0.0; outputs]);
-            cpu.linear_backward_weight(shape, &seed, &input, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+            cpu.linear_backward_weight(shape, &seed, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
             check_slopes("input", &input, &input_grad, &seed, |input| run(input, &weight, &bias));
             check_slopes("weight", &weight, &weight_grad, &seed, |weight| run(&input, weight, &bias));
             check_slopes("bias", &bias, &bias_grad, &seed, |bias| run(&input, &weight, bias));
@@ -178,8 +181,11 @@ mod tests {
         close("first expert", &run(&input, &weight)[..4], &first, 0.0);
         let (mut input_grad, mut weight_grad) = (vec![9.0; 18], vec![0.0; 18]);
         cpu.grouped_linear_backward_input(shape, &segments, &seed, &weight, false, &mut input_grad).unwrap();
-        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, &mut weight_grad).unwrap();
+        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, true, &mut weight_grad).unwrap();
         assert_eq!(weight_grad[6..12], [0.0; 6], "no row went to the second expert");
+        let mut alone = vec![9.0; 18];
+        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, false, &mut alone).unwrap();
+        assert_eq!(alone, weight_grad, "overwritten, or added to nothing");
         check_slopes("input", &input, &input_grad, &seed, |input| run(input, &weight));
         check_slopes("weight", &weight, &weight_grad, &seed, |weight| run(&input, weight));
         for segments in [&[0, 7][..], &[1, 6], &[0, 4, 3, 6], &[]] {
@@ -197,7 +203,7 @@ mod tests {
             let (mut weight_grad, mut bias_grad) = (vec![0.0; weight.len()], vec![0.0; shape.outputs]);
             cpu.linear_forward(shape, &input, &weight, Some(&seed[..shape.outputs]), &mut output).unwrap();
             cpu.linear_backward_input(shape, &seed, &weight, true, &mut input_grad).unwrap();
-            cpu.linear_backward_weight(shape, &seed, &input, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+            cpu.linear_backward_weight(shape, &seed, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
             [output, input_grad, weight_grad, bias_grad].concat()
         });
     }

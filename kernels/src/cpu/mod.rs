@@ -246,10 +246,11 @@ impl<F: Number> Operations for Cpu<F> {
         shape: LinearShape,
         output_grad: &Vec<F>,
         input: &Vec<F>,
+        add: bool,
         weight_grad: &mut Vec<F>,
         bias_grad: Option<&mut Vec<F>>,
     ) -> Done {
-        self.linear_backward_weight(shape, output_grad, input, weight_grad, bias_grad.map(Vec::as_mut_slice))
+        self.linear_backward_weight(shape, output_grad, input, add, weight_grad, bias_grad.map(Vec::as_mut_slice))
     }
 
     fn grouped_linear_forward(
@@ -281,9 +282,10 @@ impl<F: Number> Operations for Cpu<F> {
         segments: &Vec<u32>,
         output_grad: &Vec<F>,
         input: &Vec<F>,
+        add: bool,
         weight_grad: &mut Vec<F>,
     ) -> Done {
-        self.grouped_linear_backward_weight(shape, segments, output_grad, input, weight_grad)
+        self.grouped_linear_backward_weight(shape, segments, output_grad, input, add, weight_grad)
     }
 
     fn rotary_forward(
@@ -438,9 +440,10 @@ impl<F: Number> Operations for Cpu<F> {
         loss_scale: f64,
         losses: &mut Vec<F>,
         hidden_grad: &mut Vec<F>,
+        add: bool,
         weight_grad: &mut Vec<F>,
     ) -> Done {
-        let gradients = head_loss::Gradients { loss_scale, hidden: hidden_grad, weight: weight_grad };
+        let gradients = head_loss::Gradients { loss_scale, hidden: hidden_grad, add, weight: weight_grad };
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 

@@ -120,13 +120,17 @@ impl<L: Launcher> Gpu<L> {
         segments: &Index<L>,
         output_grad: &Stored<L>,
         input: &Stored<L>,
+        add: bool,
         weight_grad: &Exact<L>,
     ) -> Done {
-        let LinearShape { inputs, outputs, .. } = grouped.shape;
+        let LinearShape { rows, inputs, outputs } = grouped.shape;
+        if rows == 0 && !add {
+            return self.clear(weight_grad);
+        }
         let left = Matrix { buffer: output_grad, columns: outputs, box_rows: INNER };
         let right = Matrix { buffer: input, columns: inputs, box_rows: INNER };
         let names = ["grouped_backward_weight", "grouped_backward_weight_hopper"];
-        self.grouped(names, grouped, (Some(outputs), inputs), segments, weight_grad, [left, right], &[])
+        self.grouped(names, grouped, (Some(outputs), inputs), segments, weight_grad, [left, right], &[Argument::U32(u32::from(add))])
     }
 
     /// Launches the kernel of two names that is the device's. `size` is the height and width of an expert's product, as for

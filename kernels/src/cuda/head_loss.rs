@@ -21,6 +21,8 @@ fn block_rows(vocabulary: usize) -> usize {
 pub(super) struct Gradients<'a, L: Launcher> {
     pub loss_scale: f64,
     pub hidden: &'a Stored<L>,
+    /// Whether what `weight` holds is added to.
+    pub add: bool,
     pub weight: &'a Exact<L>,
 }
 
@@ -48,6 +50,9 @@ impl<L: Launcher> Gpu<L> {
         if let Some(gradients) = &gradients {
             let sizes = [("hidden_grad", gradients.hidden.len, hidden.len), ("weight_grad", gradients.weight.len, weight.len)];
             expect_len(KERNEL, &sizes)?;
+        }
+        if let Some(gradients) = gradients.as_ref().filter(|gradients| shape.rows == 0 && !gradients.add) {
+            self.clear(gradients.weight)?;
         }
         let each = block_rows(shape.outputs).min(shape.rows);
         let mut pieces = Pieces::default();
@@ -97,7 +102,7 @@ impl<L: Launcher> Gpu<L> {
         self.launch(Launch { kernel: "cross_entropy", grid, threads, shared_bytes: 0 }, &arguments)
     }
 
-    /// `hidden_grad = slopes · weight` and `weight_grad += slopesᵀ · hidden`.
+    /// `hidden_grad = slopes · weight` and `weight_grad (+)= slopesᵀ · hidden`.
     fn head_slopes(&self, shape: LinearShape, rows: Rows, hidden: &Stored<L>, weight: &Stored<L>, gradients: &Gradients<'_, L>) -> Done {
         let start = rows.first * shape.inputs;
         self.product(Product {
@@ -118,7 +123,7 @@ impl<L: Launcher> Gpu<L> {
             left: Operand { address: rows.slopes, transposed: true },
             right: self.operand(hidden, start, false),
             bias: None,
-            add: true,
+            add: gradients.add || rows.first > 0,
             output: self.address(gradients.weight, 0),
             output_kind: OutputKind::Exact,
         })

@@ -46,12 +46,13 @@ impl<L: Launcher> Gpu<L> {
         shape: LinearShape,
         output_grad: &Stored<L>,
         input: &Stored<L>,
+        add: bool,
         weight_grad: &Exact<L>,
         bias_grad: Option<&Exact<L>>,
     ) -> Done {
         check(shape, 1, input.len, weight_grad.len, output_grad.len)?;
         expect_len(KERNEL, &[("bias_grad", bias_grad.map_or(shape.outputs, |grad| grad.len), shape.outputs)])?;
-        self.linear_weight_part(shape, Start::default(), output_grad, input, weight_grad)?;
+        self.linear_weight_part(shape, Start::default(), output_grad, input, add, weight_grad)?;
         bias_grad.map_or(Ok(()), |grad| self.add_column_sums(shape.rows, shape.outputs, output_grad, self.address(grad, 0)))
     }
 
@@ -92,13 +93,14 @@ impl<L: Launcher> Gpu<L> {
         segments: &Index<L>,
         output_grad: &Stored<L>,
         input: &Stored<L>,
+        add: bool,
         weight_grad: &Exact<L>,
     ) -> Done {
         check(shape, experts(segments), input.len, weight_grad.len, output_grad.len)?;
         if let Some(grouped) = Grouped::of(shape, experts(segments), self.has_wgmma())? {
-            return self.grouped_backward_weight(&grouped, segments, output_grad, input, weight_grad);
+            return self.grouped_backward_weight(&grouped, segments, output_grad, input, add, weight_grad);
         }
-        self.each_expert(shape, segments, |part, start| self.linear_weight_part(part, start, output_grad, input, weight_grad))
+        self.each_expert(shape, segments, |part, start| self.linear_weight_part(part, start, output_grad, input, add, weight_grad))
     }
 
     /// Runs `work` for every expert that has rows. A few large products run near a device's peak, so the cost over one launch for all is
@@ -163,13 +165,14 @@ impl<L: Launcher> Gpu<L> {
         })
     }
 
-    /// `weight_grad += output_gradᵀ · input`.
+    /// `weight_grad (+)= output_gradᵀ · input`.
     fn linear_weight_part(
         &self,
         shape: LinearShape,
         start: Start,
         output_grad: &Stored<L>,
         input: &Stored<L>,
+        add: bool,
         weight_grad: &Exact<L>,
     ) -> Done {
         self.product(Product {
@@ -179,7 +182,7 @@ impl<L: Launcher> Gpu<L> {
             left: self.operand(output_grad, start.output, true),
             right: self.operand(input, start.input, false),
             bias: None,
-            add: true,
+            add,
             output: self.address(weight_grad, start.weight),
             output_kind: OutputKind::Exact,
         })
@@ -189,10 +192,14 @@ impl<L: Launcher> Gpu<L> {
         Operand { address: self.address(buffer, start), transposed }
     }
 
-    /// Multiplies unless there is nothing to do. Checked shapes leave an inner size of 0 only to what is added.
+    /// Multiplies unless there is nothing to do. Checked shapes leave an inner size of 0 only to gradients of weights.
     pub(super) fn product(&self, product: Product) -> Done {
-        if product.rows == 0 || product.columns == 0 || product.inner == 0 {
+        let Product { rows, columns, inner, add, output: address, .. } = product;
+        if rows == 0 || columns == 0 || inner == 0 && add {
             return Ok(());
+        }
+        if inner == 0 {
+            return self.run(Command::Clear { address, bytes: rows * columns * size_of::<f32>() });
         }
         self.run(Command::Multiply(product))
     }

@@ -151,10 +151,11 @@ impl<L: Launcher> Operations for Gpu<L> {
         shape: LinearShape,
         output_grad: &Self::Stored,
         input: &Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
         bias_grad: Option<&mut Self::Exact>,
     ) -> Done {
-        self.linear_weight_slopes(shape, output_grad, input, weight_grad, bias_grad.as_deref())
+        self.linear_weight_slopes(shape, output_grad, input, add, weight_grad, bias_grad.as_deref())
     }
 
     fn grouped_linear_forward(
@@ -186,9 +187,10 @@ impl<L: Launcher> Operations for Gpu<L> {
         segments: &Self::Index,
         output_grad: &Self::Stored,
         input: &Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
     ) -> Done {
-        self.grouped_linear_weight_slopes(shape, segments, output_grad, input, weight_grad)
+        self.grouped_linear_weight_slopes(shape, segments, output_grad, input, add, weight_grad)
     }
 
     fn rotary_forward(
@@ -368,9 +370,10 @@ impl<L: Launcher> Operations for Gpu<L> {
         loss_scale: f64,
         losses: &mut Self::Exact,
         hidden_grad: &mut Self::Stored,
+        add: bool,
         weight_grad: &mut Self::Exact,
     ) -> Done {
-        let gradients = Gradients { loss_scale, hidden: hidden_grad, weight: weight_grad };
+        let gradients = Gradients { loss_scale, hidden: hidden_grad, add, weight: weight_grad };
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::io::stdin().lines() {
         line?;
         let begun = Instant::now();
-        grads.clear(&ops)?;
+        grads.clear();
         let scale = 1.0 / batch.num_targets() as f64;
         let loss = model.forward_backward(&ops, &batch, scale, &mut work, &mut grads)?.sum() * scale;
         optimiser.step(&ops, 1e-4, grads.norm(&ops)?, &grads, &mut model)?;

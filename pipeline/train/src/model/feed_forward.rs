@@ -59,16 +59,18 @@ impl<O: Operations> Model<O> {
             let (saved, scratch, weights) = (&work.layers[at], &mut work.scratch, &self.weights);
             let (wide, narrow) = self.shapes(saved.rows);
             ops.linear_backward_input(narrow, &work.grad, &weights[layer.down], false, &mut scratch.active)?;
-            ops.linear_backward_weight(narrow, &work.grad, &saved.active, grads.at(layer.down), None)?;
+            let (add, down_grad) = grads.product(layer.down);
+            ops.linear_backward_weight(narrow, &work.grad, &saved.active, add, down_grad, None)?;
             ops.swiglu_backward(&saved.gate, &saved.up, &scratch.active, &mut scratch.gate, &mut scratch.up)?;
             for (weight, grad, add) in [(layer.gate, &scratch.gate, false), (layer.up, &scratch.up, true)] {
                 ops.linear_backward_input(wide, grad, &weights[weight], add, &mut work.normed_grad)?;
-                ops.linear_backward_weight(wide, grad, &saved.middle_normed, grads.at(weight), None)?;
+                let (add, weight_grad) = grads.product(weight);
+                ops.linear_backward_weight(wide, grad, &saved.middle_normed, add, weight_grad, None)?;
             }
         }
         let (saved, norm) = (&work.layers[at], layer.feed_forward_norm);
         let (input, scale, grad) = (&saved.middle, &saved.middle_scale, &mut work.grad);
-        Ok(ops.rmsnorm_backward(input, &self.weights[norm], scale, &work.normed_grad, grad, grads.at(norm))?)
+        Ok(ops.rmsnorm_backward(input, &self.weights[norm], scale, &work.normed_grad, grad, grads.at(ops, norm)?)?)
     }
 
     fn experts(
@@ -113,17 +115,20 @@ impl<O: Operations> Model<O> {
         let (returned, choice) = (&routes.returned, &routes.weights);
         ops.combine_backward(moves, slots, sources, choice, returned, &work.grad, &mut inner.slots, &mut inner.weights)?;
         ops.grouped_linear_backward_input(narrow, segments, &inner.slots, &weights[layer.down], false, &mut scratch.active)?;
-        ops.grouped_linear_backward_weight(narrow, segments, &inner.slots, &saved.active, grads.at(layer.down))?;
+        let (add, down_grad) = grads.product(layer.down);
+        ops.grouped_linear_backward_weight(narrow, segments, &inner.slots, &saved.active, add, down_grad)?;
         ops.swiglu_backward(&saved.gate, &saved.up, &scratch.active, &mut scratch.gate, &mut scratch.up)?;
         for (weight, grad, add) in [(layer.gate, &scratch.gate, false), (layer.up, &scratch.up, true)] {
             ops.grouped_linear_backward_input(wide, segments, grad, &weights[weight], add, &mut inner.slots)?;
-            ops.grouped_linear_backward_weight(wide, segments, grad, &routes.sent, grads.at(weight))?;
+            let (add, weight_grad) = grads.product(weight);
+            ops.grouped_linear_backward_weight(wide, segments, grad, &routes.sent, add, weight_grad)?;
         }
         ops.permute_backward(moves, slots, &inner.slots, &mut work.normed_grad)?;
         ops.route_backward(route, &routes.probabilities, &routes.chosen, &inner.weights, &balance.grad, &mut inner.logits)?;
         let shape = self.router_shape(experts, saved.rows);
         ops.linear_backward_input(shape, &inner.logits, &weights[router], true, &mut work.normed_grad)?;
-        Ok(ops.linear_backward_weight(shape, &inner.logits, &saved.middle_normed, grads.at(router), None)?)
+        let (add, router_grad) = grads.product(router);
+        Ok(ops.linear_backward_weight(shape, &inner.logits, &saved.middle_normed, add, router_grad, None)?)
     }
 
     pub(super) fn route_shape(&self, experts: Experts, rows: usize) -> RouteShape {

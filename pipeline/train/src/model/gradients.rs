@@ -2,6 +2,7 @@
 
 use super::{ModelError, Parameters};
 use osler_kernels::{Memory, Operations};
+use std::ops::Range;
 
 /// Gradients of parameters, by their places in the list of [`Parameters`].
 #[derive(Debug)]
@@ -10,7 +11,12 @@ pub struct Gradients<O: Memory> {
     pub buffers: Vec<O::Exact>,
     /// The buffer of each parameter.
     places: Vec<Option<usize>>,
+    /// Buffers that count as zero, whatever they hold: a product overwrites them, and what adds has them cleared first.
+    empty: Vec<bool>,
 }
+
+/// Whether a product adds to a weight's gradient, that gradient, and its bias's.
+pub(super) type Pair<'a, O> = (bool, &'a mut <O as Memory>::Exact, Option<&'a mut <O as Memory>::Exact>);
 
 impl<O: Memory> Gradients<O> {
     /// Zeros for every parameter.
@@ -26,18 +32,19 @@ impl<O: Memory> Gradients<O> {
     /// # Errors
     /// [`ModelError::Kernel`].
     pub fn of_part(ops: &O, parameters: &Parameters, holds: impl Fn(usize) -> bool) -> Result<Self, ModelError> {
-        let mut grads = Self { buffers: Vec::new(), places: Vec::new() };
+        let mut grads = Self { buffers: Vec::new(), places: Vec::new(), empty: Vec::new() };
         for (at, parameter) in parameters.list.iter().enumerate() {
             grads.places.push(holds(at).then_some(grads.buffers.len()));
             if holds(at) {
                 grads.buffers.push(ops.new_exact(parameter.len())?);
+                grads.empty.push(true);
             }
         }
         Ok(grads)
     }
 
-    /// Zeros for a pass whose gradients are taken layer by layer: all layers have one set of buffers, which has to be zero again when the
-    /// next layer comes.
+    /// Zeros for a pass whose gradients are taken layer by layer: all layers have one set of buffers, which has to be [cleared](Self::clear_one)
+    /// when the next layer comes.
     ///
     /// # Errors
     /// [`ModelError::Kernel`].
@@ -61,31 +68,63 @@ impl<O: Memory> Gradients<O> {
         self.buffers.get_mut((*self.places.get(parameter)?)?)
     }
 
-    /// The gradient of a parameter that has one, as all have in a pass.
-    pub(super) fn at(&mut self, parameter: usize) -> &mut O::Exact {
-        &mut self.buffers[self.places[parameter].unwrap_or(usize::MAX)]
+    /// Sets all to zero.
+    pub fn clear(&mut self) {
+        self.empty.fill(true);
     }
 
-    /// The gradients at `first` and, if there is one, at `second`, which follows it.
-    pub(super) fn pair(&mut self, first: usize, second: Option<usize>) -> (&mut O::Exact, Option<&mut O::Exact>) {
-        let place = self.places[first].unwrap_or(usize::MAX);
-        match second {
-            Some(_) => {
-                let (left, right) = self.buffers.split_at_mut(place + 1);
-                (&mut left[place], right.first_mut())
-            }
-            None => (&mut self.buffers[place], None),
+    /// Sets that of one parameter to zero.
+    pub fn clear_one(&mut self, parameter: usize) {
+        if let Some(&Some(place)) = self.places.get(parameter) {
+            self.empty[place] = true;
         }
+    }
+
+    /// The gradient of a parameter that has one, as all have in a pass, for a product; and whether that adds to it.
+    pub(super) fn product(&mut self, parameter: usize) -> (bool, &mut O::Exact) {
+        let place = self.place(parameter);
+        (!std::mem::replace(&mut self.empty[place], false), &mut self.buffers[place])
+    }
+
+    fn place(&self, parameter: usize) -> usize {
+        self.places[parameter].unwrap_or(usize::MAX)
     }
 }
 
 impl<O: Operations> Gradients<O> {
-    /// Sets all to zero.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn clear(&mut self, ops: &O) -> Result<(), ModelError> {
-        Ok(self.buffers.iter_mut().try_for_each(|buffer| ops.zero_exact(buffer))?)
+    /// The gradient of a parameter that has one, for what adds to it.
+    pub(super) fn at(&mut self, ops: &O, parameter: usize) -> Result<&mut O::Exact, ModelError> {
+        let place = self.place(parameter);
+        self.settle_one(ops, place)?;
+        Ok(&mut self.buffers[place])
+    }
+
+    /// The gradient at `weight` for a product, and that at `bias`, if there is one, which follows it.
+    pub(super) fn pair(&mut self, ops: &O, weight: usize, bias: Option<usize>) -> Result<Pair<'_, O>, ModelError> {
+        let place = self.place(weight);
+        if bias.is_some() {
+            self.settle_one(ops, place + 1)?;
+        }
+        let add = !std::mem::replace(&mut self.empty[place], false);
+        let (left, right) = self.buffers.split_at_mut(place + 1);
+        Ok((add, &mut left[place], right.first_mut().filter(|_| bias.is_some())))
+    }
+
+    /// Makes zeros of what a pass has left out, of parameters whose gradients are to be read.
+    pub(super) fn settle(&mut self, ops: &O, parameters: Range<usize>) -> Result<(), ModelError> {
+        for parameter in parameters {
+            if let Some(place) = self.places[parameter] {
+                self.settle_one(ops, place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_one(&mut self, ops: &O, place: usize) -> Result<(), ModelError> {
+        if std::mem::replace(&mut self.empty[place], false) {
+            ops.zero_exact(&mut self.buffers[place])?;
+        }
+        Ok(())
     }
 
     /// Norm of all gradients together.

@@ -204,7 +204,7 @@ fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, steps: u64) -> Vec<
                 token
             }));
         }
-        grads.clear(ops).unwrap();
+        grads.clear();
         let scale = 1.0 / texts.num_targets() as f64;
         let losses = model.forward_backward(ops, &texts, scale, &mut work, &mut grads).unwrap();
         optimiser.step(ops, 3e-3, grads.norm(ops).unwrap(), &grads, &mut model).unwrap();

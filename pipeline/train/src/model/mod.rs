@@ -176,9 +176,9 @@ impl<O: Operations> Model<O> {
         ops.as_one(|| {
             self.body(ops, batch, work)?;
             let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
-            let (targets, head_grad) = (&work.input.targets, grads.at(self.parameters.head));
+            let (targets, (add, head_grad)) = (&work.input.targets, grads.product(self.parameters.head));
             let (losses, normed_grad) = (&mut work.losses, &mut work.normed_grad);
-            ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, losses, normed_grad, head_grad)?;
+            ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, losses, normed_grad, add, head_grad)?;
             self.balance(ops, work, share)?;
             self.body_backward(ops, work, grads, take)
         })?;
@@ -188,10 +188,14 @@ impl<O: Operations> Model<O> {
 
     /// From the gradient of the last norm's output to those of the tokens' embeddings.
     fn body_backward(&self, ops: &O, work: &mut Workspace<O>, grads: &mut Gradients<O>, take: &mut Take<'_, O>) -> Result<(), ModelError> {
+        let mut take = |parameters: Range<usize>, grads: &mut Gradients<O>| {
+            grads.settle(ops, parameters.clone())?;
+            take(parameters, grads)
+        };
         ops.zero_stored(&mut work.grad)?;
         let norm = self.parameters.norm;
         let (stream, scale) = (&work.stream, &work.scale);
-        ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, grads.at(norm))?;
+        ops.rmsnorm_backward(stream, &self.weights[norm], scale, &work.normed_grad, &mut work.grad, grads.at(ops, norm)?)?;
         take(self.parameters.after_layers(), grads)?;
         for (at, layer) in self.parameters.layers.iter().enumerate().rev() {
             work.layers[at].lend(&mut work.spare, work.recompute);
@@ -201,7 +205,7 @@ impl<O: Operations> Model<O> {
             work.layers[at].lend(&mut work.spare, work.recompute);
             take(layer.parameters(), grads)?;
         }
-        let embedding = grads.at(self.parameters.embedding);
+        let embedding = grads.at(ops, self.parameters.embedding)?;
         ops.embedding_backward(self.config.hidden_size, &work.input.tokens, &work.grad, embedding)?;
         take(self.parameters.before_layers(), grads)
     }
@@ -341,25 +345,32 @@ impl<O: Operations> Model<O> {
         let (queries, keys) = (self.heads(rows, self.config.num_heads), self.heads(rows, self.config.num_key_heads));
         let shape = LinearShape { rows, inputs: queries.heads * queries.head_dim, outputs: self.config.hidden_size };
         ops.linear_backward_input(shape, &work.grad, &weights[layer.output], false, &mut scratch.context)?;
-        ops.linear_backward_weight(shape, &work.grad, &saved.context, grads.at(layer.output), None)?;
+        let (add, output_grad) = grads.product(layer.output);
+        ops.linear_backward_weight(shape, &work.grad, &saved.context, add, output_grad, None)?;
         let read = AttentionInput { query: &saved.query, key: &saved.key, value: &saved.value, lo: &work.input.lo };
         let (query, key, value) = (&mut scratch.query, &mut scratch.key, &mut scratch.value);
         let attention = self.attention_shape(rows);
         ops.attention_backward(attention, read, &saved.context, &saved.log_sum_exp, &scratch.context, query, key, value)?;
         let (table, positions) = (&self.rotary, &work.input.positions);
-        let norm = layer.query_norm.map(|at| (&saved.query_raw, &weights[at], &saved.query_scale, grads.at(at)));
-        ops.rotary_backward(queries, table, positions, norm, query)?;
-        let norm = layer.key_norm.map(|at| (&saved.key_raw, &weights[at], &saved.key_scale, grads.at(at)));
-        ops.rotary_backward(keys, table, positions, norm, key)?;
+        for (shape, norm, raw, scale, grad) in [
+            (queries, layer.query_norm, &saved.query_raw, &saved.query_scale, &mut *query),
+            (keys, layer.key_norm, &saved.key_raw, &saved.key_scale, &mut *key),
+        ] {
+            let norm = match norm {
+                Some(at) => Some((raw, &weights[at], scale, grads.at(ops, at)?)),
+                None => None,
+            };
+            ops.rotary_backward(shape, table, positions, norm, grad)?;
+        }
         for (at, (linear, grad)) in [(layer.query, &*query), (layer.key, key), (layer.value, value)].into_iter().enumerate() {
             let shape = self.linear_shape(linear, rows);
             ops.linear_backward_input(shape, grad, &weights[linear.weight], at > 0, &mut work.normed_grad)?;
-            let (weight_grad, bias_grad) = grads.pair(linear.weight, linear.bias);
-            ops.linear_backward_weight(shape, grad, &saved.normed, weight_grad, bias_grad)?;
+            let (add, weight_grad, bias_grad) = grads.pair(ops, linear.weight, linear.bias)?;
+            ops.linear_backward_weight(shape, grad, &saved.normed, add, weight_grad, bias_grad)?;
         }
         let norm = layer.attention_norm;
         let (normed, grad) = (&work.normed_grad, &mut work.grad);
-        Ok(ops.rmsnorm_backward(&saved.stream, &weights[norm], &saved.scale, normed, grad, grads.at(norm))?)
+        Ok(ops.rmsnorm_backward(&saved.stream, &weights[norm], &saved.scale, normed, grad, grads.at(ops, norm)?)?)
     }
 
     fn linear(&self, ops: &O, linear: Linear, input: &O::Stored, rows: usize, output: &mut O::Stored) -> Result<(), ModelError> {

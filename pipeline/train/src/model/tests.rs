@@ -92,7 +92,7 @@ fn everything_is_as_in_pytorch() {
         let mut grads = Gradients::new(&ops, &model.parameters).unwrap();
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for step in 0..3 {
-            grads.clear(&ops).unwrap();
+            grads.clear();
             let loss_scale = 1.0 / batch.num_targets() as f64;
             let loss = model.forward_backward(&ops, &batch, loss_scale, &mut work, &mut grads).unwrap();
             losses.push((loss.sum() * loss_scale + loss.balance) as f32);

@@ -109,7 +109,7 @@ impl<O: Operations> Trainer<O> {
     pub(super) fn passes(&mut self, ops: &O, batches: &[Batch], sizes: &[Size], scale: f64) -> Result<Vec<Told>, TrainError> {
         let Self { model, plan, grads, sums, owners, work, ranks, .. } = self;
         let (rank, is_alone, mut begins, mut told) = (ranks.rank(), ranks.ranks() == 1, true, Vec::new());
-        grads.clear(ops)?;
+        grads.clear();
         for (round, sizes) in sizes.chunks(ranks.ranks()).enumerate() {
             let from: Vec<usize> = (0..sizes.len()).filter(|&rank| sizes[rank].num_rows > 0).collect();
             let takes = from.contains(&rank);
@@ -118,16 +118,14 @@ impl<O: Operations> Trainer<O> {
                     let (len, owner, sum) = (model.parameters.list[parameter].len(), owners[parameter], sums.get_mut(parameter));
                     let own = grads.get_mut(parameter).filter(|_| takes);
                     ranks.reduce(ops, Addends { parameter, len, owner, from: &from, begins, own, sum })?;
-                    if let Some(own) = grads.get_mut(parameter).filter(|_| takes) {
-                        ops.zero_exact(own)?;
-                    }
+                    grads.clear_one(parameter);
                 }
                 Ok(())
             };
             match batches.get(round) {
                 // The same bits as from a sum that begins with the pass's, and the same buffers in every step.
                 Some(batch) if takes && begins && is_alone => {
-                    sums.clear(ops)?;
+                    sums.clear();
                     let work = workspace(work, ops, model, batch, plan.recompute)?;
                     told.push(Told::new(batch, &model.forward_backward(ops, batch, scale, work, sums)?));
                 }
