@@ -193,6 +193,13 @@ pub trait Memory {
     /// # Errors
     /// [`KernelError::Memory`].
     fn new_bytes(&self, len: usize) -> Result<Self::Bytes, KernelError>;
+    /// Sees to it that a device with memory of its own has `bytes` for what follows, in one piece.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if it has not.
+    fn reserve(&self, _bytes: u64) -> Result<(), KernelError> {
+        Ok(())
+    }
 }
 
 /// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.

@@ -5,11 +5,11 @@
 mod common;
 
 use common::nvrtc;
-use osler_kernels::KernelError;
 use osler_kernels::cuda::driver::{Driver, Options, find};
 use osler_kernels::cuda::{
-    Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16,
+    Argument, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16,
 };
+use osler_kernels::{KernelError, Memory};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::LazyLock;
@@ -108,6 +108,10 @@ fn memory_is_zero_and_is_copied_to_the_byte() {
     for error in [driver.write(&mut first, 201, &text), driver.read(&first, 201, &mut seen[..100])] {
         assert!(matches!(error, Err(KernelError::Shape { .. })), "{error:?}");
     }
+    let (gpu, bytes) = (Gpu::new(open(&shared_cache())), 1 << 46);
+    assert!(
+        gpu.reserve(1 << 20).is_ok() && matches!(gpu.reserve(bytes as u64), Err(KernelError::Memory { bytes: wanted }) if wanted == bytes)
+    );
     let empty = driver.allocate(0).unwrap();
     driver.read(&empty, 0, &mut []).unwrap();
     assert!(matches!(driver.allocate(1 << 46), Err(KernelError::Memory { bytes }) if bytes == 1 << 46));

@@ -183,6 +183,12 @@ impl<L: Launcher> Memory for Gpu<L> {
     fn new_bytes(&self, len: usize) -> Result<Bytes<L>, KernelError> {
         self.new_buffer(len)
     }
+
+    /// What is given back stays with the device's pool, which cuts it up again.
+    fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
+        let bytes = usize::try_from(bytes).map_err(|_| KernelError::Memory { bytes: usize::MAX })?;
+        self.allocate(bytes).map(drop)
+    }
 }
 
 /// What is behind the lock. A thread that panicked there left nothing half done.

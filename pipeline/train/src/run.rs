@@ -145,6 +145,8 @@ impl<'a, O: Operations> Run<'a, O> {
     fn new(options: Options<'a>, ops: O) -> Result<Self, TrainError> {
         let Options { recipe, base, out, .. } = options;
         let outline = Outline::new(recipe, base)?;
+        // All at once, so that what is missing is missed before anything is read.
+        ops.reserve(outline.budget.memory.total())?;
         let lock = if options.place.is_none_or(|place| place.rank == 0) {
             let lock = lock(out)?;
             claim(out, recipe, &outline)?;
