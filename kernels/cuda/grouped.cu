@@ -105,10 +105,11 @@ DEVICE void multiply(float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint16_t
     cp_async_wait<0>();
 }
 
-// Gives each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`, with their place.
-template <typename Store>
+// Gives each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`, with their place and what `load` finds there:
+// that of the four pairs of a row is asked for before the first is waited for.
+template <typename Before, typename Load, typename Store>
 DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint32_t row, uint32_t row_end, uint32_t column,
-                      uint32_t column_end, const Store& store) {
+                      uint32_t column_end, const Load& load, const Store& store) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     row += warp / 4 * WARP_ROWS + lane / 4;
     column += warp % 4 * WARP_COLUMNS + 2 * (lane % 4);
@@ -118,18 +119,24 @@ DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], u
         for (int half = 0; half < 2; half++) {
             const uint32_t at = row + 16 * i + 8 * half;
             if (at >= row_end) continue;
+            Before before[WARP_COLUMNS / 8];
 #pragma unroll
             for (int j = 0; j < WARP_COLUMNS / 8; j++) {
-                if (column + 8 * j < column_end) store(at, column + 8 * j, sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+                if (column + 8 * j < column_end) before[j] = load(at, column + 8 * j);
+            }
+#pragma unroll
+            for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+                if (column + 8 * j < column_end) store(at, column + 8 * j, before[j], sum[i][j][2 * half], sum[i][j][2 * half + 1]);
             }
         }
     }
 }
 
-// Multiplies the rows of each expert, `inner` numbers each, by its matrix, which lies along them or across: gives pairs of `columns`.
-template <bool ALONG, typename Store>
-DEVICE void multiply_rows(const uint16_t* left, uint32_t inner, const uint16_t* weight, uint32_t columns, const uint32_t* segments,
-                          uint32_t experts, uint32_t rows, const Store& store) {
+// Multiplies the rows of each expert, `inner` numbers each, by its matrix, which lies along them or across: product[rows, columns], added to what
+// is there if `add`.
+template <bool ALONG>
+DEVICE void multiply_rows(uint16_t* product, const uint16_t* left, uint32_t inner, const uint16_t* weight, uint32_t columns,
+                          const uint32_t* segments, uint32_t experts, uint32_t rows, bool add) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
     const Tiles<TILE, TILE> tiles = {segments, experts, rows, columns, 0, true, first_tile};
@@ -141,32 +148,29 @@ DEVICE void multiply_rows(const uint16_t* left, uint32_t inner, const uint16_t* 
         const Matrix own = {left + uint64_t(first_row) * inner, inner, len, inner};
         const Matrix right = {weight + uint64_t(tile.expert) * columns * inner, ALONG ? inner : columns, columns, inner};
         multiply<true, ALONG>(sum, stages, own, right, tile.row, tile.column);
-        each_pair(sum, tile.row, len, tile.column, columns, [&](uint32_t row, uint32_t column, float first, float second) {
-            store(uint64_t(first_row + row) * columns + column, first, second);
-        });
+        const auto place = [&](uint32_t row, uint32_t column) {
+            return reinterpret_cast<uint32_t*>(product + uint64_t(first_row + row) * columns + column);
+        };
+        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : 0; };
+        each_pair<uint32_t>(sum, tile.row, len, tile.column, columns, load,
+                            [&](uint32_t row, uint32_t column, uint32_t before, float first, float second) {
+                                first += __uint_as_float(before << 16);
+                                second += __uint_as_float(before & 0xFFFF0000u);
+                                *place(row, column) = pack_bf16(first, second);
+                            });
     }
 }
 
 // output[r] = weight[e] * input[r] for the rows r of each expert e.
 KERNEL(grouped_forward, THREADS)(uint16_t* output, const uint16_t* input, const uint16_t* weight, const uint32_t* segments, uint32_t experts,
                                  uint32_t rows, uint32_t inputs, uint32_t outputs) {
-    multiply_rows<true>(input, inputs, weight, outputs, segments, experts, rows, [&](uint64_t at, float first, float second) {
-        *reinterpret_cast<uint32_t*>(output + at) = pack_bf16(first, second);
-    });
+    multiply_rows<true>(output, input, inputs, weight, outputs, segments, experts, rows, false);
 }
 
 // input_grad[r] (+)= output_grad[r] * weight[e], added to what is there if `add`.
 KERNEL(grouped_backward_input, THREADS)(uint16_t* input_grad, const uint16_t* output_grad, const uint16_t* weight, const uint32_t* segments,
                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
-    multiply_rows<false>(output_grad, outputs, weight, inputs, segments, experts, rows, [&](uint64_t at, float first, float second) {
-        uint32_t* place = reinterpret_cast<uint32_t*>(input_grad + at);
-        if (add) {
-            const uint32_t before = *place;
-            first += __uint_as_float(before << 16);
-            second += __uint_as_float(before & 0xFFFF0000u);
-        }
-        *place = pack_bf16(first, second);
-    });
+    multiply_rows<false>(input_grad, output_grad, outputs, weight, inputs, segments, experts, rows, add != 0);
 }
 
 // weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
@@ -184,12 +188,11 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
         const Matrix right = {input + uint64_t(tile.first_row) * inputs, inputs, inputs, len};
         multiply<false, false>(sum, stages, left, right, tile.row, tile.column);
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        each_pair(sum, tile.row, outputs, tile.column, inputs, [&](uint32_t row, uint32_t column, float first, float second) {
-            float2* place = reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column);
-            float2 before = add ? *place : make_float2(0.0f, 0.0f);
-            before.x += first;
-            before.y += second;
-            *place = before;
-        });
+        const auto place = [&](uint32_t row, uint32_t column) { return reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column); };
+        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : make_float2(0.0f, 0.0f); };
+        each_pair<float2>(sum, tile.row, outputs, tile.column, inputs, load,
+                          [&](uint32_t row, uint32_t column, float2 before, float first, float second) {
+                              *place(row, column) = make_float2(before.x + first, before.y + second);
+                          });
     }
 }
