@@ -6,7 +6,7 @@ use crate::optimiser::Optimiser;
 use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
-use crate::trainer::passes::gradients as pass_gradients;
+use crate::trainer::passes;
 use osler_kernels::Counter;
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
@@ -30,11 +30,11 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// Of steps of `passes`, each over `rows` tokens.
+    /// Of steps of `num_passes`, each over `rows` tokens.
     ///
     /// # Errors
     /// Never; the device's errors have their type.
-    pub fn new(config: &Config, rows: usize, passes: u32, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
+    pub fn new(config: &Config, rows: usize, num_passes: u32, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
         let counter = match recipe.precision {
             Precision::F32 => Counter::new(4),
             // On a CPU, bf16 mode rounds values and keeps them in f32.
@@ -45,7 +45,8 @@ impl MemoryTable {
         let weights = counter.take();
         let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
         let fullest = fullest(&model.parameters, &owners);
-        pass_gradients(&counter, &model.parameters, recipe.machine.ranks as usize, passes)?;
+        let MachineSettings { ranks, sums_in_any_order, .. } = recipe.machine;
+        passes::gradients(&counter, &model.parameters, passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order))?;
         Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
         let gradients = counter.take();
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;

@@ -163,6 +163,7 @@ impl<'a, O: Operations> Run<'a, O> {
             optimiser: recipe.settings(),
             accumulation: outline.budget.passes,
             recompute: outline.budget.recompute,
+            sums_in_any_order: recipe.machine.sums_in_any_order,
         };
         let trainer = match checkpoint {
             Some((_, path)) => Trainer::resume(&ops, &path, plan, ranks)?,

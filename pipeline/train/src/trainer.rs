@@ -89,6 +89,8 @@ pub struct Plan {
     pub accumulation: u32,
     /// What a pass computes again instead of keeping it.
     pub recompute: Recompute,
+    /// Whether one rank's passes add to the step's sums as they go. The last bits then depend on the number of ranks.
+    pub sums_in_any_order: bool,
 }
 
 /// Cross entropy over some targets.
@@ -161,7 +163,8 @@ impl<O: Operations> Trainer<O> {
     pub fn new(ops: &O, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let owners = ranks::owners(&model.parameters, ranks.ranks());
         let holds = |at: usize| owners[at] == ranks.rank();
-        let grads = passes::gradients(ops, &model.parameters, ranks.ranks(), plan.accumulation)?;
+        let grads =
+            passes::gradients(ops, &model.parameters, passes::are_in_sums(ranks.ranks(), plan.accumulation, plan.sums_in_any_order))?;
         let sums = Gradients::of_part(ops, &model.parameters, holds)?;
         let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
         Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })
@@ -386,7 +389,7 @@ mod tests {
 
     fn plan(highest: f64, accumulation: u32) -> Plan {
         let schedule = Schedule { highest, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 5, warmup_start: 0.1, total_steps: 60 };
-        Plan { schedule, optimiser: Settings::default(), accumulation, recompute: Recompute::None }
+        Plan { schedule, optimiser: Settings::default(), accumulation, recompute: Recompute::None, sums_in_any_order: false }
     }
 
     fn begin(ops: &Cpu<f32>, kind: &str, plan: Plan) -> Trainer<Cpu<f32>> {
@@ -433,13 +436,18 @@ mod tests {
     fn many_passes_are_one_batch() {
         let ops = Cpu::new(2).unwrap();
         for kind in ["mistral", "mixtral"] {
-            let (mut once, mut often) = (begin(&ops, kind, plan(1e-3, 1)), begin(&ops, kind, plan(1e-3, 4)));
-            for _ in 0..5 {
-                let whole = once.step(&ops, &Texts { documents: 8, passes: 1 }).unwrap();
-                let parts = often.step(&ops, &Texts { documents: 2, passes: 4 }).unwrap();
-                assert!((whole.loss - parts.loss).abs() < 1e-5 * whole.loss, "{kind}: {whole:?} {parts:?}");
-                assert!((whole.norm - parts.norm).abs() < 1e-4 * whole.norm, "{kind}: {whole:?} {parts:?}");
-                assert_eq!(whole.num_targets, parts.num_targets);
+            for sums_in_any_order in [false, true] {
+                let several = Plan { sums_in_any_order, ..plan(1e-3, 4) };
+                let (mut once, mut often) = (begin(&ops, kind, plan(1e-3, 1)), begin(&ops, kind, several));
+                // Where passes add to the sums as they go, they need no memory of their own.
+                assert_eq!((once.grads.buffers.is_empty(), often.grads.buffers.is_empty()), (true, sums_in_any_order));
+                for _ in 0..5 {
+                    let whole = once.step(&ops, &Texts { documents: 8, passes: 1 }).unwrap();
+                    let parts = often.step(&ops, &Texts { documents: 2, passes: 4 }).unwrap();
+                    assert!((whole.loss - parts.loss).abs() < 1e-5 * whole.loss, "{kind}: {whole:?} {parts:?}");
+                    assert!((whole.norm - parts.norm).abs() < 1e-4 * whole.norm, "{kind}: {whole:?} {parts:?}");
+                    assert_eq!(whole.num_targets, parts.num_targets);
+                }
             }
         }
     }

@@ -57,7 +57,7 @@ const STEPS: u64 = 4;
 fn plan(passes: u32) -> Plan {
     let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
     let optimiser = Settings { clip: Some(0.5), ..Settings::default() };
-    Plan { schedule, optimiser, accumulation: passes, recompute: Recompute::None }
+    Plan { schedule, optimiser, accumulation: passes, recompute: Recompute::None, sums_in_any_order: false }
 }
 
 fn model(ops: &Cpu<f32>, kind: &str) -> Model<Cpu<f32>> {

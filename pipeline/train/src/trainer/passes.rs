@@ -89,9 +89,15 @@ pub(super) fn gather<O: Operations>(ranks: &mut dyn Communicator<O>, own: &[Told
     in_order(ranks.all_gather(&words)?, count, Told::read)
 }
 
-/// Room for the gradients of a pass, layer by layer. One rank's first pass begins the sums where they are: it needs none if it is the only one.
-pub(crate) fn gradients<O: Memory>(memory: &O, parameters: &Parameters, ranks: usize, count: u32) -> Result<Gradients<O>, ModelError> {
-    if ranks == 1 && count <= 1 { Gradients::of_part(memory, parameters, |_| false) } else { Gradients::of_pass(memory, parameters) }
+/// Whether the gradients of all of a step's passes are the sums': one rank's first pass begins them where they are, and others add to them as they
+/// go where the order may be any.
+pub(crate) fn are_in_sums(ranks: usize, num_passes: u32, in_any_order: bool) -> bool {
+    ranks == 1 && (num_passes <= 1 || in_any_order)
+}
+
+/// Room for the gradients of a pass, layer by layer; none where they are the sums'.
+pub(crate) fn gradients<O: Memory>(memory: &O, parameters: &Parameters, are_in_sums: bool) -> Result<Gradients<O>, ModelError> {
+    if are_in_sums { Gradients::of_part(memory, parameters, |_| false) } else { Gradients::of_pass(memory, parameters) }
 }
 
 impl<O: Operations> Trainer<O> {
@@ -123,9 +129,11 @@ impl<O: Operations> Trainer<O> {
                 Ok(())
             };
             match batches.get(round) {
-                // The same bits as from a sum that begins with the pass's, and the same buffers in every step.
-                Some(batch) if takes && begins && is_alone => {
-                    sums.clear();
+                // The first's: the same bits as from a sum that begins with the pass's, and the same buffers in every step.
+                Some(batch) if takes && is_alone && (begins || plan.sums_in_any_order) => {
+                    if begins {
+                        sums.clear();
+                    }
                     let work = workspace(work, ops, model, batch, plan.recompute)?;
                     told.push(Told::new(batch, &model.forward_backward(ops, batch, scale, work, sums)?));
                 }
