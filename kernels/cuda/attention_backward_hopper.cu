@@ -147,7 +147,7 @@ struct WithQueries {
         const unsigned thread = threadIdx.x % 128;
         float* own = staged + group() * PART;
         // What was added before must have been read.
-        if (thread == 0) bulk_wait<0>();
+        if (thread == 0) bulk_wait_read<0>();
         barrier_sync(STAGED + group(), 128);
 #pragma unroll
         for (int i = 0; i < 32; i++) own[i * 128 + thread] = sum[i];

@@ -19,7 +19,7 @@ DEVICE Powers join(Powers a, Powers b) {
 // losses[row] = log(sum of exp(logits[row])) - logits[row, target], 0 where the target is IGNORED; where `slopes` is asked for, it becomes
 // loss_scale * (softmax - one-hot), rounded. A block per row; logits are read twice, the second time from the cache.
 KERNEL(cross_entropy, 512)(float* losses, uint16_t* slopes, const float* logits, const uint32_t* targets, uint32_t vocabulary,
-                           float loss_scale) {
+                           const float* loss_scale) {
     SHARED_ARRAY(Powers, partial, 16);
     const uint64_t start = uint64_t(blockIdx.x) * vocabulary;
     const uint32_t target = targets[blockIdx.x];
@@ -42,9 +42,9 @@ KERNEL(cross_entropy, 512)(float* losses, uint16_t* slopes, const float* logits,
     const float at_target = logits[start + target];
     if (threadIdx.x == 0) losses[blockIdx.x] = log2_fast(powers.sum) * LN_2 - (at_target - powers.largest);
     if (!slopes) return;
-    const float factor = loss_scale / powers.sum;
+    const float scale = *loss_scale, factor = scale / powers.sum;
     for (uint32_t at = threadIdx.x; at < vocabulary; at += blockDim.x) {
         const float probability = exp2_fast((logits[start + at] - powers.largest) * LOG2_E) * factor;
-        slopes[start + at] = float_to_bf16(at == target ? probability - loss_scale : probability);
+        slopes[start + at] = float_to_bf16(at == target ? probability - scale : probability);
     }
 }

@@ -69,6 +69,12 @@ DEVICE void bulk_wait() {
     asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+// The same, but only until shared memory has been read.
+template <unsigned PENDING>
+DEVICE void bulk_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
 // Registers of each thread of the warpgroup, taken from or given to the block's others.
 template <unsigned REGISTERS>
 DEVICE void registers_increase() {

@@ -133,9 +133,10 @@ KERNEL(balance_partials, 256)(float* partials, const float* probabilities, const
     partials[uint64_t(blockIdx.x) * 2 * experts + experts + expert] = sum;
 }
 
-// loss[0] = factor * sum of counts * sums, and its gradient by probability, factor * counts; `statistics` [2, experts]. One block.
-KERNEL(balance_loss, 256)(float* loss, float* balance_grad, const float* statistics, uint32_t experts, float factor) {
+// With factor = *scale: loss[0] = factor * sum of counts * sums, and its gradient by probability, factor * counts; `statistics` [2, experts]. One block.
+KERNEL(balance_loss, 256)(float* loss, float* balance_grad, const float* statistics, uint32_t experts, const float* scale) {
     SHARED_ARRAY(float, partial, 8);
+    const float factor = *scale;
     const uint32_t expert = threadIdx.x;
     const float count = expert < experts ? statistics[expert] : 0.0f;
     const float product = expert < experts ? count * statistics[experts + expert] : 0.0f;

@@ -272,6 +272,7 @@ impl Memory for Counter {
 pub trait Operations: Memory + Sync {
     /// Does `work`. A device may begin with it only at its end, and take all of it as one, faster where it has done the same before: the same
     /// operations with the same numbers on the same buffers, whatever these hold. What reads from the device or writes to it in between divides it.
+    /// One thread at a time: what another asks for meanwhile may be done before it or after.
     ///
     /// # Errors
     /// Those of `work`, and those of its operations, which may come after it.
@@ -398,7 +399,7 @@ pub trait Operations: Memory + Sync {
         add: bool,
         input_grad: &mut Self::Stored,
     ) -> Done;
-    /// As [`linear_backward_weight`](Self::linear_backward_weight), by segment; that of an expert without rows is zero.
+    /// As [`linear_backward_weight`](Self::linear_backward_weight), by segment; an expert without rows adds nothing to its own, or makes it zero.
     fn grouped_linear_backward_weight(
         &self,
         shape: LinearShape,

@@ -85,13 +85,13 @@ impl Step {
         Config::from_json(config.as_object().cloned().unwrap_or_default()).unwrap()
     }
 
-    /// Two documents; one row is asked for nothing.
+    /// Two documents; some rows are asked for nothing, in each batch one more.
     fn batch(salt: usize) -> Batch {
         let mut batch = Batch::default();
         for (len, step) in [(29 + salt, 7), (41 - salt, 11)] {
             batch.push(&(0..len).map(|at| ((at * at * step + salt) % VOCABULARY) as u32).collect::<Vec<_>>());
         }
-        batch.targets[5] = IGNORED;
+        batch.targets[5..6 + salt].fill(IGNORED);
         batch
     }
 

@@ -251,13 +251,15 @@ impl Launcher for Driver {
             Command::Launch(launch, arguments) => self.launch(launch, arguments),
             // A thread that panicked left at most a choice out.
             Command::Multiply(product) => self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product),
-            // SAFETY: the stream lives. Addresses are the device's: what is done there, right or wrong, touches no memory of the host.
             &Command::Copy { from, to, bytes } => {
-                unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }.map_err(launch_failed("a copy on the device"))
+                // SAFETY: the stream lives. Addresses are the device's: what is done there, right or wrong, touches no memory of the host.
+                let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, stream) };
+                copied.map_err(launch_failed("a copy on the device"))
             }
-            // SAFETY: as above.
             &Command::Clear { address, bytes } => {
-                unsafe { result::memset_d8_async(address, 0, bytes, stream) }.map_err(launch_failed("clearing memory"))
+                // SAFETY: as above.
+                let cleared = unsafe { result::memset_d8_async(address, 0, bytes, stream) };
+                cleared.map_err(launch_failed("clearing memory"))
             }
         }
     }

@@ -6,6 +6,8 @@
 use crate::KernelError;
 use crate::operations::Done;
 use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::mem::discriminant;
 
 /// Runs commands in the order in which they come.
 pub trait Launcher: Send + Sync + Debug {
@@ -43,7 +45,7 @@ pub trait Launcher: Send + Sync + Debug {
 }
 
 /// Something that a device does without the host. Addresses are the device's; that they reach far enough is seen to before.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Command {
     /// A kernel, with the arguments of its parameters.
     Launch(Launch, Vec<Argument>),
@@ -62,7 +64,7 @@ pub enum Command {
 
 /// A kernel and its geometry: blocks by axis, threads of a block (in whole warps), bytes of dynamic shared memory. More than 48 KiB of it
 /// must be asked for when the kernel is loaded (`CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Launch {
     pub kernel: &'static str,
     pub grid: [u32; 3],
@@ -81,8 +83,20 @@ pub enum Argument {
     TensorMap(TensorMap),
 }
 
+impl Hash for Argument {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        discriminant(self).hash(state);
+        match self {
+            Self::Pointer(value) | Self::U64(value) => value.hash(state),
+            Self::U32(value) => value.hash(state),
+            Self::F32(value) => value.to_bits().hash(state),
+            Self::TensorMap(value) => value.hash(state),
+        }
+    }
+}
+
 /// What a kernel of Hopper copies a matrix by; only the device that made it knows what is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C, align(64))]
 pub struct TensorMap(pub [u64; 16]);
 
@@ -102,7 +116,7 @@ pub struct MatrixBox {
 pub const ABSENT: Argument = Argument::Pointer(0);
 
 /// `output[rows, columns] (+)= left[rows, inner] · right[inner, columns] (+ bias[columns])`: bf16 operands, sums in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Product {
     pub rows: usize,
     pub columns: usize,
@@ -119,7 +133,7 @@ pub struct Product {
 }
 
 /// A bf16 matrix of a product, row-major and without gaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Operand {
     pub address: u64,
     /// Whether its transpose lies in memory.
@@ -127,7 +141,7 @@ pub struct Operand {
 }
 
 /// How a product is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputKind {
     /// bf16, rounded once.
     Stored,

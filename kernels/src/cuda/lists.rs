@@ -4,13 +4,15 @@
 //! that the device has had before is replayed from a recording. Nothing has to be declared the same: lists are compared, down to each address,
 //! and one that differs runs as it is.
 
-use super::launcher::{Command, Launcher};
+use super::launcher::{Argument, Command, Launcher};
 use super::{Gpu, lock};
 use crate::KernelError;
 use crate::operations::Done;
+use std::hash::{Hash, Hasher};
 use std::mem::{ManuallyDrop, take};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Commands from which on a list is worth a recording.
 const COMMANDS_MIN: usize = 8;
@@ -37,15 +39,36 @@ pub(super) struct Held<M> {
 
 /// Lists that the device had before, by their last use.
 #[derive(Debug)]
-pub(super) struct Known<R>(Vec<(Vec<Command>, State<R>)>);
+pub(super) struct Known<R>(Vec<List<R>>);
+
+/// A list, by its hash.
+#[derive(Debug)]
+struct List<R> {
+    hash: u64,
+    state: State<R>,
+}
 
 #[derive(Debug)]
 enum State<R> {
     /// Once. The next time it is recorded.
     Seen,
-    Recorded(R),
+    Recorded(Vec<Command>, R),
     /// The device would not record it.
     Refused,
+}
+
+/// Numbers of a step that kernels read from the device, so that lists of different steps are the same: the bits of what is there.
+#[derive(Debug)]
+pub(super) struct Constants<M> {
+    memory: Held<M>,
+    bits: [Option<u32>; 2],
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Constant {
+    LossScale = 0,
+    BalanceFactor = 1,
 }
 
 impl<M> Default for Lists<M> {
@@ -114,18 +137,34 @@ impl<R> Default for Known<R> {
 
 impl<R> Known<R> {
     /// What is known of a list, which then was the last to be used; a new one comes in, and where there are too many the oldest goes.
-    fn state(&mut self, commands: &[Command]) -> Option<&mut State<R>> {
-        let at = self.0.iter().position(|(known, _)| known == commands)?;
+    fn state(&mut self, hash: u64) -> Option<&mut State<R>> {
+        let at = self.0.iter().position(|list| list.hash == hash)?;
         let found = self.0.remove(at);
         self.0.push(found);
-        self.0.last_mut().map(|(_, state)| state)
+        self.0.last_mut().map(|list| &mut list.state)
     }
 
-    fn add(&mut self, commands: Vec<Command>) {
+    fn add(&mut self, hash: u64) {
         if self.0.len() == KNOWN_MAX {
             self.0.remove(0);
         }
-        self.0.push((commands, State::Seen));
+        self.0.push(List { hash, state: State::Seen });
+    }
+}
+
+/// Closes a list when it is dropped, by a panic too.
+struct Closing<'a, M>(&'a Lists<M>);
+
+impl<M> Closing<'_, M> {
+    /// Closes it now, and gives what it has.
+    fn close(&self) -> Option<Open<M>> {
+        lock(&self.0.0).take()
+    }
+}
+
+impl<M> Drop for Closing<'_, M> {
+    fn drop(&mut self) {
+        drop(self.close());
     }
 }
 
@@ -140,11 +179,11 @@ impl<L: Launcher> Gpu<L> {
         if !self.lists.open() {
             return work();
         }
-        let done = work();
-        let started = if done.is_ok() { self.start_listed() } else { Ok(()) };
-        *lock(&self.lists.0) = None;
-        started?;
-        done
+        let closing = Closing(&self.lists);
+        let value = work()?;
+        // What was dropped meanwhile is given back after it.
+        closing.close().map_or(Ok(()), |open| self.start(open.commands))?;
+        Ok(value)
     }
 
     /// Starts what has been listed so far: before the host reads or writes.
@@ -155,30 +194,49 @@ impl<L: Launcher> Gpu<L> {
     }
 
     fn start(&self, commands: Vec<Command>) -> Done {
-        let one_by_one = |commands: &[Command]| commands.iter().try_for_each(|command| self.launcher.run(command));
+        let one_by_one = || commands.iter().try_for_each(|command| self.launcher.run(command));
         if commands.len() < COMMANDS_MIN {
-            return one_by_one(&commands);
+            return one_by_one();
         }
+        let mut hasher = Xxh3::new();
+        commands.hash(&mut hasher);
         let mut known = lock(&self.known);
-        match known.state(&commands) {
+        match known.state(hasher.finish()) {
             None => {
-                one_by_one(&commands)?;
-                known.add(commands);
+                one_by_one()?;
+                known.add(hasher.finish());
                 Ok(())
             }
-            Some(State::Recorded(recording)) => self.launcher.replay(recording),
-            Some(State::Refused) => one_by_one(&commands),
+            Some(State::Recorded(recorded, recording)) if *recorded == commands => self.launcher.replay(recording),
+            Some(State::Recorded(..) | State::Refused) => one_by_one(),
             Some(state) => match self.launcher.record(&commands) {
                 Ok(recording) => {
                     self.launcher.replay(&recording)?;
-                    *state = State::Recorded(recording);
+                    *state = State::Recorded(commands, recording);
                     Ok(())
                 }
                 Err(_) => {
                     *state = State::Refused;
-                    one_by_one(&commands)
+                    one_by_one()
                 }
             },
         }
+    }
+
+    /// A number on the device, which is written there where it has changed.
+    pub(super) fn constant(&self, which: Constant, value: f32) -> Result<Argument, KernelError> {
+        let mut held = lock(&self.constants);
+        let constants = match &mut *held {
+            Some(constants) => constants,
+            none => none.insert(Constants { memory: self.allocate(2 * size_of::<f32>())?, bits: [None; 2] }),
+        };
+        let (place, bits) = (which as usize, value.to_bits());
+        if constants.bits[place] != Some(bits) {
+            self.start_listed()?;
+            constants.bits[place] = None;
+            self.launcher.write(&mut constants.memory, place * size_of::<f32>(), &value.to_le_bytes())?;
+            constants.bits[place] = Some(bits);
+        }
+        Ok(Argument::Pointer(self.launcher.address(&constants.memory) + (place * size_of::<f32>()) as u64))
     }
 }

@@ -1,7 +1,7 @@
 //! A GPU: kernels of `kernels/cuda`, each with its launcher here. `docs/kernels.md` has a page on each.
 //!
 //! [`Gpu`] is written against [`Launcher`], which the driver offers on a machine with a GPU and the emulator in tests. Stored numbers
-//! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when.
+//! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when, unless it is told that it may.
 
 pub mod architecture;
 mod attention;
@@ -35,20 +35,22 @@ use crate::KernelError;
 use crate::checks::{expect_len, range};
 use crate::operations::{Done, Memory};
 use buffer::Facts;
-use lists::{Held, Known, Lists};
+use lists::{Constants, Held, Known, Lists};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A GPU, or what stands for one.
 #[derive(Debug)]
 pub struct Gpu<L: Launcher> {
-    launcher: L,
     /// Memory of kernels that need some while they run, grown as needed. Launches run in order, so one piece serves all.
     scratch: Mutex<Option<(usize, Held<L::Memory>)>>,
     /// Whether the last bits may be another's in every run.
     sums_in_any_order: bool,
     lists: Arc<Lists<L::Memory>>,
     known: Mutex<Known<L::Recording>>,
+    constants: Mutex<Option<Constants<L::Memory>>>,
+    /// The last to go: what is above is its.
+    launcher: L,
 }
 
 /// bf16 numbers of a GPU.
@@ -65,7 +67,14 @@ pub type Index<L> = IndexBuffer<<L as Launcher>::Memory>;
 impl<L: Launcher> Gpu<L> {
     /// A GPU that is reached through `launcher`.
     pub fn new(launcher: L) -> Self {
-        Self { launcher, scratch: Mutex::default(), sums_in_any_order: false, lists: Arc::default(), known: Mutex::default() }
+        Self {
+            launcher,
+            scratch: Mutex::default(),
+            sums_in_any_order: false,
+            lists: Arc::default(),
+            known: Mutex::default(),
+            constants: Mutex::default(),
+        }
     }
 
     /// The same, where the order of sums may be any if that is faster: attention's backward pass on Hopper, for heads of 128, then goes over

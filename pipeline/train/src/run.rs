@@ -145,8 +145,6 @@ impl<'a, O: Operations> Run<'a, O> {
     fn new(options: Options<'a>, ops: O) -> Result<Self, TrainError> {
         let Options { recipe, base, out, .. } = options;
         let outline = Outline::new(recipe, base)?;
-        // All at once, so that what is missing is missed before anything is read.
-        ops.reserve(outline.budget.memory.total())?;
         let lock = if options.place.is_none_or(|place| place.rank == 0) {
             let lock = lock(out)?;
             claim(out, recipe, &outline)?;
@@ -158,6 +156,8 @@ impl<'a, O: Operations> Run<'a, O> {
         let mut ranks = meet(&options, &outline)?;
         let checkpoint = checkpoints(out)?.pop();
         agree(&mut *ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), out)?;
+        // All at once, so that what is missing is missed before weights are read.
+        ops.reserve(outline.budget.memory.total())?;
         let plan = Plan {
             schedule: recipe.rates(outline.budget.solved.steps),
             optimiser: recipe.settings(),

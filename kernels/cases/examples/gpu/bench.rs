@@ -273,7 +273,7 @@ fn products<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> R
         let times = [
             ("product forward", clock.seconds(|| ops.linear_forward(shape, &input, &weight, None, &mut output))?),
             ("product to input", clock.seconds(|| ops.linear_backward_input(shape, &grad, &weight, false, &mut input_grad))?),
-            ("product to weight", clock.seconds(|| ops.linear_backward_weight(shape, &grad, &input, true, &mut weight_grad, None))?),
+            ("product to weight", clock.seconds(|| ops.linear_backward_weight(shape, &grad, &input, false, &mut weight_grad, None))?),
         ];
         let operations = 2.0 * (rows * inputs) as f64 * outputs as f64;
         for (what, seconds) in times {
@@ -381,11 +381,11 @@ impl<O: Operations> Layer<O> {
         let mut weight_grad = ops.new_exact(matrix)?;
         let backward = clock.seconds(|| {
             ops.grouped_linear_backward_input(narrow, &segments, &returned_grad, &self.down, false, &mut product_grad)?;
-            ops.grouped_linear_backward_weight(narrow, &segments, &returned_grad, &product, true, &mut weight_grad)?;
+            ops.grouped_linear_backward_weight(narrow, &segments, &returned_grad, &product, false, &mut weight_grad)?;
             ops.swiglu_backward(&gate, &up, &product_grad, &mut gate_grad, &mut up_grad)?;
             for (weight, grad, add) in [(&self.gate, &gate_grad, false), (&self.up, &up_grad, true)] {
                 ops.grouped_linear_backward_input(wide, &segments, grad, weight, add, &mut sent_grad)?;
-                ops.grouped_linear_backward_weight(wide, &segments, grad, &sent, true, &mut weight_grad)?;
+                ops.grouped_linear_backward_weight(wide, &segments, grad, &sent, false, &mut weight_grad)?;
             }
             Ok(())
         })?;

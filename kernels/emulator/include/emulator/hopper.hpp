@@ -154,6 +154,12 @@ void bulk_wait() {
     }
 }
 
+// Shared memory has been read by then; that global memory has been written, too, is one of the ways in which it may go.
+template <unsigned PENDING>
+void bulk_wait_read() {
+    bulk_wait<PENDING>();
+}
+
 template <unsigned REGISTERS> void registers_increase() {}
 template <unsigned REGISTERS> void registers_decrease() {}
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Gradients of parameters, by their places in the list of [`Parameters`].
 #[derive(Debug)]
 pub struct Gradients<O: Memory> {
-    /// In order of the list, but that layers may share theirs.
+    /// In order of the list, but that layers may share theirs. After a pass they hold its gradients.
     pub buffers: Vec<O::Exact>,
     /// The buffer of each parameter.
     places: Vec<Option<usize>>,
@@ -63,17 +63,19 @@ impl<O: Memory> Gradients<O> {
         self.buffers.get((*self.places.get(parameter)?)?)
     }
 
-    /// The gradient of a parameter, if there is a buffer for it.
+    /// The gradient of a parameter, if there is a buffer for it: what it holds, or is given, counts.
     pub fn get_mut(&mut self, parameter: usize) -> Option<&mut O::Exact> {
-        self.buffers.get_mut((*self.places.get(parameter)?)?)
+        let place = (*self.places.get(parameter)?)?;
+        self.empty[place] = false;
+        self.buffers.get_mut(place)
     }
 
-    /// Sets all to zero.
+    /// Has all count as zero, until a pass has made them so: buffers still hold what they held.
     pub fn clear(&mut self) {
         self.empty.fill(true);
     }
 
-    /// Sets that of one parameter to zero.
+    /// The same of one parameter.
     pub fn clear_one(&mut self, parameter: usize) {
         if let Some(&Some(place)) = self.places.get(parameter) {
             self.empty[place] = true;
@@ -131,7 +133,8 @@ impl<O: Operations> Gradients<O> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn norm(&self, ops: &O) -> Result<f64, ModelError> {
+    pub fn norm(&mut self, ops: &O) -> Result<f64, ModelError> {
+        (0..self.buffers.len()).try_for_each(|place| self.settle_one(ops, place))?;
         let squares = ops.sums_of_squares(&self.buffers.iter().collect::<Vec<_>>())?;
         Ok(squares.into_iter().fold(0.0, |sum, squares| sum + squares).sqrt())
     }
