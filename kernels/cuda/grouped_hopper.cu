@@ -117,16 +117,26 @@ DEVICE void consume(Ring* ring, float (&sum)[TILE_COLUMNS / 2], uint16_t* stages
     release(&ring->empty[(taken - 1) % STAGES]);
 }
 
-// Gives the places of four pairs of neighbouring numbers of a tile at a time, and the pairs' index in `sum`, those inside the ends.
-template <typename Store>
-DEVICE void each_four(const Tile& tile, uint32_t row_end, uint32_t column_end, const Store& store) {
-    const uint32_t row = tile.row + (threadIdx.x / 128 - 1) * 64 + row_in_group(), column = tile.column + 2 * (threadIdx.x % 4);
+// Gives each pair of neighbouring numbers of a tile, those inside the ends, with their place and what `load` finds there: that of four pairs is
+// asked for before the first is waited for.
+template <typename Before, typename Load, typename Store>
+DEVICE void each_pair(const Tile& tile, const float* sum, uint32_t row_end, uint32_t column_end, const Load& load, const Store& store) {
+    const uint32_t first_row = tile.row + (threadIdx.x / 128 - 1) * 64 + row_in_group(), column = tile.column + 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+        const uint32_t row = first_row + 8 * half;
 #pragma unroll
         for (int n = 0; n < TILE_COLUMNS / 8; n += 4) {
             // Columns come in whole boxes.
-            if (row + 8 * half < row_end && tile.column + 8 * n < column_end) store(row + 8 * half, column + 8 * n, 4 * n + 2 * half);
+            if (row >= row_end || tile.column + 8 * n >= column_end) continue;
+            Before before[4];
+#pragma unroll
+            for (int at = 0; at < 4; at++) before[at] = load(row, column + 8 * (n + at));
+#pragma unroll
+            for (int at = 0; at < 4; at++) {
+                const float* pair = sum + 4 * (n + at) + 2 * half;
+                store(row, column + 8 * (n + at), before[at], pair[0], pair[1]);
+            }
         }
     }
 }
@@ -179,35 +189,33 @@ struct OverRows {
     uint16_t *product, TENSOR_MAP(left), TENSOR_MAP(weight), const uint32_t *segments, uint32_t experts, uint32_t rows, uint32_t inputs,  \
         uint32_t outputs
 
+// The product's rows, added to what is there if `add`.
+template <bool ALONG>
+DEVICE void multiply_rows(uint16_t* product, const TensorMap* left, const TensorMap* weight, const uint32_t* segments, uint32_t experts,
+                          uint32_t rows, uint32_t inner, uint32_t columns, bool add) {
+    const ByRow<ALONG> places = {inner, columns};
+    multiply<true, ALONG>(left, weight, {segments, experts, rows, columns, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
+        const auto place = [&](uint32_t row, uint32_t column) {
+            return reinterpret_cast<uint32_t*>(product + uint64_t(tile.first_row + row) * columns + column);
+        };
+        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : 0; };
+        each_pair<uint32_t>(tile, sum, tile.end_row - tile.first_row, columns, load,
+                            [&](uint32_t row, uint32_t column, uint32_t before, float first, float second) {
+                                first += __uint_as_float(before << 16);
+                                second += __uint_as_float(before & 0xFFFF0000u);
+                                *place(row, column) = pack_bf16(first, second);
+                            });
+    });
+}
+
 // output[r] = weight[e] * input[r] for the rows r of each expert e.
 KERNEL(grouped_forward_hopper, THREADS)(ROWS_PARAMETERS) {
-    const ByRow<true> places = {inputs, outputs};
-    multiply<true, true>(&left, &weight, {segments, experts, rows, outputs, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
-        each_four(tile, tile.end_row - tile.first_row, outputs, [&](uint32_t row, uint32_t column, int at) {
-            uint16_t* place = product + uint64_t(tile.first_row + row) * outputs + column;
-#pragma unroll
-            for (int n = 0; n < 4; n++) *reinterpret_cast<uint32_t*>(place + 8 * n) = pack_bf16(sum[at + 4 * n], sum[at + 4 * n + 1]);
-        });
-    });
+    multiply_rows<true>(product, &left, &weight, segments, experts, rows, inputs, outputs, false);
 }
 
 // input_grad[r] (+)= output_grad[r] * weight[e], added to what is there if `add`.
 KERNEL(grouped_backward_input_hopper, THREADS)(ROWS_PARAMETERS, uint32_t add) {
-    const ByRow<false> places = {outputs, inputs};
-    multiply<true, false>(&left, &weight, {segments, experts, rows, inputs, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
-        each_four(tile, tile.end_row - tile.first_row, inputs, [&](uint32_t row, uint32_t column, int at) {
-            uint16_t* place = product + uint64_t(tile.first_row + row) * inputs + column;
-            uint32_t before[4];
-#pragma unroll
-            for (int n = 0; n < 4; n++) before[n] = add ? *reinterpret_cast<const uint32_t*>(place + 8 * n) : 0;
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                const float first = sum[at + 4 * n] + __uint_as_float(before[n] << 16);
-                const float second = sum[at + 4 * n + 1] + __uint_as_float(before[n] & 0xFFFF0000u);
-                *reinterpret_cast<uint32_t*>(place + 8 * n) = pack_bf16(first, second);
-            }
-        });
-    });
+    multiply_rows<false>(product, &left, &weight, segments, experts, rows, outputs, inputs, add != 0);
 }
 
 // weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
@@ -216,18 +224,11 @@ KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, TENSOR_MAP(o
     const Walk walk = {segments, experts, rows, inputs, outputs, add != 0, nullptr};
     multiply<false, false>(&output_grad, &input, walk, OverRows(), [&](const Tile& tile, const float* sum) {
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        each_four(tile, outputs, inputs, [&](uint32_t row, uint32_t column, int at) {
-            float* place = grad + uint64_t(row) * inputs + column;
-            float2 before[4];
-            // All are asked for before the first is waited for.
-#pragma unroll
-            for (int n = 0; n < 4; n++) before[n] = add ? *reinterpret_cast<const float2*>(place + 8 * n) : make_float2(0.0f, 0.0f);
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                before[n].x += sum[at + 4 * n];
-                before[n].y += sum[at + 4 * n + 1];
-                *reinterpret_cast<float2*>(place + 8 * n) = before[n];
-            }
-        });
+        const auto place = [&](uint32_t row, uint32_t column) { return reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column); };
+        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : make_float2(0.0f, 0.0f); };
+        each_pair<float2>(tile, sum, outputs, inputs, load,
+                          [&](uint32_t row, uint32_t column, float2 before, float first, float second) {
+                              *place(row, column) = make_float2(before.x + first, before.y + second);
+                          });
     });
 }
