@@ -106,6 +106,7 @@ std::string finished(const Block& at) {
 void run_block(Block& at) {
     protect(at.shared, SHARED_BYTES, false);
     memset(at.shared, POISON, at.dynamic_bytes);
+    memset(at.published, POISON, at.dynamic_bytes);
     protect(at.shared + at.dynamic_bytes, SHARED_BYTES - at.dynamic_bytes, true);
     at.static_bytes = 0;
     at.static_offsets.clear();
@@ -155,6 +156,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
     at.store_groups.resize(launch.threads);
     at.dynamic_bytes = launch.shared_bytes;
     at.shared = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_BYTES + 1024));
+    at.published = static_cast<unsigned char*>(malloc(at.dynamic_bytes + 1));
     at.body = &body;
     block = &at;
     const uint64_t blocks = uint64_t(at.grid.x) * at.grid.y * at.grid.z;
@@ -167,6 +169,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
     }
     protect(at.shared, SHARED_BYTES, false);
     free(at.shared);
+    free(at.published);
     block = nullptr;
     return at.error;
 }

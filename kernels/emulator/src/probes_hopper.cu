@@ -1,7 +1,8 @@
 // As probes.cu, for Hopper's instructions.
 
 // What a probe does wrong on purpose.
-constexpr uint32_t RIGHT = 0, READS_EARLY = 1, WAITS_FOR_NOTHING = 2, EXPECTS_TOO_MUCH = 3, NO_FENCE = 4, WRITES_EARLY = 5;
+constexpr uint32_t RIGHT = 0, READS_EARLY = 1, WAITS_FOR_NOTHING = 2, EXPECTS_TOO_MUCH = 3, NO_FENCE = 4, WRITES_EARLY = 5,
+                   PUBLISHES_NOTHING = 6;
 
 DEVICE void write_product(float* product, const float* sum, unsigned columns) {
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -25,7 +26,13 @@ KERNEL(probe_wgmma, 128)(float* product, TENSOR_MAP(left), TENSOR_MAP(right), ui
         tma_load(tiles, &left, loaded, 0, 0);
         tma_load(tiles + 4096, &right, loaded, 0, 0);
     }
-    if (mistake != WAITS_FOR_NOTHING) mbarrier_wait(loaded, 0);
+    if (mistake != WAITS_FOR_NOTHING) {
+        mbarrier_wait(loaded, 0);
+        // What threads write is for products once it is fenced.
+        if (threadIdx.x < 64) tiles[threadIdx.x * 64] = 0;
+        if (mistake != PUBLISHES_NOTHING) fence_proxy_async();
+        __syncthreads();
+    }
     float sum[32];
     if (mistake != NO_FENCE) wgmma_fence();
     for (unsigned k = 0; k < 4; k++) {

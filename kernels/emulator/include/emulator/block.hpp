@@ -134,6 +134,8 @@ struct Block {
     std::vector<ProductQueue> products;
     std::vector<StoreGroups> store_groups;
     unsigned char* shared = nullptr;
+    // What asynchronous copies and products see of dynamic shared memory: what came by copies, and what threads wrote before a fence.
+    unsigned char* published = nullptr;
     size_t dynamic_bytes = 0;
     size_t static_bytes = 0;
     std::map<const void*, size_t> static_offsets;

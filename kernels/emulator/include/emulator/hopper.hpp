@@ -2,7 +2,8 @@
 // emulator's bodies of the wrappers in kernels/cuda/ptx_hopper.cuh.
 //
 // What is in flight is poison until it is waited for: a copy lands when no thread can go on without it, a product is made when its group
-// is waited for, from what shared memory then holds.
+// is waited for, from what shared memory then holds. Neither sees what threads wrote there before a fence.proxy.async; whose fence it is
+// makes no difference here, as it does on a device.
 #pragma once
 
 #include "tensor_core.hpp"
@@ -54,9 +55,18 @@ inline void arrive(uint64_t* barrier, const char* operation, unsigned bytes) {
     settle(phase, shared_offset(barrier, 8, 8, operation));
 }
 
+// Where copies and products read what lies at `offset` in shared memory.
+inline const unsigned char* async_view(uint32_t offset) {
+    return (offset < block->dynamic_bytes ? block->published : block->shared) + offset;
+}
+
 // Row `row`, column `column` of a box at `offset` in shared memory; rows are 128 bytes.
-inline unsigned char* box_element(uint32_t offset, uint32_t row, uint32_t column) {
-    return block->shared + swizzled(offset + row * 128 + column * 2);
+inline uint32_t box_element(uint32_t offset, uint32_t row, uint32_t column) { return swizzled(offset + row * 128 + column * 2); }
+
+// What comes by a copy is seen by threads and by what is asynchronous.
+inline void land(uint32_t offset, const void* from, size_t bytes) {
+    memcpy(block->shared + offset, from, bytes);
+    if (offset < block->dynamic_bytes) memcpy(block->published + offset, from, bytes);
 }
 
 inline void check_box(const TensorMap& map, const void* shared, const char* operation) {
@@ -65,7 +75,7 @@ inline void check_box(const TensorMap& map, const void* shared, const char* oper
     shared_offset(shared, size_t(map.box_rows) * 128, 1024, operation);
 }
 
-// What of the box lies in the matrix, between shared memory and the matrix. `use` gets a shared element and the global one, or none.
+// What of the box lies in the matrix, between shared memory and the matrix. `use` gets a shared element's offset and the global one, or none.
 template <class F>
 void each_element(const TensorMap& map, uint32_t offset, int first_column, int first_row, const F& use) {
     for (uint32_t row = 0; row < map.box_rows; row++) {
@@ -100,18 +110,19 @@ inline void mbarrier_wait(uint64_t* barrier, unsigned parity, const char* file =
 }
 
 inline void fence_mbarrier_init() {}
-inline void fence_proxy_async() {}
+inline void fence_proxy_async() { memcpy(emulator::block->published, emulator::block->shared, emulator::block->dynamic_bytes); }
 
 inline void tma_load(void* to, const TensorMap* map, uint64_t* barrier, int column, int row) {
     emulator::check_box(*map, to, "tma load");
     const uint32_t bytes = map->box_rows * 128, offset = emulator::shared_offset(to, bytes, 1024, "tma load");
-    memset(to, emulator::POISON, bytes);
+    const std::vector<unsigned char> poison(bytes, emulator::POISON);
+    emulator::land(offset, poison.data(), bytes);
     // The map is copied: a kernel's parameter ends with the thread that issued the copy.
     const uint32_t barrier_offset = emulator::shared_offset(barrier, 8, 8, "tma load");
     emulator::block->in_flight.push_back({barrier_offset, [map = *map, offset, barrier, barrier_offset, column, row, bytes] {
-        emulator::each_element(map, offset, column, row, [](unsigned char* shared, const uint16_t* global) {
+        emulator::each_element(map, offset, column, row, [](uint32_t shared, const uint16_t* global) {
             const uint16_t value = global ? *global : 0;
-            memcpy(shared, &value, 2);
+            emulator::land(shared, &value, 2);
         });
         emulator::Phase& phase = *reinterpret_cast<emulator::Phase*>(barrier);
         phase.bytes -= static_cast<int32_t>(bytes);
@@ -124,18 +135,22 @@ inline void tma_store(const TensorMap* map, const void* from, int column, int ro
     emulator::check_box(*map, from, "tma store");
     const uint32_t offset = emulator::shared_offset(from, map->box_rows * 128, 1024, "tma store");
     emulator::block->store_groups[emulator::block->current].open.push_back([map = *map, offset, column, row] {
-        emulator::each_element(map, offset, column, row, [](const unsigned char* shared, uint16_t* global) {
-            if (global) memcpy(global, shared, 2);
+        emulator::each_element(map, offset, column, row, [](uint32_t shared, uint16_t* global) {
+            if (global) memcpy(global, emulator::async_view(shared), 2);
         });
     });
 }
 
 // to[i] += from[i] for `bytes` of floats.
 inline void bulk_reduce_add(float* to, const float* from, unsigned bytes) {
-    emulator::shared_offset(from, bytes, 16, "bulk reduce");
+    const uint32_t offset = emulator::shared_offset(from, bytes, 16, "bulk reduce");
     if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0) emulator::fail("bulk reduce: not in whole 16 bytes");
-    emulator::block->store_groups[emulator::block->current].open.push_back([to, from, bytes] {
-        for (unsigned at = 0; at < bytes / 4; at++) to[at] += from[at];
+    emulator::block->store_groups[emulator::block->current].open.push_back([to, offset, bytes] {
+        for (unsigned at = 0; at < bytes / 4; at++) {
+            float value;
+            memcpy(&value, emulator::async_view(offset + 4 * at), 4);
+            to[at] += value;
+        }
     });
 }
 
@@ -182,7 +197,7 @@ inline float operand(uint64_t descriptor, unsigned major, unsigned inner, bool m
     const uint32_t address = swizzled(start + offset);
     if (address + 2 > block->dynamic_bytes + block->static_bytes) fail("wgmma: reads past the end of shared memory");
     uint16_t value;
-    memcpy(&value, block->shared + address, 2);
+    memcpy(&value, async_view(address), 2);
     return bf16_to_float(value);
 }
 
