@@ -3,7 +3,7 @@
 //
 // What is in flight is poison until it is waited for: a copy lands when no thread can go on without it, a product is made when its group
 // is waited for, from what shared memory then holds. Neither sees what threads wrote there before a fence.proxy.async; whose fence it is
-// makes no difference here, as it does on a device.
+// makes no difference here, though it does on a device.
 #pragma once
 
 #include "tensor_core.hpp"
