@@ -2,7 +2,8 @@
 // fetch, as in FlashAttention-3 (Shah et al. 2024). Which keys a row sees is as in attention_forward.cu.
 //
 // A block has 128 rows of one head. Warpgroup 0 fetches keys and values into a ring of two stages, warpgroups 1 and 2 have 64 rows each.
-// The product of one tile's probabilities and values runs while the scores of the next are softened. docs/kernels.md.
+// The product of one tile's probabilities and values runs while the scores of the next are softened, and of the two warpgroups one starts products
+// while the other softens. docs/kernels.md.
 
 #define HOPPER_PARAMETERS                                                                                                              \
     uint16_t *output, float *log_sum_exp, TENSOR_MAP(query), TENSOR_MAP(key), TENSOR_MAP(value), const uint32_t *lo, uint32_t rows,    \
@@ -11,6 +12,10 @@
 
 constexpr float LN_2 = 0.69314718f;
 constexpr int QUERY_ROWS = 128;
+// The warpgroups' barriers, one each: a warpgroup waits for its turn to start products. Those of wide heads have no registers to spare for it.
+constexpr unsigned TURN = 1;
+template <int HEAD_DIM>
+constexpr bool TAKES_TURNS = HEAD_DIM <= 128;
 // Of a tile. Two stages of keys and values of 256 numbers are half as long.
 template <int HEAD_DIM>
 constexpr int KEY_ROWS = HEAD_DIM > 128 ? 64 : 128;
@@ -93,10 +98,13 @@ DEVICE void consume(Ring* ring, float (&context)[HEAD_DIM / 2], Rows& rows, cons
     const uint16_t* values = keys + STAGES * STAGE;
     float score[KEYS / 2], shrink[2];
     uint32_t probability[KEYS / 16][4];
+    const unsigned group = threadIdx.x / 128 - 1;
+    if (TAKES_TURNS<HEAD_DIM> && group == 1) barrier_arrive(TURN, 32 * CONSUMER_WARPS);
     mbarrier_wait(&ring->query_full, 0);
     for (uint32_t tile = 0; tile < span.tiles; tile++) {
         const unsigned stage = tile % STAGES, round = tile / STAGES % 2, earlier = (tile + 1) % STAGES;
         mbarrier_wait(&ring->key_full[stage], round);
+        if (TAKES_TURNS<HEAD_DIM>) barrier_sync(TURN + group, 32 * CONSUMER_WARPS);
         wgmma_fence();
         start_rows<HEAD_DIM, QUERY_ROWS, KEYS>(score, queries, keys + stage * STAGE);
         wgmma_commit();
@@ -106,10 +114,11 @@ DEVICE void consume(Ring* ring, float (&context)[HEAD_DIM / 2], Rows& rows, cons
             wgmma_fence();
             start_registers<HEAD_DIM, KEYS>(context, probability, values + earlier * STAGE, tile > 1);
             wgmma_commit();
-            wgmma_wait<1>();
-        } else {
-            wgmma_wait<0>();
         }
+        // The first began without the second, so the second has no turn to give after its last.
+        if (TAKES_TURNS<HEAD_DIM> && (group == 0 || tile + 1 < span.tiles)) barrier_arrive(TURN + (group ^ 1), 32 * CONSUMER_WARPS);
+        if (tile > 0) wgmma_wait<1>();
+        else wgmma_wait<0>();
         release(&ring->key_empty[stage]);
         const uint32_t first_key = span.first + tile * KEYS;
         if (first_key < all_seen_from || first_key + KEYS - 1 > all_seen_to) hide<KEYS>(score, rows, first_key);

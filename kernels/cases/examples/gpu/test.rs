@@ -22,9 +22,8 @@ pub fn run<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> bool {
         visit_large(&mut held);
     }
     if wgmma {
-        let mut held_loosely = Held { gpu: held.gpu.with_sums_in_any_order(), repeats: false, ..held };
-        attention::visit_one_pass(&mut held_loosely, small);
-        held = held_loosely;
+        held = Held { gpu: held.gpu.with_sums_in_any_order(), repeats: false, ..held };
+        attention::visit_one_pass(&mut held, small);
     }
     let Held { num_cases, failed, .. } = held;
     failed.iter().for_each(|failure| println!("FAILED {failure}"));

@@ -58,7 +58,7 @@ fn wgmma(mistake: u32) -> Result<Vec<f32>, String> {
 fn wgmma_multiplies_what_tma_loads() {
     let (left, right) = (numbers(4096, 1), numbers(4096, 2));
     // The first number of each row on the left, as far as its 128-byte swizzle leaves it there, is cleared by threads.
-    let cleared = |row: usize, inner: usize| inner / 8 == row % 8 && inner % 8 == 0;
+    let cleared = |row: usize, inner: usize| inner / 8 == row % 8 && inner.is_multiple_of(8);
     let left_at = |row: usize, inner: usize| if cleared(row, inner) { 0.0 } else { left[row * 64 + inner] };
     expect_product(&wgmma(0).unwrap(), 64, 64, left_at, |inner, column| right[column * 64 + inner]);
     // Without a fence, products see what was there before.
