@@ -99,6 +99,11 @@ DEVICE void consume(Ring* ring, float (&context)[HEAD_DIM / 2], Rows& rows, cons
     float score[KEYS / 2], shrink[2];
     uint32_t probability[KEYS / 16][4];
     const unsigned group = threadIdx.x / 128 - 1;
+    // The second gives the first its turn before its own, and so has none to give after its last.
+    uint32_t turns_given = group == 0 ? 0 : 1;
+    const auto give_turn = [&] {
+        if (TAKES_TURNS<HEAD_DIM> && turns_given++ < span.tiles) barrier_arrive(TURN + (group ^ 1), 32 * CONSUMER_WARPS);
+    };
     if (TAKES_TURNS<HEAD_DIM> && group == 1) barrier_arrive(TURN, 32 * CONSUMER_WARPS);
     mbarrier_wait(&ring->query_full, 0);
     for (uint32_t tile = 0; tile < span.tiles; tile++) {
@@ -114,11 +119,12 @@ DEVICE void consume(Ring* ring, float (&context)[HEAD_DIM / 2], Rows& rows, cons
             wgmma_fence();
             start_registers<HEAD_DIM, KEYS>(context, probability, values + earlier * STAGE, tile > 1);
             wgmma_commit();
+            give_turn();
+            wgmma_wait<1>();
+        } else {
+            give_turn();
+            wgmma_wait<0>();
         }
-        // The first began without the second, so the second has no turn to give after its last.
-        if (TAKES_TURNS<HEAD_DIM> && (group == 0 || tile + 1 < span.tiles)) barrier_arrive(TURN + (group ^ 1), 32 * CONSUMER_WARPS);
-        if (tile > 0) wgmma_wait<1>();
-        else wgmma_wait<0>();
         release(&ring->key_empty[stage]);
         const uint32_t first_key = span.first + tile * KEYS;
         if (first_key < all_seen_from || first_key + KEYS - 1 > all_seen_to) hide<KEYS>(score, rows, first_key);
