@@ -18,3 +18,17 @@ KERNEL(add_partials, 256)(float* output, const float* partials, uint32_t parts, 
     for (uint32_t part = 0; part < parts; part++) sum += partials[part * columns + column];
     output[column] += sum;
 }
+
+// sum[at] (+)= addends in their order, one after another; the sum begins with the first where `begins`. The addend at `own_place` is `own`, the
+// others follow each other, `stride` numbers from one to the next.
+KERNEL(add_in_order, 256)(float* sum, const float* own, const float* others, uint32_t own_place, uint32_t addends, uint32_t begins, uint64_t stride, uint64_t len) {
+    const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (at >= len) return;
+    float total = begins ? 0.0f : sum[at];
+    for (uint32_t place = 0; place < addends; place++) {
+        const float addend = place == own_place ? own[at] : others[(place - (place > own_place)) * stride + at];
+        // Not zero and the first: a negative zero would be lost.
+        total = begins && place == 0 ? addend : total + addend;
+    }
+    sum[at] = total;
+}

@@ -6,8 +6,9 @@ mod common;
 
 use common::nvrtc;
 use osler_kernels::cuda::driver::{Driver, Options, find};
+use osler_kernels::cuda::nccl::{Id, Nccl};
 use osler_kernels::cuda::{
-    Argument, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, float_from_bf16, float_to_bf16,
+    Argument, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer, float_from_bf16, float_to_bf16,
 };
 use osler_kernels::{KernelError, Memory};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ static LIBRARIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
     let driver = build(&folder, "libcuda.so.1", &["-std=c++17", "-O1"], &source);
     // What is allocated is known to one of the two: the other library is but a name for it.
     build(&folder, "libcublasLt.so.13", &["-Wl,--no-as-needed", "-x", "none"], &driver);
+    build(&folder, "libnccl.so.2", &["-std=c++17", "-O1"], &source.with_file_name("nccl.cpp"));
     // SAFETY: the library was just built; its initialisers fill a map.
     let opened = unsafe { libloading::Library::new(&driver) };
     std::mem::forget(opened.expect("the stand-in"));
@@ -252,6 +254,109 @@ fn products_are_those_of_the_definition() {
     again.synchronize().unwrap();
     // Nothing was compiled again, either.
     assert_eq!((kept("cubin").len(), std::fs::read_to_string(choices).unwrap()), (cubins, text));
+}
+
+/// NCCL of the stand-in; that of the machine where it has a GPU. Ranks are then on one device, which NCCL takes for one rank alone.
+fn nccl() -> Option<(Nccl, usize)> {
+    let ranks = if find(0).is_ok_and(|found| found.name == "Stand-in") { 2 } else { 1 };
+    match Nccl::open(&LIBRARIES) {
+        Ok(nccl) => Some((nccl, ranks)),
+        Err(error) if ranks == 1 => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn join(
+    driver: &Driver,
+    nccl: Nccl,
+    id: Id,
+    place: (usize, usize),
+) -> Result<std::sync::Arc<osler_kernels::cuda::nccl::Connection>, KernelError> {
+    driver.join(nccl, id, place, || Ok(()))
+}
+
+#[test]
+fn devices_of_several_ranks_reach_each_other() {
+    LazyLock::force(&LIBRARIES);
+    let Some((nccl, ranks)) = nccl() else { return };
+    let id = nccl.new_id().unwrap();
+    let run = |rank: usize| {
+        let driver = open(&shared_cache());
+        let alone = driver.exchange(&[Transfer::Broadcast { root: 0, address: 0, bytes: 0 }]).unwrap_err().to_string();
+        assert!(alone.contains("was not joined with"), "{alone}");
+        let connection = join(&driver, Nccl::open(&LIBRARIES).unwrap(), id, (rank, ranks)).unwrap();
+        let own = memory(&driver, &[[1, 2, 3, 4].map(|byte| byte + 10 * rank as u8), [9; 4]].concat());
+        let got = memory(&driver, &[0; 8]);
+        let (address, staging, other) = (driver.address(&own), driver.address(&got), (rank + 1) % ranks);
+        // The first that is sent is the first that is received, and of another length.
+        let transfers = [
+            Transfer::Send { to: other, address, bytes: 2 },
+            Transfer::Receive { from: other, address: staging + 1, bytes: 2 },
+            Transfer::Send { to: other, address: address + 2, bytes: 1 },
+            Transfer::Receive { from: other, address: staging + 4, bytes: 1 },
+        ];
+        driver.exchange(&transfers).unwrap();
+        let roots = [ranks - 1, 0];
+        let broadcasts = roots.map(|root| Transfer::Broadcast { root, address: address + 4 * (root as u64), bytes: 3 });
+        driver.exchange(&broadcasts).unwrap();
+        let mut seen = [[0; 8]; 2];
+        driver.read(&got, 0, &mut seen[0]).unwrap();
+        driver.read(&own, 0, &mut seen[1]).unwrap();
+        let from = 10 * other as u8;
+        assert_eq!(seen[0], [0, 1 + from, 2 + from, 0, 3 + from, 0, 0, 0], "rank {rank}");
+        assert_eq!(seen[1][..4], [1, 2, 3, 4 + 10 * rank as u8], "rank {rank}");
+        let error = driver.exchange(&[Transfer::Send { to: ranks, address, bytes: 1 }]).unwrap_err().to_string();
+        assert!(error.contains("numbers that go to other ranks: invalid argument"), "{error}");
+        assert!(!connection.is_given_up());
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || run(rank))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    let wrong = join(&open(&shared_cache()), nccl, id, (ranks, ranks)).unwrap_err().to_string();
+    assert!(
+        wrong.contains(&format!("rank {ranks} of {ranks} does not reach the other ranks' devices by NCCL: invalid argument")),
+        "{wrong}"
+    );
+    assert!(!wrong.contains('\n'));
+}
+
+/// Where ranks wait for one that never comes: while they join, and after it.
+#[test]
+fn nobody_waits_for_a_rank_that_is_gone() {
+    LazyLock::force(&LIBRARIES);
+    let Some((nccl, 2)) = nccl() else { return };
+    let driver = open(&shared_cache());
+    let asked = std::cell::Cell::new(0);
+    let wait = || {
+        asked.set(asked.get() + 1);
+        if asked.get() < 3 { Ok(()) } else { Err(KernelError::Cuda("rank 1 is gone".into())) }
+    };
+    let error = driver.join(Nccl::open(&LIBRARIES).unwrap(), nccl.new_id().unwrap(), (0, 2), wait).unwrap_err();
+    assert_eq!((error, asked.get()), (KernelError::Cuda("rank 1 is gone".into()), 3));
+    let id = nccl.new_id().unwrap();
+    let held = memory(&driver, &[0; 4]);
+    let transfer = [Transfer::Receive { from: 1, address: driver.address(&held), bytes: 4 }];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = open(&shared_cache());
+            let connection = join(&other, Nccl::open(&LIBRARIES).unwrap(), id, (1, 2)).unwrap();
+            connection.give_up();
+            assert!(connection.is_given_up());
+        });
+        let connection = join(&driver, nccl, id, (0, 2)).unwrap();
+        let waits = scope.spawn(|| driver.exchange(&transfer).unwrap_err().to_string());
+        let begun = std::time::Instant::now();
+        connection.give_up();
+        connection.give_up();
+        let error = waits.join().unwrap();
+        assert!(error.contains("given up") || error.contains("remote process exited (aborted)"), "{error}");
+        assert!(driver.exchange(&transfer).unwrap_err().to_string().contains("was given up"));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+    });
 }
 
 #[test]

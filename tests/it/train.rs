@@ -217,6 +217,25 @@ fn several_ranks_end_with_the_bits_of_one() {
     assert!(other.wait().expect("wait").success());
     assert!(weights(&folder, "killed", 96) == weights(&folder, "one", 96));
     assert_eq!(metrics(&folder, "killed"), metrics(&folder, "one"));
+
+    // Two machines that start two and one.
+    let machine = |rank: &str, here: &str| {
+        let mut command = train(&folder, "machines");
+        command.args(["--ranks", "3", "--rank", rank, "--here", here, "--address", &address, "--schedule.steps", "8"]);
+        command.stdout(Stdio::null());
+        command
+    };
+    let mut other = machine("1", "2").spawn().expect("ranks 1 and 2");
+    succeed(&mut machine("0", "1"));
+    assert!(other.wait().expect("wait").success());
+    succeed(train(&folder, "alone").args(["--schedule.steps", "8"]));
+    assert!(weights(&folder, "machines", 8) == weights(&folder, "alone", 8));
+    for (rank, here, wanted) in
+        [("2", "2", "there are 1 from rank 2 on"), ("0", "4", "there are 3 from rank 0 on"), ("3", "1", "there are 3 ranks")]
+    {
+        let (code, said) = fail(&mut machine(rank, here));
+        assert!(code == 2 && said.contains(wanted), "{said}");
+    }
 }
 
 #[test]

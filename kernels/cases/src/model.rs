@@ -86,7 +86,7 @@ impl Step {
     }
 
     /// Two documents; some rows are asked for nothing, in each batch one more.
-    fn batch(salt: usize) -> Batch {
+    pub fn batch(salt: usize) -> Batch {
         let mut batch = Batch::default();
         for (len, step) in [(29 + salt, 7), (41 - salt, 11)] {
             batch.push(&(0..len).map(|at| ((at * at * step + salt) % VOCABULARY) as u32).collect::<Vec<_>>());
@@ -95,7 +95,8 @@ impl Step {
         batch
     }
 
-    fn model<O: Operations>(&self, device: &O) -> Model<O> {
+    /// Its model, with weights that are the same each time.
+    pub fn model<O: Operations>(&self, device: &O) -> Model<O> {
         let mut model = Model::random(device, self.config(), SEED).unwrap();
         for (salt, (parameter, weight)) in (1..).zip(model.parameters.list.iter().zip(&mut model.weights)) {
             // Norms and biases begin alike, and would hide a column that is taken for another.

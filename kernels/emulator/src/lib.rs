@@ -3,12 +3,16 @@
 //!
 //! [`Emulator`] is a [`Launcher`], so `Gpu<Emulator>` is a device like any other.
 
+mod network;
 mod product;
 
+pub use network::Network;
+
 use osler_kernels::KernelError;
-use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap};
+use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap, Transfer};
 use osler_kernels::operations::Done;
 use std::ffi::{CString, c_char, c_void};
+use std::sync::Arc;
 
 /// In which order blocks and threads run, where nothing but chance decides on a device. Kernels must give the same bits in both: in one,
 /// warps go side by side; in the other, each goes as far as it can before another moves, and later blocks and threads come first.
@@ -21,11 +25,21 @@ pub enum Order {
 }
 
 /// A device that is this CPU.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Emulator {
     pub order: Order,
     /// Whether it is a Hopper: kernels with wgmma are taken where there are two.
     pub wgmma: bool,
+    /// Which of the devices on a network it is; it may be on none.
+    pub place: Option<Place>,
+}
+
+/// One of several devices.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub rank: usize,
+    pub ranks: usize,
+    pub network: Arc<Network>,
 }
 
 /// Columns of a box: 128 bytes of bf16.
@@ -129,6 +143,13 @@ impl Launcher for Emulator {
 
     fn replay(&self, recording: &Self::Recording) -> Done {
         recording.iter().try_for_each(|command| self.run(command))
+    }
+
+    fn exchange(&self, transfers: &[Transfer]) -> Done {
+        match &self.place {
+            Some(Place { rank, ranks, network }) => network.exchange(*rank, *ranks, transfers),
+            None => Err(KernelError::Launch("an emulator that is on no network was asked to reach others".into())),
+        }
     }
 
     fn has_wgmma(&self) -> bool {

@@ -5,8 +5,9 @@
 
 use super::architecture::Architecture;
 use super::compile::{Compiler, Origin, Source};
-use super::launcher::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap};
+use super::launcher::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap, Transfer};
 use super::library::Library;
+use super::nccl::{Connection, Id, Nccl};
 use super::products::Products;
 use super::units::{UNITS, Unit};
 use crate::KernelError;
@@ -16,7 +17,9 @@ use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// The driver's version of CUDA, as it counts: what is compiled by CUDA 13 runs on drivers of CUDA 13 or newer.
 const OLDEST_DRIVER: i32 = 13_000;
@@ -88,6 +91,8 @@ pub struct Driver {
     kernels: HashMap<&'static str, Kernel>,
     products: Mutex<Products>,
     not_kept: Option<String>,
+    /// To the devices of other ranks, once they are joined.
+    connection: OnceLock<Arc<Connection>>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -139,7 +144,7 @@ impl Driver {
             }
         }
         let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
-        Ok(Self { found, kernels, products, not_kept, stream, context })
+        Ok(Self { found, kernels, products, not_kept, connection: OnceLock::new(), stream, context })
     }
 
     /// Name, architecture and memory.
@@ -180,6 +185,45 @@ impl Driver {
     /// [`KernelError::Launch`] when some of it failed.
     pub fn synchronize(&self) -> Done {
         self.stream.synchronize().map_err(launch_failed("work that was started before"))
+    }
+
+    /// Joins the devices of all ranks, each of which calls this with the same identifier: waits for them, and asks `wait` meanwhile, whose error
+    /// ends the wait.
+    ///
+    /// # Errors
+    /// [`KernelError::Cuda`] when they do not come to each other, or this device has been joined before; those of `wait`.
+    pub fn join<E: From<KernelError>>(
+        &self,
+        nccl: Nccl,
+        id: Id,
+        (rank, ranks): (usize, usize),
+        wait: impl Fn() -> Result<(), E>,
+    ) -> Result<Arc<Connection>, E> {
+        let (context, (tell, told)) = (self.context.clone(), mpsc::channel());
+        // A thread that can be left alone: NCCL waits for ranks that are gone, too.
+        let join = move || {
+            let joined = context.bind_to_thread().map_err(failed("the device cannot be used")).and_then(|()| nccl.join(&id, rank, ranks));
+            drop(tell.send(joined));
+        };
+        let thread = std::thread::Builder::new().name("osler-nccl".into()).spawn(join);
+        thread.map_err(|error| KernelError::Threads(error.to_string()))?;
+        let joined = loop {
+            match told.recv_timeout(Duration::from_millis(20)) {
+                Ok(joined) => break joined?,
+                Err(RecvTimeoutError::Timeout) => wait()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(KernelError::Cuda("NCCL ended without a word".into()).into()),
+            }
+        };
+        let mut is_first = false;
+        let connection = self.connection.get_or_init(|| {
+            is_first = true;
+            Arc::new(joined)
+        });
+        if is_first {
+            Ok(connection.clone())
+        } else {
+            Err(KernelError::Cuda("the device has been joined with others before".into()).into())
+        }
     }
 
     /// Starts a kernel. The context is this thread's.
@@ -279,6 +323,12 @@ impl Launcher for Driver {
         recording.0.launch().map_err(launch_failed("a recorded list of commands"))
     }
 
+    fn exchange(&self, transfers: &[Transfer]) -> Done {
+        let alone = || KernelError::Launch("numbers that go to other ranks, whose devices this one was not joined with".into());
+        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
+        self.connection.get().ok_or_else(alone)?.start(transfers, self.stream.cu_stream().cast())
+    }
+
     fn has_wgmma(&self) -> bool {
         self.found.architecture.has_wgmma()
     }
@@ -316,6 +366,15 @@ impl Launcher for Driver {
         };
         encoded.result().map_err(launch_failed(&format!("a map of {matrix:?}")))?;
         Ok(TensorMap(map.opaque))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // What goes to other ranks is to arrive before the connection is closed, unless it never will.
+        if self.connection.get().is_some_and(|connection| !connection.is_given_up()) {
+            let _ = self.synchronize();
+        }
     }
 }
 

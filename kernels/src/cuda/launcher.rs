@@ -36,6 +36,11 @@ pub trait Launcher: Send + Sync + Debug {
     fn record(&self, commands: &[Command]) -> Result<Self::Recording, KernelError>;
     /// Starts all commands of a recording.
     fn replay(&self, recording: &Self::Recording) -> Done;
+    /// Starts transfers to and from the devices of other ranks, all at the same time, after all that was started before. Of those between two
+    /// ranks the first that is sent goes where the first is received.
+    ///
+    /// Never part of a recording: NCCL wants all ranks of a transfer to record it or none, and each decides for itself.
+    fn exchange(&self, transfers: &[Transfer]) -> Done;
     /// Whether it runs the units for Hopper alone (`sm_90a`).
     fn has_wgmma(&self) -> bool;
     /// Multiprocessors: how many blocks run at once, of kernels that take one each.
@@ -57,6 +62,27 @@ pub enum Command {
     },
     /// Sets every byte to zero.
     Clear {
+        address: u64,
+        bytes: usize,
+    },
+}
+
+/// Bytes that go from one rank's device to another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    Send {
+        to: usize,
+        address: u64,
+        bytes: usize,
+    },
+    Receive {
+        from: usize,
+        address: u64,
+        bytes: usize,
+    },
+    /// From the root to all others, each of which asks for the same.
+    Broadcast {
+        root: usize,
         address: u64,
         bytes: usize,
     },

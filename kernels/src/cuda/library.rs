@@ -13,6 +13,8 @@ pub enum Library {
     Compiler,
     /// `libcublasLt`: matrix products.
     MatrixProducts,
+    /// `libnccl`: what the devices of several ranks send each other.
+    Ranks,
 }
 
 impl Library {
@@ -32,6 +34,16 @@ impl Library {
             }
         }
         if self.is_present() { Ok(()) } else { Err(KernelError::Cuda(broken.unwrap_or_else(|| self.missing(folders)))) }
+    }
+
+    /// The same, for whoever binds its functions by hand.
+    ///
+    /// # Errors
+    /// [`KernelError::Cuda`].
+    pub(super) fn open_named(self, folders: &[PathBuf]) -> Result<libloading::Library, KernelError> {
+        self.open(folders)?;
+        // SAFETY: the library is open; this is another name for it.
+        unsafe { libloading::Library::new(self.file()) }.map_err(|error| KernelError::Cuda(format!("{}: {error}", self.file())))
     }
 
     /// Opens the library of one folder, if it has it. What is once open is found by its name from then on, wherever the system looks.
@@ -58,6 +70,7 @@ impl Library {
                 Self::Driver => driver::sys::is_culib_present(),
                 Self::Compiler => nvrtc::sys::is_culib_present(),
                 Self::MatrixProducts => cublaslt::sys::is_culib_present(),
+                Self::Ranks => libloading::Library::new(self.file()).is_ok(),
             }
         }
     }
@@ -67,6 +80,7 @@ impl Library {
             Self::Driver => "libcuda.so.1",
             Self::Compiler => "libnvrtc.so.13",
             Self::MatrixProducts => "libcublasLt.so.13",
+            Self::Ranks => "libnccl.so.2",
         }
     }
 
@@ -75,7 +89,7 @@ impl Library {
     fn companions(self, folder: &Path) -> Vec<PathBuf> {
         let prefix = match self {
             Self::Compiler => "libnvrtc-builtins.so.",
-            Self::Driver | Self::MatrixProducts => return Vec::new(),
+            Self::Driver | Self::MatrixProducts | Self::Ranks => return Vec::new(),
         };
         let files = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
         let mut found: Vec<PathBuf> =
@@ -99,21 +113,28 @@ impl Library {
                 "the library of matrix products (libcublasLt.so.13)",
                 "install CUDA 13 or the Python package nvidia-cublas 13, and set CUDA_HOME to its folder",
             ),
+            Self::Ranks => (
+                "NCCL (libnccl.so.2), by which the GPUs of several ranks reach each other,",
+                "install NVIDIA's package libnccl2 or the Python package nvidia-nccl-cu13, and set CUDA_HOME to the folder of the latter",
+            ),
         };
         format!("{name} was not found where the system looks for libraries{looked}: {remedy}")
     }
 }
 
+/// Where they lie in NVIDIA's Python packages.
+const IN_PACKAGES: [&str; 2] = ["nvidia/cu13/lib", "nvidia/nccl/lib"];
+
 /// Where libraries lie in a toolkit, in a Python environment and in its `site-packages`; the folder itself first.
 fn library_folders(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
-        ["", "lib64", "lib", "targets/x86_64-linux/lib", "nvidia/cu13/lib"].iter().map(|below| folder.join(below)).collect();
+        ["", "lib64", "lib", "targets/x86_64-linux/lib"].into_iter().chain(IN_PACKAGES).map(|below| folder.join(below)).collect();
     let mut pythons: Vec<PathBuf> = std::fs::read_dir(folder.join("lib"))
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")))
-        .map(|path| path.join("site-packages/nvidia/cu13/lib"))
+        .flat_map(|path| IN_PACKAGES.map(|below| path.join("site-packages").join(below)))
         .collect();
     pythons.sort();
     found.extend(pythons);
@@ -127,16 +148,18 @@ mod tests {
     #[test]
     fn folders_of_a_python_environment_are_known() {
         let root = tempfile::tempdir().unwrap();
-        let packages = root.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
+        let packages = root.path().join("lib/python3.11/site-packages");
         std::fs::create_dir_all(&packages).unwrap();
         let found = library_folders(root.path());
         assert_eq!(found[0], root.path().join(""));
-        assert!(found.contains(&packages), "{found:?}");
+        for (folder, found) in [(&packages, &found), (&packages, &library_folders(&packages))] {
+            assert!(IN_PACKAGES.iter().all(|below| found.contains(&folder.join(below))), "{found:?}");
+        }
     }
 
     #[test]
     fn a_missing_library_is_named_with_the_folders_and_the_remedy() {
-        for library in [Library::Driver, Library::Compiler, Library::MatrixProducts] {
+        for library in [Library::Driver, Library::Compiler, Library::MatrixProducts, Library::Ranks] {
             let text = library.missing(&[PathBuf::from("/opt/cuda")]);
             assert!(text.contains(library.file()) && text.contains("and in /opt/cuda: ") && text.contains("install"), "{text}");
             assert!(!text.contains('\n'));

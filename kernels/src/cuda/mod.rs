@@ -10,12 +10,14 @@ pub mod compile;
 mod dispatch;
 pub mod driver;
 mod embedding;
+pub mod exchange;
 mod grouped;
 mod head_loss;
 mod launcher;
 pub mod library;
 mod linear;
 mod lists;
+pub mod nccl;
 mod operations;
 mod optimiser;
 mod products;
@@ -28,7 +30,7 @@ mod swiglu;
 pub mod units;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
-pub use launcher::{ABSENT, Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap};
+pub use launcher::{ABSENT, Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
@@ -81,6 +83,11 @@ impl<L: Launcher> Gpu<L> {
     /// the scores once, and the last bits of the queries' gradients depend on what runs when.
     pub fn with_sums_in_any_order(self) -> Self {
         Self { sums_in_any_order: true, ..self }
+    }
+
+    /// The device itself.
+    pub fn launcher(&self) -> &L {
+        &self.launcher
     }
 
     /// Whether it runs the kernels for Hopper alone.

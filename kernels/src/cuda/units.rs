@@ -83,7 +83,7 @@ pub const UNITS: &[Unit] = &[
     unit!("rotary", ["rotary_forward", "rotary_backward"]),
     unit!("route", ["route_forward", "route_backward", "balance_partials", "balance_loss"]),
     unit!("sort", ["sort_count", "sort_offsets", "sort_scatter"]),
-    unit!("sums", ["column_partials", "add_partials"]),
+    unit!("sums", ["column_partials", "add_partials", "add_in_order"]),
     unit!("swiglu", ["swiglu_forward", "swiglu_backward"]),
 ];
 

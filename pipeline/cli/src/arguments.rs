@@ -315,15 +315,21 @@ pub struct RankArguments {
     /// --rank says which of them this is.
     #[arg(long, value_name = "COUNT")]
     pub ranks: Option<u32>,
-    /// Which of the ranks this is, from 0: where they are on several machines, each is started by itself.
-    #[arg(long, requires = "address")]
+    /// Which of the ranks this is, from 0: where they are on several machines, one of each is started by hand.
+    #[arg(long, requires = "address", overrides_with = "rank")]
     pub rank: Option<usize>,
+    /// How many are on this machine, from this one on: it starts the others. With GPUs each has its own, in order.
+    #[arg(long, value_name = "COUNT", requires = "rank", value_parser = clap::value_parser!(u32).range(1..))]
+    pub here: Option<u32>,
     /// Where rank 0 listens and the others find it.
-    #[arg(long, value_name = "HOST:PORT", requires = "rank")]
+    #[arg(long, value_name = "HOST:PORT", requires = "rank", overrides_with = "address")]
     pub address: Option<String>,
-    /// Given by rank 0 to those that it starts: how many there are on this machine.
+    /// Given to those that another rank starts: how many there are on this machine.
     #[arg(long, hide = true)]
     pub neighbours: Option<usize>,
+    /// Given to those that another rank starts: which of this machine's devices they take.
+    #[arg(long, hide = true, requires = "neighbours")]
+    pub ordinal: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

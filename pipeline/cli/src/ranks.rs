@@ -21,6 +21,8 @@ pub struct Ranks {
     address: String,
     /// Ranks on this machine, as far as that is known.
     neighbours: usize,
+    /// Which of them this is.
+    ordinal: usize,
     /// The process that started this one to be a rank.
     parent: Option<u32>,
     children: Mutex<Vec<Child>>,
@@ -32,7 +34,6 @@ impl Ranks {
     /// # Errors
     /// [`Failure`] when ranks and flags do not fit together, when the address cannot be listened on, or a process cannot be started.
     pub fn gather(arguments: &RankArguments, count: usize) -> Result<Self, Failure> {
-        let neighbours = arguments.neighbours;
         let (rank, address) = match (arguments.rank, &arguments.address) {
             (Some(rank), Some(address)) => (rank, address.clone()),
             _ => (0, "127.0.0.1:0".to_string()),
@@ -40,14 +41,26 @@ impl Ranks {
         if rank >= count {
             return Err(Failure::user(format!("--rank {rank}: there are {count} ranks, counted from 0; --ranks says how many")));
         }
-        let starts_others = arguments.rank.is_none() && count > 1;
+        // How many begin with this one.
+        let here = match (arguments.neighbours, arguments.here, arguments.rank) {
+            (Some(_), ..) | (_, None, Some(_)) => 1,
+            (None, Some(here), _) => here as usize,
+            (None, None, None) => count,
+        };
+        if rank + here > count {
+            let most = count - rank;
+            return Err(Failure::user(format!(
+                "--here {here}: of {count} ranks there are {most} from rank {rank} on; --ranks says how many"
+            )));
+        }
         let mut ranks = Self {
             rank,
             count,
             listener: None,
             address,
-            neighbours: neighbours.unwrap_or(if starts_others { count } else { 1 }),
-            parent: neighbours.map(|_| parent_id()),
+            neighbours: arguments.neighbours.unwrap_or(here),
+            ordinal: arguments.ordinal.unwrap_or(0),
+            parent: arguments.neighbours.map(|_| parent_id()),
             children: Mutex::default(),
         };
         if rank == 0 && count > 1 {
@@ -56,17 +69,16 @@ impl Ranks {
             ranks.address = listener.local_addr()?.to_string();
             ranks.listener = Some(listener);
         }
-        if starts_others {
-            (1..count).try_for_each(|rank| ranks.start(rank))?;
-        }
+        (1..here).try_for_each(|ordinal| ranks.start(ordinal))?;
         Ok(ranks)
     }
 
     /// Starts another rank: this program with the same arguments and its place.
-    fn start(&mut self, rank: usize) -> Result<(), Failure> {
+    fn start(&mut self, ordinal: usize) -> Result<(), Failure> {
+        let rank = self.rank + ordinal;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(std::env::args_os().skip(1)).args(["--progress", "none", "--address", &self.address]);
-        command.args(["--rank", &rank.to_string(), "--neighbours", &self.count.to_string()]);
+        command.args(std::env::args_os().skip(1)).args(["--progress", "none", "--address", &self.address, "--rank", &rank.to_string()]);
+        command.args(["--neighbours", &self.neighbours.to_string(), "--ordinal", &ordinal.to_string()]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.map_err(|error| Failure::user(format!("cannot start rank {rank}: {error}")))?;
         if let Ok(children) = self.children.get_mut() {
@@ -82,7 +94,7 @@ impl Ranks {
 
     /// Which of this machine's devices it takes: those of ranks that were started together follow each other.
     pub fn ordinal(&self) -> usize {
-        if self.neighbours > 1 { self.rank } else { 0 }
+        self.ordinal
     }
 
     /// Whether another process started this one, and says what there is to say.
@@ -102,12 +114,12 @@ impl Ranks {
     /// Says which process has ended.
     pub fn check(&self) -> Result<(), String> {
         if self.parent.is_some_and(|parent| parent != parent_id()) {
-            return Err("rank 0 is gone".into());
+            return Err("the rank that started this one is gone".into());
         }
         let Ok(mut children) = self.children.lock() else { return Ok(()) };
         for (at, child) in children.iter_mut().enumerate() {
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!("rank {} ended before the run began: {status}", at + 1));
+                return Err(format!("rank {} ended before the run began: {status}", self.rank + at + 1));
             }
         }
         Ok(())

@@ -8,12 +8,14 @@ use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use crate::trainer::passes;
 use osler_kernels::Counter;
+use osler_kernels::cuda::exchange;
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
 use osler_tokens::schedule::Solved;
 use osler_tokens::{Expectations, Order, ShardSet};
 use serde_json::Value;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +23,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryTable {
     pub weights: u64,
-    /// The sums of a step, and those of one layer and of what is outside the layers in a pass.
+    /// The sums of a step, and those of one layer and of what is outside the layers in a pass; of several ranks with GPUs, also what comes
+    /// from others until it is added.
     pub gradients: u64,
     /// Moments, and master weights where stored ones are coarser.
     pub optimiser: u64,
@@ -48,7 +51,7 @@ impl MemoryTable {
         let MachineSettings { ranks, sums_in_any_order, .. } = recipe.machine;
         passes::gradients(&counter, &model.parameters, passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order))?;
         Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
-        let gradients = counter.take();
+        let gradients = counter.take() + staging_bytes(recipe, &model.parameters, &owners);
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
         let optimiser = counter.take();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
@@ -132,6 +135,18 @@ impl Budget {
     pub fn seconds(&self) -> Option<f64> {
         Some(self.operations() / (self.machine.peak()? * self.machine.utilisation))
     }
+}
+
+/// What a rank with a GPU needs for gradients that come from others.
+fn staging_bytes(recipe: &Recipe, parameters: &Parameters, owners: &[usize]) -> u64 {
+    let ranks = recipe.machine.ranks as usize;
+    if ranks < 2 || recipe.device == "cpu" {
+        return 0;
+    }
+    let of = |rank: usize, group: Range<usize>| group.filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum();
+    let longest =
+        parameters.backward().flat_map(|group| (0..ranks).map(move |rank| (rank, group.clone()))).map(|(rank, group)| of(rank, group));
+    exchange::staging_bytes(ranks, longest.max().unwrap_or(0)) as u64
 }
 
 /// The rank that holds the most numbers.
@@ -380,6 +395,12 @@ mod tests {
                 assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations));
                 assert_eq!((of_rank.optimiser, of_rank.gradients), (2 * largest, one.gradients - all + largest));
                 assert!(largest >= all / u64::from(ranks) && largest < all);
+                // GPUs keep what comes from others, of the rank that holds most of a layer or of what is outside the layers.
+                let machine = MachineSettings { ranks, ..MachineSettings::default() };
+                let device = Recipe { device: "cuda".into(), machine, ..Recipe::default() };
+                let more = MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().gradients - of_rank.gradients;
+                let embedding = parameters.list[parameters.embedding].len() as u64;
+                assert!((u64::from(ranks - 1) * 4 * embedding..all * u64::from(ranks - 1)).contains(&more), "{more}");
             }
         }
     }

@@ -11,9 +11,9 @@
 
 use crate::data::Data;
 use crate::metrics::Metrics;
-use crate::model::{self, Model};
+use crate::model::{self, Model, ModelError};
 use crate::outline::{Budget, Outline};
-use crate::ranks::{Alone, Communicator, Door, Meeting};
+use crate::ranks::{Alone, Communicator, Devices, Door, Meeting, Mesh};
 use crate::recipe::{Precision, Recipe, key};
 use crate::trainer::{Plan, Step, TrainError, Trainer, copy_into};
 use osler_kernels::cuda::{Gpu, driver};
@@ -91,11 +91,19 @@ pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, Trai
     let threads = threads(&options);
     let device = options.recipe.device.parse().map_err(|error: KernelError| key("device", error.to_string()))?;
     match (device, options.recipe.precision) {
-        (Device::Cpu, Precision::F32) => Run::new(options, Cpu::<f32>::new(threads)?)?.train(watch),
-        (Device::Cpu, Precision::Bf16) => Run::new(options, Cpu::<f32>::bf16(threads)?)?.train(watch),
-        (Device::Cuda, precision) => Run::new(options, gpu(&options, precision, watch)?)?.train(watch),
+        (Device::Cpu, Precision::F32) => Run::new(options, Cpu::<f32>::new(threads)?, over_the_host)?.train(watch),
+        (Device::Cpu, Precision::Bf16) => Run::new(options, Cpu::<f32>::bf16(threads)?, over_the_host)?.train(watch),
+        (Device::Cuda, precision) => {
+            let gpu = gpu(&options, precision, watch)?;
+            Run::new(options, gpu, |gpu, mesh| Ok(Box::new(Devices::join(mesh, gpu, options.cuda.libraries)?)))?.train(watch)
+        }
         (other, _) => Err(key("device", format!("is `{other}`, which no model can be trained on yet")).into()),
     }
+}
+
+/// Ranks of devices without a network of their own.
+fn over_the_host<O: Operations>(_: &O, mesh: Mesh) -> Result<Box<dyn Communicator<O>>, TrainError> {
+    Ok(Box::new(mesh))
 }
 
 /// Threads of this process.
@@ -142,7 +150,11 @@ struct Desk {
 }
 
 impl<'a, O: Operations> Run<'a, O> {
-    fn new(options: Options<'a>, ops: O) -> Result<Self, TrainError> {
+    fn new(
+        options: Options<'a>,
+        ops: O,
+        join: impl FnOnce(&O, Mesh) -> Result<Box<dyn Communicator<O>>, TrainError>,
+    ) -> Result<Self, TrainError> {
         let Options { recipe, base, out, .. } = options;
         let outline = Outline::new(recipe, base)?;
         let lock = if options.place.is_none_or(|place| place.rank == 0) {
@@ -153,7 +165,10 @@ impl<'a, O: Operations> Run<'a, O> {
         } else {
             None
         };
-        let mut ranks = meet(&options, &outline)?;
+        let mut ranks = match meet(&options, &outline)? {
+            Some(mesh) => join(&ops, mesh)?,
+            None => Box::new(Alone),
+        };
         let checkpoint = checkpoints(out)?.pop();
         agree(&mut *ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), out)?;
         // All at once, so that what is missing is missed before weights are read.
@@ -185,7 +200,11 @@ impl<'a, O: Operations> Run<'a, O> {
 
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let mut nobody = Nobody;
-        let finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
+        let mut finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
+        // A device that waited for a rank that is gone knows less of it than the mesh.
+        if let (Err(TrainError::Model(ModelError::Kernel(_))), Some(failure)) = (&finished, self.trainer.ranks().failure()) {
+            finished = Err(failure.into());
+        }
         if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
             self.trainer.ranks().abort(&error.to_string());
         }
@@ -321,13 +340,13 @@ impl<'a, O: Operations> Run<'a, O> {
     }
 }
 
-/// The way to the other ranks, when all are there.
-fn meet<O: Operations>(options: &Options<'_>, outline: &Outline) -> Result<Box<dyn Communicator<O>>, TrainError> {
+/// The way to the other ranks, when all are there; none where there are no others.
+fn meet(options: &Options<'_>, outline: &Outline) -> Result<Option<Mesh>, TrainError> {
     let Options { recipe, cancelled, place, .. } = *options;
     let Recipe { held_out, checkpoint, alarm, device, .. } = recipe;
     let ranks = recipe.machine.ranks as usize;
     if ranks == 1 && place.is_none_or(|place| place.rank == 0) {
-        return Ok(Box::new(Alone));
+        return Ok(None);
     }
     let unplaced = || key("machine.ranks", format!("is {ranks}, and this process was not told which of them it is"));
     let place = place.ok_or_else(unplaced)?;
@@ -338,7 +357,7 @@ fn meet<O: Operations>(options: &Options<'_>, outline: &Outline) -> Result<Box<d
     // What the steps depend on, and what decides when something is written.
     let common = json!([outline.fingerprint, ranks, outline.budget.solved.steps, held_out, checkpoint, alarm, device]);
     let agreement = xxhash_rust::xxh3::xxh3_128(common.to_string().as_bytes());
-    Ok(Box::new(Meeting { rank: place.rank, ranks, door: place.door, agreement, wait: &wait }.join()?))
+    Ok(Some(Meeting { rank: place.rank, ranks, door: place.door, agreement, wait: &wait }.join()?))
 }
 
 /// Makes sure that all ranks begin at the same step.

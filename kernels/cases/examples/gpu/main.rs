@@ -2,6 +2,7 @@
 //! them. Needs the driver, NVRTC and cuBLASLt, which come with PyTorch too; `tests/gpu/run` finds them.
 
 mod bench;
+mod ranks;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -31,7 +32,7 @@ struct Arguments {
 enum Command {
     /// Runs every case on the GPU, twice, and on the CPU; exits with 1 where a result is off or differs between the two runs
     Test {
-        /// Only cases whose name contains this
+        /// Only cases whose name contains this; `ranks` is NCCL alone
         #[arg(long, default_value = "")]
         only: String,
         /// Leaves out cases of sizes that models have, which take the CPU minutes
@@ -73,7 +74,11 @@ fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     eprintln!("{}, {:?}, {:.1} GB", driver.found().name, driver.found().architecture, driver.found().memory_bytes as f64 / 1e9);
     let gpu = Gpu::new(driver);
     match command {
-        Command::Test { only, small } => Ok(test::run(gpu, only, *small)),
+        Command::Test { only, small } => {
+            let is_all = only == ranks::NAME;
+            let reached = !(only.is_empty() || is_all) || ranks::run(gpu.launcher(), libraries);
+            Ok((is_all || test::run(gpu, only, *small)) && reached)
+        }
         Command::Bench { only, json, peak } => {
             let (mut table, sizes) = (bench::Table::new(*json, *peak), bench::Sizes::OF_MODELS);
             bench::run(&gpu, &sizes, only, &mut |row| table.print(&row))?;

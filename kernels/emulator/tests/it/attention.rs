@@ -51,7 +51,7 @@ impl Visitor for AnyOrder {
     fn visit(&mut self, work: &impl Work) {
         let wanted = work.run(&Cpu::<f32>::bf16(1).unwrap());
         for order in [Order::Forward, Order::Backward] {
-            let gpu = Gpu::new(Emulator { order, wgmma: true }).with_sums_in_any_order();
+            let gpu = Gpu::new(Emulator { order, wgmma: true, place: None }).with_sums_in_any_order();
             // The second time in scratch memory that holds the first's sums.
             for _ in 0..2 {
                 work.judge(&work.run(&gpu), &wanted).unwrap_or_else(|problem| panic!("{}, {order:?}: {problem}", work.name()));

@@ -2,7 +2,7 @@
 
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::{Visitor, Work};
-use osler_kernels::cuda::{Command, Gpu, Launcher, MatrixBox, TensorMap};
+use osler_kernels::cuda::{Command, Gpu, Launcher, MatrixBox, TensorMap, Transfer};
 use osler_kernels::operations::Done;
 use osler_kernels::{Cpu, KernelError};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ impl Visitor for Emulated {
     fn visit(&mut self, work: &impl Work) {
         let wanted = work.run(&Cpu::<f32>::bf16(1).unwrap());
         let bits = |order| {
-            let got = work.run(&Gpu::new(Emulator { order, wgmma: self.wgmma }));
+            let got = work.run(&Gpu::new(Emulator { order, wgmma: self.wgmma, place: None }));
             (got.iter().map(|got| got.iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect::<Vec<_>>(), got)
         };
         let (forward, got) = bits(Order::Forward);
@@ -93,6 +93,10 @@ impl Launcher for Watched {
     fn replay(&self, recording: &Vec<Command>) -> Done {
         self.asked.replays.fetch_add(1, Ordering::Relaxed);
         self.device.replay(recording)
+    }
+
+    fn exchange(&self, transfers: &[Transfer]) -> Done {
+        self.device.exchange(transfers)
     }
 
     fn has_wgmma(&self) -> bool {

@@ -9,5 +9,6 @@ mod hopper;
 mod lists;
 mod model;
 mod primitives;
+mod ranks;
 mod rmsnorm;
 mod route;

@@ -70,6 +70,18 @@ impl<O: Memory> Gradients<O> {
         self.buffers.get_mut(place)
     }
 
+    /// Those of several parameters of which no two share a buffer, as [`get_mut`](Self::get_mut).
+    pub fn several(&mut self, parameters: Range<usize>) -> Vec<Option<&mut O::Exact>> {
+        let mut buffers: Vec<_> = self.buffers.iter_mut().map(Some).collect();
+        let (places, empty) = (&self.places, &mut self.empty);
+        let mut one = |parameter: usize| {
+            let place = (*places.get(parameter)?)?;
+            empty[place] = false;
+            buffers[place].take()
+        };
+        parameters.map(&mut one).collect()
+    }
+
     /// Has all count as zero, until a pass has made them so: buffers still hold what they held.
     pub fn clear(&mut self) {
         self.empty.fill(true);

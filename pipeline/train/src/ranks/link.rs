@@ -75,15 +75,36 @@ impl Frame {
     }
 }
 
-/// The first failure that any connection of a rank met.
-pub(super) type Failure = Arc<OnceLock<RankError>>;
+/// What became of the ranks that a rank is connected to.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// The first failure that any connection met.
+    failure: OnceLock<RankError>,
+    /// The first rank that was done, which is as it should be where there is nothing more to do.
+    ended: OnceLock<usize>,
+}
+
+impl Fate {
+    fn fail(&self, error: RankError) {
+        let _ = self.failure.set(error);
+    }
+
+    /// Why nothing that is still to come from others will come.
+    pub fn reason(&self) -> Option<RankError> {
+        self.failure.get().cloned().or_else(|| self.ended.get().map(|&rank| too_early(rank)))
+    }
+}
+
+fn too_early(rank: usize) -> RankError {
+    RankError::Gone { rank, problem: "it has ended, and should not have yet".into() }
+}
 
 /// A connection to one other rank.
 #[derive(Debug)]
 pub(super) struct Link {
     rank: usize,
     stream: TcpStream,
-    failure: Failure,
+    fate: Arc<Fate>,
     inbox: Option<Receiver<(u64, Arc<[u8]>)>>,
     outbox: Option<SyncSender<Frame>>,
     reader: Option<JoinHandle<()>>,
@@ -95,25 +116,25 @@ impl Link {
     ///
     /// # Errors
     /// Those of the system.
-    pub fn new(rank: usize, stream: TcpStream, failure: Failure) -> io::Result<Self> {
-        Self::with_silence(rank, stream, failure, SILENCE)
+    pub fn new(rank: usize, stream: TcpStream, fate: Arc<Fate>) -> io::Result<Self> {
+        Self::with_silence(rank, stream, fate, SILENCE)
     }
 
-    fn with_silence(rank: usize, stream: TcpStream, failure: Failure, silence: Duration) -> io::Result<Self> {
+    fn with_silence(rank: usize, stream: TcpStream, fate: Arc<Fate>, silence: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(silence))?;
         let (outbox, to_send) = mpsc::sync_channel(WAITING);
         let (received, inbox) = mpsc::sync_channel(WAITING);
-        let (from, mut to, heard) = (stream.try_clone()?, stream.try_clone()?, failure.clone());
+        let (from, mut to, heard) = (stream.try_clone()?, stream.try_clone()?, fate.clone());
         let spawn = |name: String| std::thread::Builder::new().name(name);
         let reader = spawn(format!("osler-from-{rank}")).spawn(move || {
             if let Err(error) = read(rank, BufReader::with_capacity(1 << 18, from), &received, &heard) {
-                let _ = heard.set(RankError::Gone { rank, problem: why(&error, silence) });
+                heard.fail(RankError::Gone { rank, problem: why(&error, silence) });
             }
         })?;
         // What cannot be written, the reader learns too: the other side is gone.
         let writer = spawn(format!("osler-to-{rank}")).spawn(move || drop(write(&mut to, &to_send)))?;
-        Ok(Self { rank, stream, failure, inbox: Some(inbox), outbox: Some(outbox), reader: Some(reader), writer: Some(writer) })
+        Ok(Self { rank, stream, fate, inbox: Some(inbox), outbox: Some(outbox), reader: Some(reader), writer: Some(writer) })
     }
 
     /// Sends content, after what was sent before.
@@ -157,13 +178,12 @@ impl Link {
     }
 
     fn check(&self) -> Result<(), RankError> {
-        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+        self.fate.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 
     /// Why there is nothing more from the other side.
     fn ended(&self) -> RankError {
-        let ended = || RankError::Gone { rank: self.rank, problem: "it has ended, and should not have yet".into() };
-        self.failure.get().cloned().unwrap_or_else(ended)
+        self.fate.failure.get().cloned().unwrap_or_else(|| too_early(self.rank))
     }
 
     /// The connection, to be cut as when the process is killed.
@@ -196,13 +216,16 @@ impl Drop for Link {
 }
 
 /// Takes what the other side sends, to its end, also when nobody asks for it any more.
-fn read(rank: usize, mut from: impl Read, received: &SyncSender<(u64, Arc<[u8]>)>, failure: &Failure) -> io::Result<()> {
+fn read(rank: usize, mut from: impl Read, received: &SyncSender<(u64, Arc<[u8]>)>, fate: &Fate) -> io::Result<()> {
     loop {
         match Frame::read(&mut from)? {
             Frame::Beat => {}
             Frame::Data(number, bytes) => drop(received.send((number, bytes))),
-            Frame::Failure(message) => drop(failure.set(RankError::Stopped { rank, message })),
-            Frame::End => return Ok(()),
+            Frame::Failure(message) => fate.fail(RankError::Stopped { rank, message }),
+            Frame::End => {
+                let _ = fate.ended.set(rank);
+                return Ok(());
+            }
         }
     }
 }
@@ -236,12 +259,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0);
         let (_hangs, here) = pair();
-        let link = Link::with_silence(3, here, Failure::default(), Duration::from_millis(1500)).unwrap();
+        let link = Link::with_silence(3, here, Arc::default(), Duration::from_millis(1500)).unwrap();
         let wanted = RankError::Gone { rank: 3, problem: "it was not heard for 1.5 seconds".into() };
         assert_eq!(link.receive(), Err(wanted));
         let (there, here) = pair();
-        let computes = Link::new(0, there, Failure::default()).unwrap();
-        let link = Link::with_silence(3, here, Failure::default(), Duration::from_millis(1500)).unwrap();
+        let computes = Link::new(0, there, Arc::default()).unwrap();
+        let link = Link::with_silence(3, here, Arc::default(), Duration::from_millis(1500)).unwrap();
         std::thread::sleep(Duration::from_secs(4));
         computes.send(5, vec![6].into()).unwrap();
         assert_eq!(link.receive(), Ok((5, vec![6].into())));
@@ -252,7 +275,7 @@ mod tests {
     fn a_slow_receiver_gets_all() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let [from, to] = [there, listener.accept().unwrap().0].map(|stream| Link::new(0, stream, Failure::default()).unwrap());
+        let [from, to] = [there, listener.accept().unwrap().0].map(|stream| Link::new(0, stream, Arc::default()).unwrap());
         std::thread::scope(|scope| {
             scope.spawn(move || (0..400).for_each(|number| from.send(number, vec![number as u8; 1 << 18].into()).unwrap()));
             std::thread::sleep(Duration::from_millis(200));

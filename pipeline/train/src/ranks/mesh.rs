@@ -1,6 +1,6 @@
 //! Ranks with a TCP connection between any two.
 
-use super::link::{Failure, Link};
+use super::link::{Fate, Link};
 use super::{Communicator, RankError, Topic};
 use osler_kernels::Operations;
 use std::io;
@@ -13,14 +13,15 @@ pub struct Mesh {
     pub(super) rank: usize,
     /// By rank; none to itself.
     pub(super) links: Vec<Option<Link>>,
+    pub(super) fate: Arc<Fate>,
 }
 
 impl Mesh {
     /// `streams` by rank, none for `rank` itself.
     pub(super) fn new(rank: usize, streams: Vec<Option<TcpStream>>) -> io::Result<Self> {
-        let failure = Failure::default();
-        let link = |(other, stream): (usize, Option<TcpStream>)| stream.map(|stream| Link::new(other, stream, failure.clone())).transpose();
-        Ok(Self { rank, links: streams.into_iter().enumerate().map(link).collect::<Result<_, _>>()? })
+        let fate = Arc::<Fate>::default();
+        let link = |(other, stream): (usize, Option<TcpStream>)| stream.map(|stream| Link::new(other, stream, fate.clone())).transpose();
+        Ok(Self { rank, links: streams.into_iter().enumerate().map(link).collect::<Result<_, _>>()?, fate })
     }
 
     fn link(&self, other: usize) -> Result<&Link, RankError> {
@@ -109,5 +110,9 @@ impl<O: Operations> Communicator<O> for Mesh {
 
     fn abort(&mut self, message: &str) {
         self.others().for_each(|link| link.abort(message));
+    }
+
+    fn failure(&self) -> Option<RankError> {
+        self.fate.reason()
     }
 }

@@ -2,12 +2,14 @@
 //! parameters (Rajbhandari et al. 2020, stages 1 and 2). No bit of the result depends on how many there are: gradients are added in order
 //! of the passes, by the rank that holds the parameter's state, whoever computed them.
 
+mod devices;
 mod link;
 mod meeting;
 mod mesh;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use devices::Devices;
 pub use meeting::{Door, Meeting};
 pub use mesh::Mesh;
 
@@ -44,8 +46,8 @@ pub enum Topic {
 
 /// One rank's way to the others. All ranks call the same methods in the same order, but for a sender and its receiver.
 ///
-/// A transport gives the first six methods, which move numbers of the host. The last two move buffers of the device and go through the
-/// host block by block; a device with a network of its own has its own.
+/// A transport gives the first methods, which move numbers of the host. The last two move buffers of the device and go through the host block
+/// by block; [`Devices`] with a network of their own have their own.
 pub trait Communicator<O: Operations>: Debug + Send {
     /// Which of the ranks this is, from 0.
     fn rank(&self) -> usize;
@@ -68,13 +70,25 @@ pub trait Communicator<O: Operations>: Debug + Send {
     fn receive(&mut self, from: usize, topic: Topic, values: &mut [f32]) -> Result<(), RankError>;
     /// Tells the others why this rank stops, as far as they can still be reached.
     fn abort(&mut self, message: &str);
+    /// Why others cannot be reached, once one of them cannot.
+    fn failure(&self) -> Option<RankError> {
+        None
+    }
 
-    /// Adds the gradients that ranks have of one parameter to the sum that its owner holds, in order of rank.
+    /// Adds the gradients that ranks have of some parameters to the sums that their owners hold, in order of rank.
     ///
     /// # Errors
     /// [`RankError`], and those of the device.
-    fn reduce(&mut self, ops: &O, addends: Addends<'_, O>) -> Result<(), ModelError> {
-        let Addends { parameter, len, owner, from, begins, own, sum } = addends;
+    fn reduce(&mut self, ops: &O, round: Round<'_>, addends: Vec<Addends<'_, O>>) -> Result<(), ModelError> {
+        addends.into_iter().try_for_each(|addends| self.reduce_one(ops, round, addends))
+    }
+
+    /// The same of one parameter.
+    ///
+    /// # Errors
+    /// As [`reduce`](Self::reduce).
+    fn reduce_one(&mut self, ops: &O, round: Round<'_>, addends: Addends<'_, O>) -> Result<(), ModelError> {
+        let (Round { from, begins }, Addends { parameter, len, owner, own, sum }) = (round, addends);
         let (rank, topic) = (self.rank(), Topic::Gradient(parameter));
         let Some(sum) = sum.filter(|_| rank == owner) else {
             return match own.filter(|_| from.contains(&rank)) {
@@ -97,24 +111,36 @@ pub trait Communicator<O: Operations>: Debug + Send {
         Ok(())
     }
 
-    /// Copies the weights of one parameter from its owner to all others.
+    /// Copies the weights of each parameter from its owner to all others.
     ///
     /// # Errors
     /// [`RankError`], and those of the device.
-    fn broadcast(&mut self, ops: &O, owner: usize, (parameter, len): (usize, usize), weights: &mut O::Stored) -> Result<(), ModelError> {
-        let (rank, topic) = (self.rank(), Topic::Weights(parameter));
-        blocks(len, |at, values| {
-            if rank != owner {
-                self.receive(owner, topic, values)?;
-                return Ok(ops.write_stored(weights, at, values)?);
-            }
-            ops.read_stored(weights, at, values)?;
-            (0..self.ranks()).filter(|&to| to != rank).try_for_each(|to| Ok(self.send(to, topic, values)?))
-        })
+    fn broadcast(&mut self, ops: &O, parameters: &Parameters, owners: &[usize], weights: &mut [O::Stored]) -> Result<(), ModelError> {
+        let rank = self.rank();
+        for (at, (weights, &owner)) in weights.iter_mut().zip(owners).enumerate() {
+            blocks(parameters.list[at].len(), |place, values| {
+                if rank != owner {
+                    self.receive(owner, Topic::Weights(at), values)?;
+                    return Ok(ops.write_stored(weights, place, values)?);
+                }
+                ops.read_stored(weights, place, values)?;
+                (0..self.ranks()).filter(|&to| to != rank).try_for_each(|to| Ok(self.send(to, Topic::Weights(at), values)?))
+            })?;
+        }
+        Ok(())
     }
 }
 
-/// The gradients of one parameter that ranks have of the passes that they took at the same time.
+/// Passes that ranks took at the same time.
+#[derive(Debug, Clone, Copy)]
+pub struct Round<'a> {
+    /// The ranks that took one, in order.
+    pub from: &'a [usize],
+    /// Whether sums begin with the first of them; what they held is then lost.
+    pub begins: bool,
+}
+
+/// The gradients of one parameter that ranks have of a round.
 #[derive(Debug)]
 pub struct Addends<'a, O: Operations> {
     /// Its place in the list, and how many numbers it has.
@@ -122,10 +148,6 @@ pub struct Addends<'a, O: Operations> {
     pub len: usize,
     /// The rank that holds the sum.
     pub owner: usize,
-    /// The ranks that took a pass, in order.
-    pub from: &'a [usize],
-    /// Whether the sum begins with the first of them; what it held is then lost.
-    pub begins: bool,
     /// This rank's gradient, if it took a pass; what it holds afterwards is not told.
     pub own: Option<&'a mut O::Exact>,
     /// The owner's sum.

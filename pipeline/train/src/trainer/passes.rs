@@ -4,7 +4,7 @@
 
 use super::{BySource, Entropy, TrainError, Trainer, workspace};
 use crate::model::{Batch, Gradients, Losses, ModelError, Parameters};
-use crate::ranks::{Addends, Communicator, RankError};
+use crate::ranks::{Addends, Communicator, RankError, Round};
 use osler_kernels::operations::IGNORED;
 use osler_kernels::{Memory, Operations};
 use std::ops::Range;
@@ -120,12 +120,16 @@ impl<O: Operations> Trainer<O> {
             let from: Vec<usize> = (0..sizes.len()).filter(|&rank| sizes[rank].num_rows > 0).collect();
             let takes = from.contains(&rank);
             let mut take = |parameters: Range<usize>, grads: &mut Gradients<O>| {
-                for parameter in parameters {
-                    let (len, owner, sum) = (model.parameters.list[parameter].len(), owners[parameter], sums.get_mut(parameter));
-                    let own = grads.get_mut(parameter).filter(|_| takes);
-                    ranks.reduce(ops, Addends { parameter, len, owner, from: &from, begins, own, sum })?;
-                    grads.clear_one(parameter);
-                }
+                let both = grads.several(parameters.clone()).into_iter().zip(sums.several(parameters.clone()));
+                let addends = parameters.clone().zip(both).map(|(parameter, (own, sum))| Addends {
+                    parameter,
+                    len: model.parameters.list[parameter].len(),
+                    owner: owners[parameter],
+                    own: own.filter(|_| takes),
+                    sum,
+                });
+                ranks.reduce(ops, Round { from: &from, begins }, addends.collect())?;
+                parameters.for_each(|parameter| grads.clear_one(parameter));
                 Ok(())
             };
             match batches.get(round) {
@@ -168,10 +172,7 @@ impl<O: Operations> Trainer<O> {
     /// Gives all ranks the weights that each has stepped.
     pub(super) fn share_weights(&mut self, ops: &O) -> Result<(), TrainError> {
         if self.ranks.ranks() > 1 {
-            let parameters = self.model.parameters.list.iter().zip(&mut self.model.weights).zip(&self.owners);
-            for (at, ((parameter, weights), &owner)) in parameters.enumerate() {
-                self.ranks.broadcast(ops, owner, (at, parameter.len()), weights)?;
-            }
+            self.ranks.broadcast(ops, &self.model.parameters, &self.owners, &mut self.model.weights)?;
         }
         Ok(())
     }
