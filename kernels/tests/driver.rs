@@ -8,7 +8,8 @@ use common::nvrtc;
 use osler_kernels::cuda::driver::{Driver, Options, find};
 use osler_kernels::cuda::nccl::{Id, Nccl};
 use osler_kernels::cuda::{
-    Argument, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer, float_from_bf16, float_to_bf16,
+    Argument, Aside, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer, float_from_bf16,
+    float_to_bf16,
 };
 use osler_kernels::{KernelError, Memory};
 use std::path::{Path, PathBuf};
@@ -170,6 +171,30 @@ fn a_list_is_recorded_and_replayed() {
 }
 
 #[test]
+fn what_is_aside_is_waited_for() {
+    let driver = open(&shared_cache());
+    let (addend, sum) = (memory(&driver, &bytes(&[1.0, 2.0])), memory(&driver, &bytes(&[10.0, 20.0])));
+    let launch = Launch { kernel: "add_partials", grid: [1, 1, 1], threads: 256, shared_bytes: 0 };
+    let add = Command::Launch(
+        launch,
+        vec![Argument::Pointer(driver.address(&sum)), Argument::Pointer(driver.address(&addend)), Argument::U32(1), Argument::U64(2)],
+    );
+    let seen = || floats(&driver, &sum, OutputKind::Exact, 2);
+    let is_late = driver.found().name == "Stand-in";
+    for round in 1..3 {
+        let mark = driver.aside(&[Aside::Run(add.clone()), Aside::Run(add.clone())]).unwrap();
+        if is_late {
+            assert_eq!(seen(), [10.0 + 3.0 * (round - 1) as f32, 20.0 + 6.0 * (round - 1) as f32], "nothing has waited");
+        }
+        driver.wait(mark).unwrap();
+        driver.run(&add).unwrap();
+        assert_eq!(seen(), [10.0 + 3.0 * round as f32, 20.0 + 6.0 * round as f32]);
+    }
+    let clear = Command::Clear { address: driver.address(&sum), bytes: 8 };
+    assert!(driver.aside(&[Aside::Run(clear)]).unwrap_err().to_string().contains("kernels and transfers alone"));
+}
+
+#[test]
 fn a_tensor_map_describes_its_matrix() {
     let driver = open(&shared_cache());
     if !driver.has_wgmma() {
@@ -278,6 +303,11 @@ fn join(
     driver.join(nccl, id, place, || Ok(()))
 }
 
+/// Transfers, and then all that comes after them.
+fn exchange(driver: &Driver, transfers: &[Transfer]) -> Result<(), KernelError> {
+    driver.wait(driver.aside(&[Aside::Exchange(transfers.to_vec())])?)
+}
+
 #[test]
 fn devices_of_several_ranks_reach_each_other() {
     LazyLock::force(&LIBRARIES);
@@ -285,7 +315,7 @@ fn devices_of_several_ranks_reach_each_other() {
     let id = nccl.new_id().unwrap();
     let run = |rank: usize| {
         let driver = open(&shared_cache());
-        let alone = driver.exchange(&[Transfer::Broadcast { root: 0, address: 0, bytes: 0 }]).unwrap_err().to_string();
+        let alone = exchange(&driver, &[Transfer::Broadcast { root: 0, address: 0, bytes: 0 }]).unwrap_err().to_string();
         assert!(alone.contains("was not joined with"), "{alone}");
         let connection = join(&driver, Nccl::open(&LIBRARIES).unwrap(), id, (rank, ranks)).unwrap();
         let own = memory(&driver, &[[1, 2, 3, 4].map(|byte| byte + 10 * rank as u8), [9; 4]].concat());
@@ -298,17 +328,17 @@ fn devices_of_several_ranks_reach_each_other() {
             Transfer::Send { to: other, address: address + 2, bytes: 1 },
             Transfer::Receive { from: other, address: staging + 4, bytes: 1 },
         ];
-        driver.exchange(&transfers).unwrap();
+        exchange(&driver, &transfers).unwrap();
         let roots = [ranks - 1, 0];
         let broadcasts = roots.map(|root| Transfer::Broadcast { root, address: address + 4 * (root as u64), bytes: 3 });
-        driver.exchange(&broadcasts).unwrap();
+        exchange(&driver, &broadcasts).unwrap();
         let mut seen = [[0; 8]; 2];
         driver.read(&got, 0, &mut seen[0]).unwrap();
         driver.read(&own, 0, &mut seen[1]).unwrap();
         let from = 10 * other as u8;
         assert_eq!(seen[0], [0, 1 + from, 2 + from, 0, 3 + from, 0, 0, 0], "rank {rank}");
         assert_eq!(seen[1][..4], [1, 2, 3, 4 + 10 * rank as u8], "rank {rank}");
-        let error = driver.exchange(&[Transfer::Send { to: ranks, address, bytes: 1 }]).unwrap_err().to_string();
+        let error = exchange(&driver, &[Transfer::Send { to: ranks, address, bytes: 1 }]).unwrap_err().to_string();
         assert!(error.contains("numbers that go to other ranks: invalid argument"), "{error}");
         assert!(!connection.is_given_up());
     };
@@ -348,13 +378,13 @@ fn nobody_waits_for_a_rank_that_is_gone() {
             assert!(connection.is_given_up());
         });
         let connection = join(&driver, nccl, id, (0, 2)).unwrap();
-        let waits = scope.spawn(|| driver.exchange(&transfer).unwrap_err().to_string());
+        let waits = scope.spawn(|| exchange(&driver, &transfer).unwrap_err().to_string());
         let begun = std::time::Instant::now();
         connection.give_up();
         connection.give_up();
         let error = waits.join().unwrap();
         assert!(error.contains("given up") || error.contains("remote process exited (aborted)"), "{error}");
-        assert!(driver.exchange(&transfer).unwrap_err().to_string().contains("was given up"));
+        assert!(exchange(&driver, &transfer).unwrap_err().to_string().contains("was given up"));
         assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     });
 }

@@ -6,13 +6,12 @@
 mod network;
 mod product;
 
-pub use network::Network;
+pub use network::{Network, Place};
 
 use osler_kernels::KernelError;
-use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap, Transfer};
+use osler_kernels::cuda::{Argument, Aside, Command, Launch, Launcher, MatrixBox, TensorMap};
 use osler_kernels::operations::Done;
 use std::ffi::{CString, c_char, c_void};
-use std::sync::Arc;
 
 /// In which order blocks and threads run, where nothing but chance decides on a device. Kernels must give the same bits in both: in one,
 /// warps go side by side; in the other, each goes as far as it can before another moves, and later blocks and threads come first.
@@ -32,14 +31,6 @@ pub struct Emulator {
     pub wgmma: bool,
     /// Which of the devices on a network it is; it may be on none.
     pub place: Option<Place>,
-}
-
-/// One of several devices.
-#[derive(Debug, Clone)]
-pub struct Place {
-    pub rank: usize,
-    pub ranks: usize,
-    pub network: Arc<Network>,
 }
 
 /// Columns of a box: 128 bytes of bf16.
@@ -103,6 +94,7 @@ fn raw(argument: &Argument) -> RawArgument {
 impl Launcher for Emulator {
     type Memory = Allocation;
     type Recording = Vec<Command>;
+    type Mark = u64;
 
     fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
         let mut units = Vec::new();
@@ -145,11 +137,23 @@ impl Launcher for Emulator {
         recording.iter().try_for_each(|command| self.run(command))
     }
 
-    fn exchange(&self, transfers: &[Transfer]) -> Done {
-        match &self.place {
-            Some(Place { rank, ranks, network }) => network.exchange(*rank, *ranks, transfers),
-            None => Err(KernelError::Launch("an emulator that is on no network was asked to reach others".into())),
+    /// At once, or as late as can be: when something waits for it.
+    fn aside(&self, work: &[Aside]) -> Result<u64, KernelError> {
+        let place =
+            self.place.as_ref().ok_or_else(|| KernelError::Launch("an emulator that is on no network was asked to reach others".into()))?;
+        let mark = place.put_off(work);
+        if self.order == Order::Forward {
+            self.wait(mark)?;
         }
+        Ok(mark)
+    }
+
+    fn wait(&self, mark: u64) -> Done {
+        let Some(place) = &self.place else { return Ok(()) };
+        place.take(mark).iter().try_for_each(|work| match work {
+            Aside::Run(command) => self.run(command),
+            Aside::Exchange(transfers) => place.exchange(transfers),
+        })
     }
 
     fn has_wgmma(&self) -> bool {

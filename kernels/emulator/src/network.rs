@@ -1,10 +1,52 @@
 //! What emulated devices of several ranks send each other: each rank is a thread of this process.
 
 use osler_kernels::KernelError;
-use osler_kernels::cuda::Transfer;
+use osler_kernels::cuda::{Aside, Transfer};
 use osler_kernels::operations::Done;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// One of several devices, and the work that it has put off.
+#[derive(Debug, Clone)]
+pub struct Place {
+    rank: usize,
+    ranks: usize,
+    network: Arc<Network>,
+    aside: Arc<Mutex<PutOff>>,
+}
+
+#[derive(Debug, Default)]
+struct PutOff {
+    work: VecDeque<Vec<Aside>>,
+    /// Pieces of work that were taken.
+    taken: u64,
+}
+
+impl Place {
+    /// The place of one of `ranks` ranks.
+    pub fn new(rank: usize, ranks: usize, network: Arc<Network>) -> Self {
+        Self { rank, ranks, network, aside: Arc::default() }
+    }
+
+    /// Keeps work for later, and gives its number.
+    pub(crate) fn put_off(&self, work: &[Aside]) -> u64 {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.work.push_back(work.to_vec());
+        aside.taken + aside.work.len() as u64
+    }
+
+    /// What was put off, up to a number.
+    pub(crate) fn take(&self, number: u64) -> Vec<Aside> {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = number.saturating_sub(aside.taken).min(aside.work.len() as u64);
+        aside.taken += count;
+        aside.work.drain(..count as usize).flatten().collect()
+    }
+
+    pub(crate) fn exchange(&self, transfers: &[Transfer]) -> Done {
+        self.network.exchange(self.rank, self.ranks, transfers)
+    }
+}
 
 /// Bytes under way between any two ranks.
 #[derive(Debug, Default)]
@@ -28,7 +70,7 @@ impl Network {
     }
 
     /// What a rank of `ranks` sends, and then what it receives.
-    pub(crate) fn exchange(&self, rank: usize, ranks: usize, transfers: &[Transfer]) -> Done {
+    fn exchange(&self, rank: usize, ranks: usize, transfers: &[Transfer]) -> Done {
         for transfer in transfers {
             match *transfer {
                 Transfer::Send { to, address, bytes } => self.send(rank, to, address, bytes),

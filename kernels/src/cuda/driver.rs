@@ -1,18 +1,21 @@
 //! A CUDA device: found, opened, and a [`Launcher`]. **Nothing here but what happens without a device has run yet**: the rest is checked by
 //! the compiler alone, and waits for a chip.
 //!
-//! One stream carries all work in the order in which it is asked for, so nothing else orders it.
+//! One stream carries all work in the order in which it is asked for, so nothing else orders it; what goes to other ranks is on a second, and
+//! events order the two where `aside` and `wait` say so.
 
 use super::architecture::Architecture;
 use super::compile::{Compiler, Origin, Source};
-use super::launcher::{Argument, Command, Launch, Launcher, MatrixBox, TensorMap, Transfer};
+use super::launcher::{Argument, Aside, Command, Launch, Launcher, MatrixBox, TensorMap};
 use super::library::Library;
 use super::nccl::{Connection, Id, Nccl};
 use super::products::Products;
 use super::units::{UNITS, Unit};
 use crate::KernelError;
 use crate::operations::Done;
-use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys,
+};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -93,6 +96,8 @@ pub struct Driver {
     not_kept: Option<String>,
     /// To the devices of other ranks, once they are joined.
     connection: OnceLock<Arc<Connection>>,
+    /// For what goes to other ranks.
+    beside: Arc<CudaStream>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -127,9 +132,11 @@ impl Driver {
         let compiler = Compiler::open(options.libraries, options.cache.map(Path::to_path_buf))?;
         Library::MatrixProducts.open(options.libraries)?;
         let context = CudaContext::new(options.ordinal).map_err(failed("the device does not open"))?;
-        // SAFETY: no stream beside the one below is ever made, so no event is needed to order two.
+        // SAFETY: of the two streams below, memory is allocated, copied and freed on the first alone, and `aside` and `wait` order the other.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed("the device gives no stream"))?;
+        let [stream, beside] =
+            [context.new_stream(), first_in_line(&context)].map(|stream| stream.map_err(failed("the device gives no stream")));
+        let (stream, beside) = (stream?, beside?);
         keep_freed_memory(&context)?;
         let (mut kernels, mut not_kept) = (HashMap::new(), None);
         for unit in UNITS.iter().filter(|unit| found.architecture.runs(unit)) {
@@ -144,7 +151,7 @@ impl Driver {
             }
         }
         let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
-        Ok(Self { found, kernels, products, not_kept, connection: OnceLock::new(), stream, context })
+        Ok(Self { found, kernels, products, not_kept, connection: OnceLock::new(), beside, stream, context })
     }
 
     /// Name, architecture and memory.
@@ -227,7 +234,7 @@ impl Driver {
     }
 
     /// Starts a kernel. The context is this thread's.
-    fn launch(&self, launch: &Launch, arguments: &[Argument]) -> Done {
+    fn launch(&self, launch: &Launch, arguments: &[Argument], stream: &CudaStream) -> Done {
         let Some(kernel) = self.kernels.get(launch.kernel) else {
             let architecture = self.found.architecture;
             return Err(KernelError::Launch(format!("no kernel `{}` is loaded for {architecture}", launch.kernel)));
@@ -238,7 +245,7 @@ impl Driver {
         }
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let [x, y, z] = launch.grid;
-        // SAFETY: function and stream live, and are of this context, which is this thread's (`run` sees to it); there is a pointer to a value of the right
+        // SAFETY: function and stream live, and are of this context, which is this thread's (`run` and `aside` see to it); there is a pointer to a value of the right
         // size for each parameter, which the call copies. Addresses among them are of the device: what a kernel does there, right or wrong,
         // touches no memory of the host.
         let launched = unsafe {
@@ -247,7 +254,7 @@ impl Driver {
                 (x, y, z),
                 (launch.threads, 1, 1),
                 launch.shared_bytes,
-                self.stream.cu_stream(),
+                stream.cu_stream(),
                 &mut pointers,
             )
         };
@@ -258,6 +265,7 @@ impl Driver {
 impl Launcher for Driver {
     type Memory = CudaSlice<u8>;
     type Recording = Recording;
+    type Mark = CudaEvent;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // The driver gives no memory of no bytes; one stands for them.
@@ -292,7 +300,7 @@ impl Launcher for Driver {
         self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
         let stream = self.stream.cu_stream();
         match command {
-            Command::Launch(launch, arguments) => self.launch(launch, arguments),
+            Command::Launch(launch, arguments) => self.launch(launch, arguments, &self.stream),
             // A thread that panicked left at most a choice out.
             Command::Multiply(product) => self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product),
             &Command::Copy { from, to, bytes } => {
@@ -323,10 +331,25 @@ impl Launcher for Driver {
         recording.0.launch().map_err(launch_failed("a recorded list of commands"))
     }
 
-    fn exchange(&self, transfers: &[Transfer]) -> Done {
-        let alone = || KernelError::Launch("numbers that go to other ranks, whose devices this one was not joined with".into());
-        self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
-        self.connection.get().ok_or_else(alone)?.start(transfers, self.stream.cu_stream().cast())
+    fn aside(&self, work: &[Aside]) -> Result<CudaEvent, KernelError> {
+        let refused = launch_failed("work beside the rest");
+        let before = self.stream.record_event(None).map_err(&refused)?;
+        self.beside.wait(&before).map_err(&refused)?;
+        for one in work {
+            match one {
+                Aside::Run(Command::Launch(launch, arguments)) => self.launch(launch, arguments, &self.beside)?,
+                Aside::Run(_) => return Err(KernelError::Launch("work beside the rest: kernels and transfers alone".into())),
+                Aside::Exchange(transfers) => {
+                    let alone = || KernelError::Launch("numbers that go to other ranks, whose devices this one was not joined with".into());
+                    self.connection.get().ok_or_else(alone)?.start(transfers, self.beside.cu_stream().cast())?;
+                }
+            }
+        }
+        self.beside.record_event(None).map_err(&refused)
+    }
+
+    fn wait(&self, mark: CudaEvent) -> Done {
+        self.stream.wait(&mark).map_err(launch_failed("work beside the rest"))
     }
 
     fn has_wgmma(&self) -> bool {
@@ -373,7 +396,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // What goes to other ranks is to arrive before the connection is closed, unless it never will.
         if self.connection.get().is_some_and(|connection| !connection.is_given_up()) {
-            let _ = self.synchronize();
+            let _ = self.beside.synchronize();
         }
     }
 }
@@ -424,6 +447,13 @@ impl Architecture {
     fn runs(self, unit: &Unit) -> bool {
         self.has_wgmma() || !unit.needs_wgmma
     }
+}
+
+/// A stream whose blocks run before others that wait: they are few, and other ranks wait for them.
+fn first_in_line(context: &Arc<CudaContext>) -> Result<Arc<CudaStream>, DriverError> {
+    context.bind_to_thread()?;
+    let (_least, most) = result::stream::get_priority_range()?;
+    context.new_stream_with_priority(most)
 }
 
 /// `at .. at + len`, if it lies within `whole`.

@@ -1,7 +1,9 @@
-//! Gradients that go to the rank that holds their sum, and weights that come from it, from device to device.
+//! Gradients that go to the rank that holds their sum, and weights that come from it, from device to device. Gradients go while the device
+//! computes the next ones.
 
-use super::launcher::Transfer;
-use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks};
+use super::launcher::{Aside, Command, Transfer};
+use super::lists::Held;
+use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, lock};
 use crate::KernelError;
 use crate::operations::Done;
 use std::ops::Range;
@@ -11,6 +13,21 @@ const KERNEL: &str = "add_in_order";
 /// Memory for what comes from other ranks until it is added, in bytes: large enough for links to run at their speed (a quarter of a
 /// millisecond at 450 GB/s), small beside a layer's gradients.
 pub const STAGING_BYTES: usize = 128 << 20;
+
+/// What is under way between this device and others'.
+#[derive(Debug)]
+pub(super) struct Exchange<L: Launcher> {
+    /// For what comes from others, and how many bytes.
+    staging: Option<(usize, Held<L::Memory>)>,
+    /// The end of what was asked for last.
+    mark: Option<L::Mark>,
+}
+
+impl<L: Launcher> Default for Exchange<L> {
+    fn default() -> Self {
+        Self { staging: None, mark: None }
+    }
+}
 
 /// Bytes of it that a rank needs at most, of `ranks`, where none holds more than `longest` numbers of what is added at the same time.
 pub fn staging_bytes(ranks: usize, longest: usize) -> usize {
@@ -62,6 +79,9 @@ impl<L: Launcher> Gpu<L> {
     /// Adds what ranks have of several tensors to the sums of their owners, in order of rank, whatever comes first. All ranks call it with the
     /// same tensors in the same order.
     ///
+    /// Begins after what was started before, and goes beside what comes next: the tensors may be written again after the next call but one,
+    /// sums be read and memory be given back after [`settle`](Self::settle).
+    ///
     /// Each owner's tensors are laid end to end and cut where the staging memory ends, so that in each turn all owners receive at the same time.
     ///
     /// # Errors
@@ -92,15 +112,25 @@ impl<L: Launcher> Gpu<L> {
             }
         }
         let others = round.from.len() - usize::from(takes);
-        let stride = stride(round.from.len(), staging_bytes);
-        let longest = longest(reductions);
-        self.with_scratch(others * stride.min(longest) * size_of::<f32>(), |staging| {
-            (0..longest).step_by(stride).try_for_each(|begin| self.turn(round, reductions, staging, begin..begin + stride.min(longest)))
+        let (stride, longest) = (stride(round.from.len(), staging_bytes), longest(reductions));
+        self.with_staging(others * stride.min(longest) * size_of::<f32>(), |staging| {
+            let mut work = Vec::new();
+            for begin in (0..longest).step_by(stride) {
+                self.turn(round, reductions, staging, begin..begin + stride.min(longest), &mut work)?;
+            }
+            Ok(work)
         })
     }
 
-    /// Moves and adds those numbers of each owner's tensors.
-    fn turn(&self, round: Round<'_>, reductions: &mut [Reduction<'_, L>], staging: u64, window: Range<usize>) -> Done {
+    /// What moves and adds those numbers of each owner's tensors.
+    fn turn(
+        &self,
+        round: Round<'_>,
+        reductions: &mut [Reduction<'_, L>],
+        staging: u64,
+        window: Range<usize>,
+        work: &mut Vec<Aside>,
+    ) -> Done {
         let (stride, pieces) = (window.len(), pieces(reductions, window));
         let at = |place: usize| (place * size_of::<f32>()) as u64;
         let mut transfers = Vec::new();
@@ -117,7 +147,9 @@ impl<L: Launcher> Gpu<L> {
                 transfers.push(Transfer::Send { to: *owner, address: self.address(own, numbers.start), bytes });
             }
         }
-        self.exchange(&transfers)?;
+        if !transfers.is_empty() {
+            work.push(Aside::Exchange(transfers));
+        }
         let own_place = round.from.iter().position(|&from| from == round.rank).unwrap_or(round.from.len());
         for Piece { reduction, numbers, place } in &pieces {
             let Reduction { owner, own, sum: Some(sum) } = &mut reductions[*reduction] else { continue };
@@ -125,7 +157,7 @@ impl<L: Launcher> Gpu<L> {
                 continue;
             }
             let launch = Launch { kernel: KERNEL, grid: [blocks(KERNEL, numbers.len(), 256)?, 1, 1], threads: 256, shared_bytes: 0 };
-            let arguments = [
+            let arguments = vec![
                 Argument::Pointer(self.address(sum, numbers.start)),
                 own.map_or(ABSENT, |own| Argument::Pointer(self.address(own, numbers.start))),
                 Argument::Pointer(staging + at(*place)),
@@ -135,12 +167,12 @@ impl<L: Launcher> Gpu<L> {
                 Argument::U64(stride as u64),
                 Argument::U64(numbers.len() as u64),
             ];
-            self.launch(launch, &arguments)?;
+            work.push(Aside::Run(Command::Launch(launch, arguments)));
         }
         Ok(())
     }
 
-    /// Copies each tensor from its owner to all other ranks. All call it with the same tensors in the same order.
+    /// Copies each tensor from its owner to all other ranks. All call it with the same tensors in the same order. What comes next waits for it.
     ///
     /// # Errors
     /// Those of the device.
@@ -150,16 +182,51 @@ impl<L: Launcher> Gpu<L> {
             address: self.address(tensor, 0),
             bytes: tensor.len * size_of::<u16>(),
         };
-        self.exchange(&owners.iter().zip(tensors).map(transfer).collect::<Vec<_>>())
+        let transfers: Vec<_> = owners.iter().zip(tensors).map(transfer).filter(|transfer| transfer.bytes() > 0).collect();
+        let work = if transfers.is_empty() { Vec::new() } else { vec![Aside::Exchange(transfers)] };
+        self.with_staging(0, |_| Ok(work))?;
+        self.settle()
     }
 
-    /// Starts transfers, after what has been listed so far.
-    fn exchange(&self, transfers: &[Transfer]) -> Done {
-        if transfers.is_empty() {
+    /// Lets what comes next wait for all that goes beside it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn settle(&self) -> Done {
+        self.wait_for(lock(&self.exchange).mark.take())
+    }
+
+    fn wait_for(&self, mark: Option<L::Mark>) -> Done {
+        let Some(mark) = mark else { return Ok(()) };
+        self.start_listed()?;
+        self.launcher.wait(mark)
+    }
+
+    /// Starts aside what `work` makes of the address of so much staging memory, and lets what comes next wait for what was aside before.
+    fn with_staging(&self, bytes: usize, work: impl FnOnce(u64) -> Result<Vec<Aside>, KernelError>) -> Done {
+        let mut exchange = lock(&self.exchange);
+        if exchange.staging.as_ref().is_none_or(|(held, _)| *held < bytes) {
+            // What uses the old one is to end first, and the two need not fit together.
+            self.wait_for(exchange.mark.take())?;
+            exchange.staging = None;
+            exchange.staging = Some((bytes, self.allocate(bytes)?));
+        }
+        let Some((_, staging)) = &exchange.staging else { return Err(KernelError::Memory { bytes }) };
+        let work = work(self.launcher.address(staging))?;
+        if work.is_empty() {
             return Ok(());
         }
         self.start_listed()?;
-        self.launcher.exchange(transfers)
+        let mark = self.launcher.aside(&work)?;
+        let before = exchange.mark.replace(mark);
+        self.wait_for(before)
+    }
+}
+
+impl Transfer {
+    fn bytes(&self) -> usize {
+        let (Self::Send { bytes, .. } | Self::Receive { bytes, .. } | Self::Broadcast { bytes, .. }) = *self;
+        bytes
     }
 }
 

@@ -15,6 +15,8 @@ pub trait Launcher: Send + Sync + Debug {
     type Memory: Send + Sync + Debug;
     /// A list of commands that the device takes as one.
     type Recording: Send + Debug;
+    /// The end of some work that is aside.
+    type Mark: Send + Debug;
 
     /// `bytes` zeros, aligned to 16 bytes at least.
     ///
@@ -36,11 +38,12 @@ pub trait Launcher: Send + Sync + Debug {
     fn record(&self, commands: &[Command]) -> Result<Self::Recording, KernelError>;
     /// Starts all commands of a recording.
     fn replay(&self, recording: &Self::Recording) -> Done;
-    /// Starts transfers to and from the devices of other ranks, all at the same time, after all that was started before. Of those between two
-    /// ranks the first that is sent goes where the first is received.
+    /// Starts work beside what comes next, after all that was started before and after what is aside already, and gives a mark of its end.
     ///
     /// Never part of a recording: NCCL wants all ranks of a transfer to record it or none, and each decides for itself.
-    fn exchange(&self, transfers: &[Transfer]) -> Done;
+    fn aside(&self, work: &[Aside]) -> Result<Self::Mark, KernelError>;
+    /// Lets what is started from now on wait for the end of what is aside, up to a mark.
+    fn wait(&self, mark: Self::Mark) -> Done;
     /// Whether it runs the units for Hopper alone (`sm_90a`).
     fn has_wgmma(&self) -> bool;
     /// Multiprocessors: how many blocks run at once, of kernels that take one each.
@@ -65,6 +68,15 @@ pub enum Command {
         address: u64,
         bytes: usize,
     },
+}
+
+/// Work beside the rest.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Aside {
+    Run(Command),
+    /// Transfers to and from the devices of other ranks, all at the same time. Of those between two ranks the first that is sent goes where the
+    /// first is received.
+    Exchange(Vec<Transfer>),
 }
 
 /// Bytes that go from one rank's device to another's.

@@ -30,13 +30,14 @@ mod swiglu;
 pub mod units;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
-pub use launcher::{ABSENT, Argument, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
+pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
 use crate::checks::{expect_len, range};
 use crate::operations::{Done, Memory};
 use buffer::Facts;
+use exchange::Exchange;
 use lists::{Constants, Held, Known, Lists};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +52,7 @@ pub struct Gpu<L: Launcher> {
     lists: Arc<Lists<L::Memory>>,
     known: Mutex<Known<L::Recording>>,
     constants: Mutex<Option<Constants<L::Memory>>>,
+    exchange: Mutex<Exchange<L>>,
     /// The last to go: what is above is its.
     launcher: L,
 }
@@ -76,6 +78,7 @@ impl<L: Launcher> Gpu<L> {
             lists: Arc::default(),
             known: Mutex::default(),
             constants: Mutex::default(),
+            exchange: Mutex::default(),
         }
     }
 

@@ -13,7 +13,7 @@ namespace {
 constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, NOT_WHILE_RECORDED = 900;
 constexpr size_t MEMORY_BYTES = size_t(1) << 32;
 thread_local void* current = nullptr;
-char context, stream_object, pool;
+char context, stream_object, beside, pool;
 std::mutex memory;  // of the two below
 std::map<uint64_t, size_t> allocated;
 size_t used = 0;
@@ -21,7 +21,17 @@ size_t used = 0;
 // What is asked of the one stream while it is being recorded, instead of being done.
 using Graph = std::vector<std::function<int()>>;
 thread_local Graph* recorded = nullptr;
-int ask(std::function<int()> work) {
+// What is asked of the other stream, until the one waits for it.
+thread_local Graph put_off;
+int catch_up() {
+    Graph work;
+    work.swap(put_off);
+    for (const auto& one : work)
+        if (const int error = one()) return error;
+    return SUCCESS;
+}
+int ask(std::function<int()> work, void* stream = &stream_object) {
+    if (stream == &beside) return put_off.push_back(std::move(work)), SUCCESS;
     if (!recorded) return work();
     return recorded->push_back(std::move(work)), SUCCESS;
 }
@@ -78,8 +88,21 @@ CALL(cuStreamCreate, void** stream, unsigned) {
     NEEDS_CONTEXT;
     return *stream = &stream_object, SUCCESS;
 }
+CALL(cuCtxGetStreamPriorityRange, int* least, int* most) {
+    NEEDS_CONTEXT;
+    return *least = 0, *most = -5, SUCCESS;
+}
+CALL(cuStreamCreateWithPriority, void** stream, unsigned flags, int priority) {
+    NEEDS_CONTEXT;
+    return *stream = &beside, flags == 1 && priority == -5 ? SUCCESS : INVALID_VALUE;
+}
+CALL(cuStreamWaitEvent, void* stream, void* event, unsigned) {
+    NEEDS_CONTEXT;
+    if ((stream != &stream_object && stream != &beside) || !*static_cast<int*>(event)) return INVALID_VALUE;
+    return stream == &stream_object ? catch_up() : SUCCESS;
+}
 CALL(cuStreamDestroy_v2, void*) { return SUCCESS; }
-CALL(cuStreamSynchronize, void*) { return recorded ? NOT_WHILE_RECORDED : SUCCESS; }
+CALL(cuStreamSynchronize, void* stream) { return recorded ? NOT_WHILE_RECORDED : stream == &beside ? catch_up() : SUCCESS; }
 CALL(cuStreamBeginCapture_v2, void*, int mode) {
     if (recorded || mode != 1) return INVALID_VALUE;
     return recorded = new Graph(), SUCCESS;
@@ -160,7 +183,7 @@ CALL(cuFuncGetParamInfo, const Function* function, size_t index, size_t* offset,
 CALL(cuLaunchKernel, const Function* function, unsigned x, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned, void* stream,
      void** arguments, void** extra) {
     NEEDS_CONTEXT;
-    if (stream != &stream_object || extra || function->name != std::string("add_partials")) return NOT_FOUND;
+    if ((stream != &stream_object && stream != &beside) || extra || function->name != std::string("add_partials")) return NOT_FOUND;
     auto output = reinterpret_cast<float*>(*static_cast<uint64_t*>(arguments[0]));
     auto partials = reinterpret_cast<float*>(*static_cast<uint64_t*>(arguments[1]));
     const auto parts = *static_cast<uint32_t*>(arguments[2]);
@@ -169,7 +192,7 @@ CALL(cuLaunchKernel, const Function* function, unsigned x, unsigned, unsigned, u
         for (uint64_t column = 0; column < uint64_t(x) * threads && column < columns; column++)
             for (uint32_t part = 0; part < parts; part++) output[column] += partials[part * columns + column];
         return SUCCESS;
-    });
+    }, stream);
 }
 // The map is its arguments, in order: a matrix of bf16, swizzled by 128 bytes, zeros outside.
 CALL(cuTensorMapEncodeTiled, uint64_t* map, int type, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,

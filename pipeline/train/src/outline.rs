@@ -23,8 +23,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryTable {
     pub weights: u64,
-    /// The sums of a step, and those of one layer and of what is outside the layers in a pass; of several ranks with GPUs, also what comes
-    /// from others until it is added.
+    /// The sums of a step, and those of one layer and of what is outside the layers in a pass; of several ranks with GPUs those of two
+    /// layers, and what comes from others until it is added.
     pub gradients: u64,
     /// Moments, and master weights where stored ones are coarser.
     pub optimiser: u64,
@@ -49,7 +49,8 @@ impl MemoryTable {
         let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
         let fullest = fullest(&model.parameters, &owners);
         let MachineSettings { ranks, sums_in_any_order, .. } = recipe.machine;
-        passes::gradients(&counter, &model.parameters, passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order))?;
+        let are_in_sums = passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order);
+        passes::gradients(&counter, &model.parameters, are_in_sums, are_devices(recipe))?;
         Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
         let gradients = counter.take() + staging_bytes(recipe, &model.parameters, &owners);
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
@@ -137,12 +138,17 @@ impl Budget {
     }
 }
 
+/// Whether ranks reach each other from device to device.
+fn are_devices(recipe: &Recipe) -> bool {
+    recipe.machine.ranks > 1 && recipe.device != "cpu"
+}
+
 /// What a rank with a GPU needs for gradients that come from others.
 fn staging_bytes(recipe: &Recipe, parameters: &Parameters, owners: &[usize]) -> u64 {
-    let ranks = recipe.machine.ranks as usize;
-    if ranks < 2 || recipe.device == "cpu" {
+    if !are_devices(recipe) {
         return 0;
     }
+    let ranks = recipe.machine.ranks as usize;
     let of = |rank: usize, group: Range<usize>| group.filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum();
     let longest =
         parameters.backward().flat_map(|group| (0..ranks).map(move |rank| (rank, group.clone()))).map(|(rank, group)| of(rank, group));
@@ -395,12 +401,19 @@ mod tests {
                 assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations));
                 assert_eq!((of_rank.optimiser, of_rank.gradients), (2 * largest, one.gradients - all + largest));
                 assert!(largest >= all / u64::from(ranks) && largest < all);
-                // GPUs keep what comes from others, of the rank that holds most of a layer or of what is outside the layers.
+                // GPUs keep two layers' gradients (there are no more), and what comes from others, of the rank that has most of a layer or of what
+                // is outside the layers.
                 let machine = MachineSettings { ranks, ..MachineSettings::default() };
                 let device = Recipe { device: "cuda".into(), machine, ..Recipe::default() };
                 let more = MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().gradients - of_rank.gradients;
-                let embedding = parameters.list[parameters.embedding].len() as u64;
-                assert!((u64::from(ranks - 1) * 4 * embedding..all * u64::from(ranks - 1)).contains(&more), "{more}");
+                let layer: usize = parameters.layers[1].parameters().map(|at| parameters.list[at].len()).sum();
+                let largest = parameters.list.iter().map(|parameter| parameter.len()).max().unwrap();
+                let staging = more - 4 * layer as u64;
+                assert!(
+                    parameters.layers.len() == 2
+                        && staging >= u64::from(ranks - 1) * 4 * largest as u64
+                        && staging < all * u64::from(ranks - 1)
+                );
             }
         }
     }

@@ -163,8 +163,8 @@ impl<O: Operations> Trainer<O> {
     pub fn new(ops: &O, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let owners = ranks::owners(&model.parameters, ranks.ranks());
         let holds = |at: usize| owners[at] == ranks.rank();
-        let grads =
-            passes::gradients(ops, &model.parameters, passes::are_in_sums(ranks.ranks(), plan.accumulation, plan.sums_in_any_order))?;
+        let are_in_sums = passes::are_in_sums(ranks.ranks(), plan.accumulation, plan.sums_in_any_order);
+        let grads = passes::gradients(ops, &model.parameters, are_in_sums, ranks.overlaps())?;
         let sums = Gradients::of_part(ops, &model.parameters, holds)?;
         let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
         Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })

@@ -3,7 +3,7 @@
 use osler_kernels::KernelError;
 use osler_kernels::cuda::driver::Driver;
 use osler_kernels::cuda::nccl::Nccl;
-use osler_kernels::cuda::{Launcher, Transfer};
+use osler_kernels::cuda::{Aside, Launcher, Transfer};
 use std::path::PathBuf;
 
 /// What a user calls it by.
@@ -40,8 +40,8 @@ fn arrives(driver: &Driver, nccl: Nccl) -> Result<bool, KernelError> {
     let both = pieces.map(|(at, bytes)| {
         [Transfer::Send { to: 0, address: from_address + at, bytes }, Transfer::Receive { from: 0, address: to_address + at, bytes }]
     });
-    driver.exchange(both.as_flattened())?;
-    driver.exchange(&[Transfer::Broadcast { root: 0, address: to_address, bytes: BYTES }])?;
+    let broadcast = Transfer::Broadcast { root: 0, address: to_address, bytes: BYTES };
+    driver.wait(driver.aside(&[Aside::Exchange(both.as_flattened().to_vec()), Aside::Exchange(vec![broadcast])])?)?;
     let mut got = vec![0; BYTES];
     driver.read(&to, 0, &mut got)?;
     Ok(got == sent)

@@ -2,7 +2,7 @@
 
 use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::{Visitor, Work};
-use osler_kernels::cuda::{Command, Gpu, Launcher, MatrixBox, TensorMap, Transfer};
+use osler_kernels::cuda::{Aside, Command, Gpu, Launcher, MatrixBox, TensorMap};
 use osler_kernels::operations::Done;
 use osler_kernels::{Cpu, KernelError};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,6 +60,7 @@ pub struct Watched {
 impl Launcher for Watched {
     type Memory = Allocation;
     type Recording = Vec<Command>;
+    type Mark = u64;
 
     fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
         self.device.allocate(bytes)
@@ -95,8 +96,12 @@ impl Launcher for Watched {
         self.device.replay(recording)
     }
 
-    fn exchange(&self, transfers: &[Transfer]) -> Done {
-        self.device.exchange(transfers)
+    fn aside(&self, work: &[Aside]) -> Result<u64, KernelError> {
+        self.device.aside(work)
+    }
+
+    fn wait(&self, mark: u64) -> Done {
+        self.device.wait(mark)
     }
 
     fn has_wgmma(&self) -> bool {

@@ -43,17 +43,18 @@ impl<O: Memory> Gradients<O> {
         Ok(grads)
     }
 
-    /// Zeros for a pass whose gradients are taken layer by layer: all layers have one set of buffers, which has to be [cleared](Self::clear_one)
-    /// when the next layer comes.
+    /// Zeros for a pass whose gradients are taken layer by layer: the layers take turns with so many sets of buffers, which have to be
+    /// [cleared](Self::clear_one) when the next layer comes to them.
     ///
     /// # Errors
     /// [`ModelError::Kernel`].
-    pub fn of_pass(ops: &O, parameters: &Parameters) -> Result<Self, ModelError> {
+    pub fn of_pass(ops: &O, parameters: &Parameters, sets: usize) -> Result<Self, ModelError> {
         let first = parameters.layers.first().map_or(0..0, |layer| layer.parameters());
-        let later = |at: usize| at >= first.end && at < parameters.norm;
+        let shared = sets * first.len();
+        let later = |at: usize| at >= first.start + shared && at < parameters.norm;
         let mut grads = Self::of_part(ops, parameters, |at| !later(at))?;
         for at in (0..parameters.list.len()).filter(|&at| later(at)) {
-            grads.places[at] = grads.places[first.start + (at - first.start) % first.len()];
+            grads.places[at] = grads.places[first.start + (at - first.start) % shared];
         }
         Ok(grads)
     }

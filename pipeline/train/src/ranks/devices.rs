@@ -119,6 +119,14 @@ impl<L: Launcher> Communicator<Gpu<L>> for Devices {
         Communicator::<Gpu<L>>::failure(&self.mesh)
     }
 
+    fn overlaps(&self) -> bool {
+        true
+    }
+
+    fn settle(&mut self, ops: &Gpu<L>) -> Result<(), ModelError> {
+        Ok(ops.settle()?)
+    }
+
     fn reduce(&mut self, ops: &Gpu<L>, round: Round<'_>, addends: Vec<Addends<'_, Gpu<L>>>) -> Result<(), ModelError> {
         let round = exchange::Round { rank: self.mesh.rank, from: round.from, begins: round.begins };
         let reduction = |Addends { owner, own, sum, .. }| Reduction { owner, own: own.map(|own: &mut _| &*own), sum };

@@ -46,7 +46,7 @@ pub enum Topic {
 
 /// One rank's way to the others. All ranks call the same methods in the same order, but for a sender and its receiver.
 ///
-/// A transport gives the first methods, which move numbers of the host. The last two move buffers of the device and go through the host block
+/// A transport gives the first methods, which move numbers of the host. The last move buffers of the device and go through the host block
 /// by block; [`Devices`] with a network of their own have their own.
 pub trait Communicator<O: Operations>: Debug + Send {
     /// Which of the ranks this is, from 0.
@@ -75,7 +75,21 @@ pub trait Communicator<O: Operations>: Debug + Send {
         None
     }
 
-    /// Adds the gradients that ranks have of some parameters to the sums that their owners hold, in order of rank.
+    /// Whether gradients are still read while the ones after the next are computed, which so need buffers of their own.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// Sees to it that all that was reduced is in the sums, and that gradients are read no more.
+    ///
+    /// # Errors
+    /// [`RankError`], and those of the device.
+    fn settle(&mut self, _ops: &O) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Adds the gradients that ranks have of some parameters to the sums that their owners hold, in order of rank. Where it
+    /// [overlaps](Self::overlaps), it is done when the next but one returns, or after [`settle`](Self::settle).
     ///
     /// # Errors
     /// [`RankError`], and those of the device.

@@ -95,9 +95,19 @@ pub(crate) fn are_in_sums(ranks: usize, num_passes: u32, in_any_order: bool) -> 
     ranks == 1 && (num_passes <= 1 || in_any_order)
 }
 
-/// Room for the gradients of a pass, layer by layer; none where they are the sums'.
-pub(crate) fn gradients<O: Memory>(memory: &O, parameters: &Parameters, are_in_sums: bool) -> Result<Gradients<O>, ModelError> {
-    if are_in_sums { Gradients::of_part(memory, parameters, |_| false) } else { Gradients::of_pass(memory, parameters) }
+/// Room for the gradients of a pass, layer by layer; none where they are the sums'. Where they are read while the next layer's are computed,
+/// two layers have theirs.
+pub(crate) fn gradients<O: Memory>(
+    memory: &O,
+    parameters: &Parameters,
+    are_in_sums: bool,
+    overlaps: bool,
+) -> Result<Gradients<O>, ModelError> {
+    if are_in_sums {
+        Gradients::of_part(memory, parameters, |_| false)
+    } else {
+        Gradients::of_pass(memory, parameters, if overlaps { 2 } else { 1 })
+    }
 }
 
 impl<O: Operations> Trainer<O> {
@@ -152,7 +162,12 @@ impl<O: Operations> Trainer<O> {
                 }
             }
             begins &= from.is_empty();
+            // The next pass begins with the head, which then is the embedding, whose gradient was the last to go.
+            if model.config.tied {
+                ranks.settle(ops)?;
+            }
         }
+        ranks.settle(ops)?;
         Ok(told)
     }
 
