@@ -305,6 +305,8 @@ pub trait Operations: Memory + Sync {
     fn read_bytes(&self, buffer: &Self::Bytes, at: usize, values: &mut [u8]) -> Done;
     /// Copies all of `from` to `to[at..]`.
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done;
+    /// Copies all of `from` to `to[at..]`.
+    fn copy_exact(&self, from: &Self::Exact, to: &mut Self::Exact, at: usize) -> Done;
     /// Sets every value to zero.
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done;
     /// Sets every value to zero.

@@ -119,7 +119,13 @@ fn memory_is_zero_and_is_copied_to_the_byte() {
     driver.read(&empty, 0, &mut []).unwrap();
     assert!(matches!(driver.allocate(1 << 46), Err(KernelError::Memory { bytes }) if bytes == 1 << 46));
     driver.synchronize().unwrap();
-    assert_eq!(driver.pinned(64).unwrap().as_slice().unwrap(), [0; 64]);
+    // More than one piece, and more pieces than are under way at a time.
+    let long: Vec<u8> = (0..(20 << 20) + 7).map(|at: usize| (at % 251) as u8).collect();
+    let mut held = driver.allocate(long.len() + 1).unwrap();
+    driver.write(&mut held, 1, &long).unwrap();
+    let mut seen = vec![1; long.len() + 1];
+    driver.read(&held, 0, &mut seen).unwrap();
+    assert!(seen[0] == 0 && seen[1..] == long[..]);
 }
 
 #[test]

@@ -186,6 +186,12 @@ impl<F: Number> Operations for Cpu<F> {
         Ok(())
     }
 
+    fn copy_exact(&self, from: &Vec<F>, to: &mut Vec<F>, at: usize) -> Done {
+        let range = range("from", at, from.len(), to.len())?;
+        to[range].copy_from_slice(from);
+        Ok(())
+    }
+
     fn zero_stored(&self, buffer: &mut Vec<F>) -> Done {
         buffer.fill(F::ZERO);
         Ok(())

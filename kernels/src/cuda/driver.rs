@@ -11,11 +11,10 @@ use super::library::Library;
 use super::nccl::{Connection, Id, Nccl};
 use super::products::Products;
 use super::units::{UNITS, Unit};
+use super::uploads::Uploads;
 use crate::KernelError;
 use crate::operations::Done;
-use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys,
-};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -93,6 +92,7 @@ pub struct Driver {
     found: Found,
     kernels: HashMap<&'static str, Kernel>,
     products: Mutex<Products>,
+    uploads: Mutex<Uploads>,
     not_kept: Option<String>,
     /// To the devices of other ranks, once they are joined.
     connection: OnceLock<Arc<Connection>>,
@@ -151,7 +151,7 @@ impl Driver {
             }
         }
         let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
-        Ok(Self { found, kernels, products, not_kept, connection: OnceLock::new(), beside, stream, context })
+        Ok(Self { found, kernels, products, uploads: Mutex::default(), not_kept, connection: OnceLock::new(), beside, stream, context })
     }
 
     /// Name, architecture and memory.
@@ -170,20 +170,6 @@ impl Driver {
     /// [`KernelError::Launch`].
     pub fn memory_bytes(&self) -> Result<(usize, usize), KernelError> {
         self.context.mem_get_info().map_err(launch_failed("the device does not say what memory it has"))
-    }
-
-    /// Host memory that the device copies to and from while the host does something else: `len` zeros, fast for the host to read, too.
-    ///
-    /// # Errors
-    /// [`KernelError::Launch`].
-    pub fn pinned(&self, len: usize) -> Result<PinnedHostSlice<u8>, KernelError> {
-        let refused = launch_failed("the system gives no pinned memory");
-        // SAFETY: what the call leaves unset is set below. The flags are not for write-combined memory, which the host reads slowly.
-        let mut pinned = unsafe { self.context.alloc_pinned_with_flags::<u8>(len, 0) }.map_err(&refused)?;
-        let start = pinned.as_mut_ptr().map_err(&refused)?;
-        // SAFETY: `start` is of `len` bytes that nothing else uses.
-        unsafe { start.write_bytes(0, len) };
-        Ok(pinned)
     }
 
     /// Waits for all work.
@@ -282,10 +268,14 @@ impl Launcher for Driver {
     }
 
     fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done {
-        let Some(mut to) = within(at, bytes.len(), memory.len()).and_then(|range| memory.try_slice_mut(range)) else {
+        if within(at, bytes.len(), memory.len()).is_none() {
             return Err(outside("bytes", memory, at, bytes.len()));
-        };
-        self.stream.memcpy_htod(bytes, &mut to).map_err(launch_failed("a copy to the device"))
+        }
+        let refused = launch_failed("a copy to the device");
+        self.context.bind_to_thread().map_err(&refused)?;
+        // A thread that panicked left at most a slot out.
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.copy(&self.stream, self.address(memory) + at as u64, bytes).map_err(refused)
     }
 
     fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done {

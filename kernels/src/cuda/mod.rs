@@ -28,6 +28,7 @@ mod sort;
 mod sums;
 mod swiglu;
 pub mod units;
+mod uploads;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
 pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
@@ -146,6 +147,15 @@ impl<L: Launcher> Gpu<L> {
             return Ok(());
         }
         self.run(Command::Launch(launch, arguments.to_vec()))
+    }
+
+    /// Copies all of `from` to `to[at..]`.
+    fn copy<T: Element>(&self, from: &Buffer<L::Memory, T>, to: &Buffer<L::Memory, T>, at: usize) -> Done {
+        range("from", at, from.len, to.len)?;
+        if from.len == 0 {
+            return Ok(());
+        }
+        self.run(Command::Copy { from: self.address(from, 0), to: self.address(to, at), bytes: from.len * T::BYTES })
     }
 
     /// Sets every number to zero.

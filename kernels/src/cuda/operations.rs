@@ -3,7 +3,7 @@
 use super::attention::Saved;
 use super::buffer::{Facts, join, rest_of};
 use super::head_loss::Gradients;
-use super::{Bf16, Command, Element, Gpu, Launcher, expect_len};
+use super::{Gpu, Launcher, expect_len};
 use crate::KernelError;
 use crate::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Operations, RotaryShape, RouteShape,
@@ -65,11 +65,11 @@ impl<L: Launcher> Operations for Gpu<L> {
     }
 
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done {
-        super::range("from", at, from.len, to.len)?;
-        if from.len == 0 {
-            return Ok(());
-        }
-        self.run(Command::Copy { from: self.address(from, 0), to: self.address(to, at), bytes: from.len * Bf16::BYTES })
+        self.copy(from, to, at)
+    }
+
+    fn copy_exact(&self, from: &Self::Exact, to: &mut Self::Exact, at: usize) -> Done {
+        self.copy(from, to, at)
     }
 
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done {

@@ -10,7 +10,7 @@
 #include <vector>
 
 namespace {
-constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, NOT_WHILE_RECORDED = 900;
+constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500, NOT_READY = 600, NOT_WHILE_RECORDED = 900;
 constexpr size_t MEMORY_BYTES = size_t(1) << 32;
 thread_local void* current = nullptr;
 char context, stream_object, beside, pool;
@@ -30,8 +30,17 @@ int catch_up() {
         if (const int error = one()) return error;
     return SUCCESS;
 }
+// Copies from the host, until something comes after them.
+Graph copies;
+std::mutex copying;
+void copy() {
+    std::lock_guard guard(copying);
+    for (const auto& one : copies) one();
+    copies.clear();
+}
 int ask(std::function<int()> work, void* stream = &stream_object) {
     if (stream == &beside) return put_off.push_back(std::move(work)), SUCCESS;
+    copy();
     if (!recorded) return work();
     return recorded->push_back(std::move(work)), SUCCESS;
 }
@@ -99,10 +108,14 @@ CALL(cuStreamCreateWithPriority, void** stream, unsigned flags, int priority) {
 CALL(cuStreamWaitEvent, void* stream, void* event, unsigned) {
     NEEDS_CONTEXT;
     if ((stream != &stream_object && stream != &beside) || !*static_cast<int*>(event)) return INVALID_VALUE;
+    copy();
     return stream == &stream_object ? catch_up() : SUCCESS;
 }
 CALL(cuStreamDestroy_v2, void*) { return SUCCESS; }
-CALL(cuStreamSynchronize, void* stream) { return recorded ? NOT_WHILE_RECORDED : stream == &beside ? catch_up() : SUCCESS; }
+CALL(cuStreamSynchronize, void* stream) {
+    copy();
+    return recorded ? NOT_WHILE_RECORDED : stream == &beside ? catch_up() : SUCCESS;
+}
 CALL(cuStreamBeginCapture_v2, void*, int mode) {
     if (recorded || mode != 1) return INVALID_VALUE;
     return recorded = new Graph(), SUCCESS;
@@ -126,7 +139,9 @@ CALL(cuGraphDestroy, Graph* graph) { return delete graph, SUCCESS; }
 CALL(cuEventCreate, void** event, unsigned) { return *event = new int(0), SUCCESS; }
 CALL(cuEventDestroy_v2, void* event) { return delete static_cast<int*>(event), SUCCESS; }
 CALL(cuEventRecord, void* event, void*) { return *static_cast<int*>(event) = 1, SUCCESS; }
-CALL(cuEventSynchronize, void*) { return SUCCESS; }
+CALL(cuEventSynchronize, void*) { return copy(), SUCCESS; }
+// Nothing is done before the host waits for it.
+CALL(cuEventQuery, void* event) { return *static_cast<int*>(event) ? NOT_READY : SUCCESS; }
 CALL(cuEventElapsedTime_v2, float* milliseconds, void* begin, void* end) {
     return *milliseconds = 1, *static_cast<int*>(begin) && *static_cast<int*>(end) ? SUCCESS : INVALID_VALUE;
 }
@@ -141,6 +156,7 @@ CALL(cuMemAllocAsync, uint64_t* address, size_t bytes, void* stream) {
     return allocated[*address] = bytes, used += bytes, SUCCESS;
 }
 CALL(cuMemFreeAsync, uint64_t address, void*) {
+    copy();
     std::lock_guard guard(memory);
     if (!allocated.count(address)) return INVALID_VALUE;
     used -= allocated[address];
@@ -154,11 +170,13 @@ CALL(cuMemsetD8Async, uint64_t address, unsigned char value, size_t bytes, void*
 }
 CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t bytes, void*) {
     if (recorded) return NOT_WHILE_RECORDED;
-    return holds(to, bytes) ? memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS : INVALID_VALUE;
+    if (!holds(to, bytes)) return INVALID_VALUE;
+    std::lock_guard guard(copying);
+    return copies.push_back([=] { return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS; }), SUCCESS;
 }
 CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t bytes, void*) {
     if (recorded) return NOT_WHILE_RECORDED;
-    return holds(from, bytes) ? memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS : INVALID_VALUE;
+    return holds(from, bytes) ? copy(), memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS : INVALID_VALUE;
 }
 CALL(cuMemcpyDtoDAsync_v2, uint64_t to, uint64_t from, size_t bytes, void*) {
     if (!holds(to, bytes) || !holds(from, bytes)) return INVALID_VALUE;

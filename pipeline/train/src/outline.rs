@@ -1,7 +1,7 @@
 //! What a run will do, before it does it: steps, memory to the byte, operations.
 
 use crate::data::Data;
-use crate::model::{Config, Gradients, Model, ModelError, Parameters, Recompute, Workspace};
+use crate::model::{Config, Gradients, KeptLosses, Model, ModelError, Parameters, Recompute, Workspace};
 use crate::optimiser::Optimiser;
 use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
@@ -28,7 +28,7 @@ pub struct MemoryTable {
     pub gradients: u64,
     /// Moments, and master weights where stored ones are coarser.
     pub optimiser: u64,
-    /// Of one pass: what layers keep for their backward pass, and what they share.
+    /// Of one pass: what layers keep for their backward pass, and what they share; the losses of all.
     pub activations: u64,
 }
 
@@ -56,6 +56,7 @@ impl MemoryTable {
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
         let optimiser = counter.take();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
+        KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
         Ok(Self { weights, gradients, optimiser, activations: counter.take() })
     }
 
@@ -398,7 +399,8 @@ mod tests {
                     |rank: usize| -> usize { (0..owners.len()).filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum() };
                 let largest = 4 * (0..ranks as usize).map(part).max().unwrap() as u64;
                 let of_rank = table(ranks);
-                assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations));
+                // Of two passes one rank keeps the losses of both, several of one each.
+                assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations - 4 * (24 + 1)));
                 assert_eq!((of_rank.optimiser, of_rank.gradients), (2 * largest, one.gradients - all + largest));
                 assert!(largest >= all / u64::from(ranks) && largest < all);
                 // GPUs keep two layers' gradients (there are no more), and what comes from others, of the rank that has most of a layer or of what

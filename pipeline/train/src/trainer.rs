@@ -2,13 +2,12 @@
 
 pub(crate) mod passes;
 
-use crate::model::{self, Batch, Gradients, Model, ModelError, Recompute, Workspace};
+use crate::model::{self, Batch, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{Optimiser, Settings};
 use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
 use osler_kernels::{KernelError, Operations};
 use osler_schemas::recipe::RecipeError;
-use passes::Told;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -152,6 +151,10 @@ pub struct Trainer<O: Operations> {
     /// The rank that holds each parameter's sum and the optimiser's state of it.
     owners: Vec<usize>,
     work: Option<Workspace<O>>,
+    /// Of the passes of a step.
+    kept: KeptLosses<O>,
+    /// What the next step reads, if it was read while the device was at this one: by the step's place.
+    ahead: Option<(u64, Vec<Batch>)>,
     ranks: Box<dyn Communicator<O>>,
 }
 
@@ -167,7 +170,7 @@ impl<O: Operations> Trainer<O> {
         let grads = passes::gradients(ops, &model.parameters, are_in_sums, ranks.overlaps())?;
         let sums = Gradients::of_part(ops, &model.parameters, holds)?;
         let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
-        Ok(Self { optimiser, grads, sums, owners, work: None, plan, model, ranks })
+        Ok(Self { optimiser, grads, sums, owners, work: None, kept: KeptLosses::new(), ahead: None, plan, model, ranks })
     }
 
     /// Steps taken.
@@ -182,19 +185,31 @@ impl<O: Operations> Trainer<O> {
 
     /// Takes the next step. The loss is the mean over all targets of its passes, whatever pass they are in. All ranks are told the same.
     ///
+    /// The host does not wait for a pass before it starts the next, and reads the next step's batches while the device is at this one's; so
+    /// all steps are given the same source.
+    ///
     /// # Errors
     /// [`TrainError::NotANumber`] before the weights are touched, and errors of the source, the device and other ranks.
     pub fn step(&mut self, ops: &O, source: &impl Source) -> Result<Step, TrainError> {
         let at = self.optimiser.step;
-        let own = passes::share(&*self.ranks, self.plan.accumulation as usize);
-        let batches = own.map(|pass| source.batch(at, pass as u32)).collect::<Result<Vec<_>, _>>()?;
+        let batches = match self.ahead.take() {
+            Some((step, batches)) if step == at => batches,
+            _ => self.read(source, at)?,
+        };
         let sizes = self.sizes(&batches)?;
         let num_targets: usize = sizes.iter().map(|size| size.num_targets).sum();
         if num_targets == 0 {
             return Err(TrainError::NoTargets { step: at + 1 });
         }
         let scale = 1.0 / num_targets as f64;
-        let own = self.passes(ops, &batches, &sizes, scale)?;
+        self.passes(ops, &batches, &sizes, scale)?;
+        if at + 1 < self.plan.schedule.total_steps {
+            // What cannot be read is an error of the step that needs it.
+            self.ahead = self.read(source, at + 1).ok().map(|batches| (at + 1, batches));
+        }
+        // Now the host waits.
+        let norm = self.norm(ops)?;
+        let own = passes::told(&mut self.kept, ops, &batches, |batch| !batch.is_empty())?;
         let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
             loss += told.entropy.sum * scale;
@@ -204,7 +219,6 @@ impl<O: Operations> Trainer<O> {
         if !(loss + balance).is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
         }
-        let norm = self.norm(ops)?;
         if !norm.is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
         }
@@ -215,20 +229,30 @@ impl<O: Operations> Trainer<O> {
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }
 
+    /// This rank's batches of a step.
+    fn read(&self, source: &impl Source, step: u64) -> Result<Vec<Batch>, TrainError> {
+        passes::share(&*self.ranks, self.plan.accumulation as usize).map(|pass| source.batch(step, pass as u32)).collect()
+    }
+
     /// Cross entropy of text that is not trained on, in `count` numbered batches that ranks share: of all, and by source. All ranks are
     /// told the same.
     ///
     /// # Errors
     /// Errors of the device and of other ranks, and of a batch that does not fit the model.
     pub fn measure(&mut self, ops: &O, count: usize, batch: impl Fn(usize) -> Batch) -> Result<(Entropy, BySource), TrainError> {
-        let mut own = Vec::new();
-        for batch in passes::share(&*self.ranks, count).map(batch) {
-            if batch.num_targets() == 0 {
-                own.push(Told::default());
-                continue;
+        let (mut own, mine) = (Vec::new(), passes::share(&*self.ranks, count).collect::<Vec<_>>());
+        let Self { model, plan, work, kept, .. } = self;
+        // As many at a time as a step has passes: what is kept of them has the room.
+        for group in mine.chunks((plan.accumulation as usize).div_ceil(self.ranks.ranks())) {
+            let batches: Vec<Batch> = group.iter().map(|&at| batch(at)).collect();
+            let asks = |batch: &Batch| batch.num_targets() > 0;
+            kept.clear(ops, batches.iter().map(Batch::len))?;
+            for batch in batches.iter().filter(|batch| asks(batch)) {
+                let work = workspace(work, ops, model, batch, plan.recompute)?;
+                model.start_forward(ops, batch, work)?;
+                kept.keep(ops, work, 1.0)?;
             }
-            let work = workspace(&mut self.work, ops, &self.model, &batch, self.plan.recompute)?;
-            own.push(Told::new(&batch, &self.model.forward(ops, &batch, work)?));
+            own.extend(passes::told(kept, ops, &batches, asks)?);
         }
         let (mut all, mut sources) = (Entropy::default(), BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, count)? {

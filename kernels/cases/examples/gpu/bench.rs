@@ -6,7 +6,7 @@
 use osler_kernel_cases::numbers;
 use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, LinearShape, RotaryShape, RouteShape};
 use osler_kernels::{KernelError, Operations};
-use osler_train::model::{Batch, Config, Gradients, Model, ModelError, Recompute, Workspace};
+use osler_train::model::{Batch, Config, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
 use osler_train::optimiser::{MomentKind, Optimiser, Settings};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -439,14 +439,17 @@ fn step<O: Operations>(
     let mut batch = Batch::default();
     batch.push(&(0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect::<Vec<_>>());
     let mut work = Workspace::with_recompute(ops, &model.config, rows, recompute).map_err(failed)?;
-    let mut grads = Gradients::new(ops, &model.parameters).map_err(failed)?;
+    let (mut grads, mut kept) = (Gradients::new(ops, &model.parameters).map_err(failed)?, KeptLosses::new());
     let mut optimiser = Optimiser::new(ops, &model, Settings { moments, ..Settings::default() }).map_err(failed)?;
     let scale = 1.0 / batch.num_targets() as f64;
     let seconds = clock.seconds(|| {
         let mut one = || {
             grads.clear();
-            model.forward_backward(ops, &batch, scale, &mut work, &mut grads)?;
+            kept.clear(ops, std::iter::once(rows))?;
+            let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
+            kept.keep(ops, &work, share)?;
             let norm = grads.norm(ops)?;
+            kept.take(ops)?;
             optimiser.step(ops, 1e-4, norm, &grads, &mut model)
         };
         one().map_err(failed)

@@ -34,6 +34,7 @@ pub struct Asked {
     runs: AtomicUsize,
     records: AtomicUsize,
     replays: AtomicUsize,
+    reads: AtomicUsize,
     kernels: Mutex<Vec<&'static str>>,
 }
 
@@ -41,6 +42,11 @@ impl Asked {
     /// Commands that were run one by one, lists that were recorded and lists that were replayed since the last call.
     pub fn take_counts(&self) -> [usize; 3] {
         [&self.runs, &self.records, &self.replays].map(|count| count.swap(0, Ordering::Relaxed))
+    }
+
+    /// How often the host read since the last call, which it waits for.
+    pub fn take_reads(&self) -> usize {
+        self.reads.swap(0, Ordering::Relaxed)
     }
 
     /// Kernels that were run one by one since the last call, in order.
@@ -75,6 +81,7 @@ impl Launcher for Watched {
     }
 
     fn read(&self, memory: &Allocation, at: usize, bytes: &mut [u8]) -> Done {
+        self.asked.reads.fetch_add(1, Ordering::Relaxed);
         self.device.read(memory, at, bytes)
     }
 

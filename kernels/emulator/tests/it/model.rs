@@ -1,7 +1,10 @@
 //! One step of a small model against the CPU twin.
 
-use crate::common::Emulated;
-use osler_kernel_cases::model::{visit, visit_hopper};
+use crate::common::{Emulated, watched};
+use crate::ranks::{Texts, plan};
+use osler_kernel_cases::model::{Step, visit, visit_hopper};
+use osler_train::ranks::Alone;
+use osler_train::trainer::Trainer;
 
 #[test]
 fn a_step_of_a_model_agrees_with_its_twin() {
@@ -11,4 +14,18 @@ fn a_step_of_a_model_agrees_with_its_twin() {
 #[test]
 fn a_step_on_hopper_agrees_with_its_twin() {
     visit_hopper(&mut Emulated { wgmma: true });
+}
+
+/// For the norm and for the losses, whatever the number of passes: the device has the next before it is done with one.
+#[test]
+fn the_host_waits_twice_a_step() {
+    for (kind, passes) in [("mistral", 1), ("mixtral", 3)] {
+        let (gpu, asked) = watched(true, true);
+        let mut trainer = Trainer::new(&gpu, Step::for_hopper(kind).model(&gpu), plan(passes), Box::new(Alone)).unwrap();
+        for _ in 0..2 {
+            asked.take_reads();
+            trainer.step(&gpu, &Texts { passes }).unwrap();
+            assert_eq!(asked.take_reads(), 2, "{kind}");
+        }
+    }
 }

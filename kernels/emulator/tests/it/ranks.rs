@@ -116,8 +116,8 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 /// Batches of several sizes; in every third step one asks for nothing, and the last is empty.
-struct Texts {
-    passes: u32,
+pub struct Texts {
+    pub passes: u32,
 }
 
 impl Source for Texts {
@@ -133,6 +133,13 @@ impl Source for Texts {
     }
 }
 
+/// Some steps of as many passes.
+pub fn plan(passes: u32) -> Plan {
+    let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
+    let optimiser = Settings { clip: Some(0.5), ..Settings::default() };
+    Plan { schedule, optimiser, accumulation: passes, recompute: Recompute::None, sums_in_any_order: false }
+}
+
 /// Losses, norms and weights after three steps of as many passes.
 fn course(
     kind: &'static str,
@@ -140,10 +147,7 @@ fn course(
     gpu: &Gpu<Emulator>,
     ranks: Box<dyn Communicator<Gpu<Emulator>>>,
 ) -> (Vec<[f64; 3]>, Vec<Vec<f32>>) {
-    let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
-    let optimiser = Settings { clip: Some(0.5), ..Settings::default() };
-    let plan = Plan { schedule, optimiser, accumulation: passes, recompute: Recompute::None, sums_in_any_order: false };
-    let mut trainer = Trainer::new(gpu, Step::for_hopper(kind).model(gpu), plan, ranks).unwrap();
+    let mut trainer = Trainer::new(gpu, Step::for_hopper(kind).model(gpu), plan(passes), ranks).unwrap();
     let steps = (0..3).map(|_| trainer.step(gpu, &Texts { passes }).unwrap()).map(|step| [step.loss, step.balance, step.norm]).collect();
     let weights = trainer.model.weights.iter().zip(&trainer.model.parameters.list);
     (steps, weights.map(|(weight, parameter)| read_stored(gpu, weight, parameter.len())).collect())

@@ -10,6 +10,7 @@ mod files;
 mod gradients;
 #[cfg(test)]
 mod invariances;
+mod losses;
 mod parameters;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use config::{Config, Experts, Kind};
 pub use decode::Decoder;
 pub use files::{FILE_BYTES, State, read_state, read_weights, state_tensors, write, write_state};
 pub use gradients::Gradients;
+pub use losses::{KeptLosses, Losses};
 pub use parameters::{Parameter, Parameters};
 #[cfg(test)]
 pub(crate) use tests::golden_folder;
@@ -71,22 +73,6 @@ pub struct Model<O: Memory> {
 /// Takes gradients of some parameters, by their places in the list, when a pass is done with them.
 pub type Take<'a, O> = dyn FnMut(Range<usize>, &mut Gradients<O>) -> Result<(), ModelError> + 'a;
 
-/// What a pass says about a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Losses {
-    /// Cross entropy of each row in nats; 0 where nothing is asked.
-    pub rows: Vec<f32>,
-    /// The balance loss of the experts with its coefficient; 0 without experts.
-    pub balance: f64,
-}
-
-impl Losses {
-    /// Sum over rows.
-    pub fn sum(&self) -> f64 {
-        self.rows.iter().map(|&loss| f64::from(loss)).sum()
-    }
-}
-
 impl<O: Memory> Model<O> {
     /// The memory of a model of this shape, and nothing in it.
     ///
@@ -133,13 +119,21 @@ impl<O: Operations> Model<O> {
     /// # Errors
     /// [`ModelError::Batch`] when it does not fit the model or the workspace.
     pub fn forward(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<Losses, ModelError> {
+        self.start_forward(ops, batch, work)?;
+        self.losses(ops, work, 1.0)
+    }
+
+    /// Starts the same, and does not wait for the losses: [`KeptLosses::keep`] has them, with a share of 1.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn start_forward(&self, ops: &O, batch: &Batch, work: &mut Workspace<O>) -> Result<(), ModelError> {
         ops.as_one(|| {
             self.body(ops, batch, work)?;
             let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
             ops.head_loss_forward(shape, &work.normed, head, &work.input.targets, &mut work.losses)?;
             self.balance(ops, work, 1.0)
-        })?;
-        self.losses(ops, work, 1.0)
+        })
     }
 
     /// The losses of a batch, and the gradient of `loss_scale · Σ losses + share · balance loss`, added to `grads`, where `share` is the
@@ -155,15 +149,17 @@ impl<O: Operations> Model<O> {
         work: &mut Workspace<O>,
         grads: &mut Gradients<O>,
     ) -> Result<Losses, ModelError> {
-        self.forward_backward_by_layer(ops, batch, loss_scale, work, grads, &mut |_, _| Ok(()))
+        let share = self.start_forward_backward(ops, batch, loss_scale, work, grads, &mut |_, _| Ok(()))?;
+        self.losses(ops, work, share)
     }
 
-    /// The same; `take` is told of parameters, in the order of [`Parameters::backward`], when the pass has added all that it has to their
-    /// gradients. So one set of buffers does for all layers: see [`Gradients::of_pass`].
+    /// Starts the same, gives the share, and does not wait for the losses: [`KeptLosses::keep`] has them. `take` is told of parameters, in the
+    /// order of [`Parameters::backward`], when the pass has added all that it has to their gradients. So one set of buffers does for all
+    /// layers: see [`Gradients::of_pass`].
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and those of `take`.
-    pub fn forward_backward_by_layer(
+    pub fn start_forward_backward(
         &self,
         ops: &O,
         batch: &Batch,
@@ -171,7 +167,7 @@ impl<O: Operations> Model<O> {
         work: &mut Workspace<O>,
         grads: &mut Gradients<O>,
         take: &mut Take<'_, O>,
-    ) -> Result<Losses, ModelError> {
+    ) -> Result<f64, ModelError> {
         let share = loss_scale * batch.num_targets() as f64;
         ops.as_one(|| {
             self.body(ops, batch, work)?;
@@ -182,8 +178,7 @@ impl<O: Operations> Model<O> {
             self.balance(ops, work, share)?;
             self.body_backward(ops, work, grads, take)
         })?;
-        // Only now does the host wait.
-        self.losses(ops, work, share)
+        Ok(share)
     }
 
     /// From the gradient of the last norm's output to those of the tokens' embeddings.
@@ -401,13 +396,10 @@ impl<O: Operations> Model<O> {
 
     /// Reads the losses back.
     fn losses(&self, ops: &O, work: &Workspace<O>, share: f64) -> Result<Losses, ModelError> {
-        let mut rows = vec![0.0; work.rows];
-        ops.read_exact(&work.losses, 0, &mut rows)?;
-        let mut balance = [0.0];
-        if let Some(state) = &work.balance {
-            ops.read_exact(&state.loss, 0, &mut balance)?;
-        }
-        Ok(Losses { rows, balance: if share > 0.0 { f64::from(balance[0]) / share } else { 0.0 } })
+        let mut kept = KeptLosses::new();
+        kept.clear(ops, std::iter::once(work.rows))?;
+        kept.keep(ops, work, share)?;
+        Ok(kept.take(ops)?.swap_remove(0))
     }
 }
 

@@ -3,7 +3,7 @@
 //! So all sums have the bits that one rank gives them.
 
 use super::{BySource, Entropy, TrainError, Trainer, workspace};
-use crate::model::{Batch, Gradients, Losses, ModelError, Parameters};
+use crate::model::{Batch, Gradients, KeptLosses, Losses, ModelError, Parameters};
 use crate::ranks::{Addends, Communicator, RankError, Round};
 use osler_kernels::operations::IGNORED;
 use osler_kernels::{Memory, Operations};
@@ -110,6 +110,21 @@ pub(crate) fn gradients<O: Memory>(
     }
 }
 
+/// What the passes over `batches` said. Waits for those of them that `took` part.
+pub(super) fn told<O: Operations>(
+    kept: &mut KeptLosses<O>,
+    ops: &O,
+    batches: &[Batch],
+    took: impl Fn(&Batch) -> bool,
+) -> Result<Vec<Told>, ModelError> {
+    let mut losses = kept.take(ops)?.into_iter();
+    let one = |batch: &Batch| match took(batch) {
+        true => losses.next().map_or_else(Told::default, |losses| Told::new(batch, &losses)),
+        false => Told::default(),
+    };
+    Ok(batches.iter().map(one).collect())
+}
+
 impl<O: Operations> Trainer<O> {
     /// The sizes of all passes, in order, from the batches of this rank.
     pub(super) fn sizes(&mut self, batches: &[Batch]) -> Result<Vec<Size>, RankError> {
@@ -121,11 +136,12 @@ impl<O: Operations> Trainer<O> {
         in_order(self.ranks.all_gather(&words)?, self.plan.accumulation as usize, size)
     }
 
-    /// Takes this rank's passes, whose `batches` these are, and adds the gradients of all ranks' to the sums that are held here.
-    pub(super) fn passes(&mut self, ops: &O, batches: &[Batch], sizes: &[Size], scale: f64) -> Result<Vec<Told>, TrainError> {
-        let Self { model, plan, grads, sums, owners, work, ranks, .. } = self;
-        let (rank, is_alone, mut begins, mut told) = (ranks.rank(), ranks.ranks() == 1, true, Vec::new());
+    /// Starts this rank's passes, whose `batches` these are, and adds the gradients of all ranks' to the sums that are held here.
+    pub(super) fn passes(&mut self, ops: &O, batches: &[Batch], sizes: &[Size], scale: f64) -> Result<(), TrainError> {
+        let Self { model, plan, grads, sums, owners, work, ranks, kept, .. } = self;
+        let (rank, is_alone, mut begins) = (ranks.rank(), ranks.ranks() == 1, true);
         grads.clear();
+        kept.clear(ops, batches.iter().map(Batch::len))?;
         for (round, sizes) in sizes.chunks(ranks.ranks()).enumerate() {
             let from: Vec<usize> = (0..sizes.len()).filter(|&rank| sizes[rank].num_rows > 0).collect();
             let takes = from.contains(&rank);
@@ -149,17 +165,15 @@ impl<O: Operations> Trainer<O> {
                         sums.clear();
                     }
                     let work = workspace(work, ops, model, batch, plan.recompute)?;
-                    told.push(Told::new(batch, &model.forward_backward(ops, batch, scale, work, sums)?));
+                    let share = model.start_forward_backward(ops, batch, scale, work, sums, &mut |_, _| Ok(()))?;
+                    kept.keep(ops, work, share)?;
                 }
                 Some(batch) if takes => {
                     let work = workspace(work, ops, model, batch, plan.recompute)?;
-                    let losses = model.forward_backward_by_layer(ops, batch, scale, work, grads, &mut take)?;
-                    told.push(Told::new(batch, &losses));
+                    let share = model.start_forward_backward(ops, batch, scale, work, grads, &mut take)?;
+                    kept.keep(ops, work, share)?;
                 }
-                batch => {
-                    told.extend(batch.map(|_| Told::default()));
-                    model.parameters.backward().try_for_each(|parameters| take(parameters, grads))?;
-                }
+                _ => model.parameters.backward().try_for_each(|parameters| take(parameters, grads))?,
             }
             begins &= from.is_empty();
             // The next pass begins with the head, which then is the embedding, whose gradient was the last to go.
@@ -167,8 +181,7 @@ impl<O: Operations> Trainer<O> {
                 ranks.settle(ops)?;
             }
         }
-        ranks.settle(ops)?;
-        Ok(told)
+        Ok(ranks.settle(ops)?)
     }
 
     /// Norm of all sums of gradients together: squares by parameter, added in order of the list.
