@@ -48,6 +48,11 @@ DEVICE uint16_t rest_of(float value, uint16_t stored) {
 struct Step {
     float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon;
 
+    // From the device, so that the launches of all steps are the same.
+    DEVICE explicit Step(const float* factors)
+        : gradient_scale(factors[0]), beta1(factors[1]), rest1(factors[2]), beta2(factors[3]), rest2(factors[4]), keep(factors[5]),
+          rate(factors[6]), correction(factors[7]), epsilon(factors[8]) {}
+
     // One weight's step. With a rest, w is the f32 that `weight` and it make; else it is rounded.
     DEVICE void take(uint16_t* weight, uint16_t* rest, float* m, float* v, float grad) const {
         const float slope = grad * gradient_scale;
@@ -61,12 +66,10 @@ struct Step {
     }
 };
 
-KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, float gradient_scale,
-                   float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon) {
+KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, const float* factors) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    const Step step = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
-    step.take(weight + at, rest ? rest + at : nullptr, first + at, second + at, grad[at]);
+    Step(factors).take(weight + at, rest ? rest + at : nullptr, first + at, second + at, grad[at]);
 }
 
 // The middle of a step, as `share` in src/blockwise.rs makes it: numbers of 24 bits at most times powers of two, and one division.
@@ -112,13 +115,12 @@ DEVICE float block_max(float value, float* partial) {
 
 // As adamw, with moments of 8 bits and a scale for every 256 of them; a block takes every gridDim.x-th 256.
 KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
-                             const float* grad, uint64_t count, float gradient_scale, float beta1, float rest1, float beta2, float rest2,
-                             float keep, float rate, float correction, float epsilon) {
+                             const float* grad, uint64_t count, const float* factors) {
     SHARED_ARRAY(float, signed_map, 256);
     SHARED_ARRAY(float, unsigned_map, 256);
     SHARED_ARRAY(float, first_partial, 8);
     SHARED_ARRAY(float, second_partial, 8);
-    const Step step = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
+    const Step step(factors);
     signed_map[threadIdx.x] = signed_share(threadIdx.x);
     unsigned_map[threadIdx.x] = unsigned_share(threadIdx.x);
     for (uint64_t block = blockIdx.x; block * 256 < count; block += gridDim.x) {

@@ -2,8 +2,7 @@
 //! computes the next ones.
 
 use super::launcher::{Aside, Command, Transfer};
-use super::lists::Held;
-use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, lock};
+use super::{ABSENT, Argument, Exact, Gpu, Growing, Launch, Launcher, Stored, blocks, lock};
 use crate::KernelError;
 use crate::operations::Done;
 use std::ops::Range;
@@ -17,15 +16,15 @@ pub const STAGING_BYTES: usize = 128 << 20;
 /// What is under way between this device and others'.
 #[derive(Debug)]
 pub(super) struct Exchange<L: Launcher> {
-    /// For what comes from others, and how many bytes.
-    staging: Option<(usize, Held<L::Memory>)>,
+    /// For what comes from others.
+    staging: Growing<L::Memory>,
     /// The end of what was asked for last.
     mark: Option<L::Mark>,
 }
 
 impl<L: Launcher> Default for Exchange<L> {
     fn default() -> Self {
-        Self { staging: None, mark: None }
+        Self { staging: Growing::default(), mark: None }
     }
 }
 
@@ -205,14 +204,11 @@ impl<L: Launcher> Gpu<L> {
     /// Starts aside what `work` makes of the address of so much staging memory, and lets what comes next wait for what was aside before.
     fn with_staging(&self, bytes: usize, work: impl FnOnce(u64) -> Result<Vec<Aside>, KernelError>) -> Done {
         let mut exchange = lock(&self.exchange);
-        if exchange.staging.as_ref().is_none_or(|(held, _)| *held < bytes) {
-            // What uses the old one is to end first, and the two need not fit together.
+        if !exchange.staging.has(bytes) {
+            // What uses the old one is to end first.
             self.wait_for(exchange.mark.take())?;
-            exchange.staging = None;
-            exchange.staging = Some((bytes, self.allocate(bytes)?));
         }
-        let Some((_, staging)) = &exchange.staging else { return Err(KernelError::Memory { bytes }) };
-        let work = work(self.launcher.address(staging))?;
+        let work = work(self.launcher.address(exchange.staging.at_least(self, bytes)?))?;
         if work.is_empty() {
             return Ok(());
         }

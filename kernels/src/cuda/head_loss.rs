@@ -96,7 +96,7 @@ impl<L: Launcher> Gpu<L> {
             Argument::Pointer(rows.logits),
             Argument::Pointer(self.address(&targets.buffer, rows.first)),
             Argument::U32(narrow(KERNEL, "weight", shape.outputs)?),
-            loss_scale.map_or(Ok(ABSENT), |scale| self.constant(Constant::LossScale, scale as f32))?,
+            loss_scale.map_or(Ok(ABSENT), |scale| self.constant(Constant::LossScale, [scale as f32]))?,
         ];
         let threads = shape.outputs.div_ceil(4).next_multiple_of(32).min(512) as u32;
         let grid = [narrow(KERNEL, "rows", rows.count)?, 1, 1];

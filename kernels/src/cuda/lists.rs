@@ -62,14 +62,32 @@ enum State<R> {
 #[derive(Debug)]
 pub(super) struct Constants<M> {
     memory: Held<M>,
-    bits: [Option<u32>; 2],
+    bits: [Option<u32>; NUM_CONSTANTS],
 }
 
 /// Which of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Constant {
-    LossScale = 0,
-    BalanceFactor = 1,
+    LossScale,
+    BalanceFactor,
+    /// Those of AdamW for weights that decay, and for those that do not.
+    AdamW {
+        decays: bool,
+    },
+}
+
+const NUM_CONSTANTS: usize = 2 + 2 * NUM_ADAMW_FACTORS;
+/// As `Step` in `cuda/optimiser.cu` has them.
+pub(super) const NUM_ADAMW_FACTORS: usize = 9;
+
+impl Constant {
+    fn place(self) -> usize {
+        match self {
+            Self::LossScale => 0,
+            Self::BalanceFactor => 1,
+            Self::AdamW { decays } => 2 + usize::from(decays) * NUM_ADAMW_FACTORS,
+        }
+    }
 }
 
 impl<M> Default for Lists<M> {
@@ -224,19 +242,20 @@ impl<L: Launcher> Gpu<L> {
         }
     }
 
-    /// A number on the device, which is written there where it has changed.
-    pub(super) fn constant(&self, which: Constant, value: f32) -> Result<Argument, KernelError> {
+    /// Where numbers are on the device, written there if any has changed.
+    pub(super) fn constant<const N: usize>(&self, which: Constant, values: [f32; N]) -> Result<Argument, KernelError> {
         let mut held = lock(&self.constants);
         let constants = match &mut *held {
             Some(constants) => constants,
-            none => none.insert(Constants { memory: self.allocate(2 * size_of::<f32>())?, bits: [None; 2] }),
+            none => none.insert(Constants { memory: self.allocate(NUM_CONSTANTS * size_of::<f32>())?, bits: [None; NUM_CONSTANTS] }),
         };
-        let (place, bits) = (which as usize, value.to_bits());
-        if constants.bits[place] != Some(bits) {
+        let (place, bits) = (which.place(), values.map(|value| Some(value.to_bits())));
+        if constants.bits[place..place + N] != bits {
             self.start_listed()?;
-            constants.bits[place] = None;
-            self.launcher.write(&mut constants.memory, place * size_of::<f32>(), &value.to_le_bytes())?;
-            constants.bits[place] = Some(bits);
+            constants.bits[place..place + N].fill(None);
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.launcher.write(&mut constants.memory, place * size_of::<f32>(), &bytes)?;
+            constants.bits[place..place + N].copy_from_slice(&bits);
         }
         Ok(Argument::Pointer(self.launcher.address(&constants.memory) + (place * size_of::<f32>()) as u64))
     }

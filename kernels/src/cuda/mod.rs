@@ -46,8 +46,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A GPU, or what stands for one.
 #[derive(Debug)]
 pub struct Gpu<L: Launcher> {
-    /// Memory of kernels that need some while they run, grown as needed. Launches run in order, so one piece serves all.
-    scratch: Mutex<Option<(usize, Held<L::Memory>)>>,
+    /// Memory of kernels that need some while they run. Launches run in order, so one piece serves all.
+    scratch: Mutex<Growing<L::Memory>>,
+    /// Sums that the host reads.
+    totals: Mutex<Growing<L::Memory>>,
     /// Whether the last bits may be another's in every run.
     sums_in_any_order: bool,
     lists: Arc<Lists<L::Memory>>,
@@ -75,6 +77,7 @@ impl<L: Launcher> Gpu<L> {
         Self {
             launcher,
             scratch: Mutex::default(),
+            totals: Mutex::default(),
             sums_in_any_order: false,
             lists: Arc::default(),
             known: Mutex::default(),
@@ -169,16 +172,35 @@ impl<L: Launcher> Gpu<L> {
     /// Runs `work` with the address of `bytes` bytes whose contents are anything.
     fn with_scratch<R>(&self, bytes: usize, work: impl FnOnce(u64) -> Result<R, KernelError>) -> Result<R, KernelError> {
         let mut scratch = lock(&self.scratch);
-        if scratch.as_ref().is_none_or(|(held, _)| *held < bytes) {
+        work(self.launcher.address(scratch.at_least(self, bytes)?))
+    }
+}
+
+/// Memory that is made anew where more is wanted, so that it stays where it is from some time on.
+#[derive(Debug)]
+struct Growing<M>(Option<(usize, Held<M>)>);
+
+impl<M> Default for Growing<M> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<M> Growing<M> {
+    /// Whether it is large enough as it is.
+    fn has(&self, bytes: usize) -> bool {
+        self.0.as_ref().is_some_and(|(held, _)| *held >= bytes)
+    }
+
+    /// At least so many bytes, whose contents are anything.
+    fn at_least<L: Launcher<Memory = M>>(&mut self, gpu: &Gpu<L>, bytes: usize) -> Result<&Held<M>, KernelError> {
+        if !self.has(bytes) {
             // Given back first: the two need not fit together.
-            self.start_listed()?;
-            *scratch = None;
-            *scratch = Some((bytes, self.allocate(bytes)?));
+            gpu.start_listed()?;
+            self.0 = None;
+            self.0 = Some((bytes, gpu.allocate(bytes)?));
         }
-        match scratch.as_ref() {
-            Some((_, memory)) => work(self.launcher.address(memory)),
-            None => Err(KernelError::Memory { bytes }),
-        }
+        self.0.as_ref().map(|(_, memory)| memory).ok_or(KernelError::Memory { bytes })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Launches of `cuda/optimiser.cu`.
 
-use super::{ABSENT, Argument, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len};
+use super::lists::{Constant, NUM_ADAMW_FACTORS};
+use super::{ABSENT, Argument, Command, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len, lock};
 use crate::KernelError;
 use crate::blockwise;
 use crate::operations::{AdamState, AdamW, AdamWFactors, Done, Moments};
@@ -18,20 +19,25 @@ impl<L: Launcher> Gpu<L> {
     pub(super) fn squares(&self, values: &[&Exact<L>]) -> Result<Vec<f64>, KernelError> {
         // The totals, then the parts of one after another.
         let size = size_of::<f64>();
-        let memory = self.allocate(size * (values.len() + PARTS))?;
-        let total = |at: usize| Argument::Pointer(self.launcher.address(&memory) + (at * size) as u64);
-        let partials = total(values.len());
-        for (at, values) in values.iter().enumerate() {
-            // Of no numbers the sum is the zero that is there.
-            let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
-            let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
-            self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
-            let launch = Launch { kernel: "sum_doubles", grid: [parts.min(1), 1, 1], threads: 256, shared_bytes: 0 };
-            self.launch(launch, &[total(at), partials, Argument::U32(parts)])?;
-        }
+        let mut totals = lock(&self.totals);
+        let memory = totals.at_least(self, size * (values.len() + PARTS))?;
+        let address = |at: usize| self.launcher.address(memory) + (at * size) as u64;
+        let (total, partials) = (|at: usize| Argument::Pointer(address(at)), Argument::Pointer(address(values.len())));
+        self.listed(|| {
+            // What has no numbers has no squares.
+            self.run(Command::Clear { address: address(0), bytes: size * values.len() })?;
+            for (at, values) in values.iter().enumerate() {
+                let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
+                let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
+                self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
+                let launch = Launch { kernel: "sum_doubles", grid: [parts.min(1), 1, 1], threads: 256, shared_bytes: 0 };
+                self.launch(launch, &[total(at), partials, Argument::U32(parts)])?;
+            }
+            Ok::<_, KernelError>(())
+        })?;
         let mut bytes = vec![0; size * values.len()];
         self.start_listed()?;
-        self.launcher.read(&memory, 0, &mut bytes)?;
+        self.launcher.read(memory, 0, &mut bytes)?;
         Ok(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
     }
 
@@ -45,7 +51,10 @@ impl<L: Launcher> Gpu<L> {
         let wanted = weight.len;
         expect_len(KERNEL, &[("grad", grad.len, wanted), ("rest", state.rest.as_ref().map_or(wanted, |rest| rest.len), wanted)])?;
         let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
-        let factors = [gradient_scale, first[0], first[1], second[0], second[1], keep, rate, second_correction, epsilon];
+        let factors: [f64; NUM_ADAMW_FACTORS] =
+            [gradient_scale, first[0], first[1], second[0], second[1], keep, rate, second_correction, epsilon];
+        let which = Constant::AdamW { decays: settings.weight_decay != 0.0 };
+        let factors = self.constant(which, factors.map(|factor| factor as f32))?;
         let mut arguments = vec![self.pointer(weight), state.rest.as_ref().map_or(ABSENT, |rest| self.pointer(rest))];
         let all = blocks(KERNEL, wanted, blockwise::BLOCK)?;
         let (kernel, grid) = match &state.moments {
@@ -62,8 +71,7 @@ impl<L: Launcher> Gpu<L> {
                 ("adamw_blockwise", all.min(BLOCKWISE_BLOCKS))
             }
         };
-        arguments.extend([self.pointer(grad), Argument::U64(wanted as u64)]);
-        arguments.extend(factors.map(|factor| Argument::F32(factor as f32)));
+        arguments.extend([self.pointer(grad), Argument::U64(wanted as u64), factors]);
         self.launch(Launch { kernel, grid: [grid, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }
 }

@@ -95,7 +95,7 @@ impl<L: Launcher> Gpu<L> {
             [("statistics", statistics.len, 2 * shape.experts), ("balance_grad", balance_grad.len, shape.experts), ("loss", loss.len, 1)];
         expect_len(KERNEL, &sizes)?;
         let total = (layers * shape.rows).max(1) as f64;
-        let factor = self.constant(Constant::BalanceFactor, (coefficient * shape.experts as f64 / (total * total)) as f32)?;
+        let factor = self.constant(Constant::BalanceFactor, [(coefficient * shape.experts as f64 / (total * total)) as f32])?;
         let arguments = [self.pointer(loss), self.pointer(balance_grad), self.pointer(statistics), experts, factor];
         self.launch(Launch { kernel: "balance_loss", grid: [1, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }

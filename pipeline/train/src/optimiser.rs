@@ -91,11 +91,14 @@ impl<O: Operations> Optimiser<O> {
         let gradient_scale = clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step, gradient_scale };
         let parameters = model.parameters.list.iter().zip(&mut model.weights);
-        for (at, ((parameter, weight), state)) in parameters.zip(&mut self.states).enumerate() {
-            let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
-            let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
-            ops.adamw(&settings, grad, state, weight)?;
-        }
-        Ok(())
+        let states = &mut self.states;
+        ops.as_one(|| {
+            for (at, ((parameter, weight), state)) in parameters.zip(states).enumerate() {
+                let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
+                let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
+                ops.adamw(&settings, grad, state, weight)?;
+            }
+            Ok(())
+        })
     }
 }
