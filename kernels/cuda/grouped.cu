@@ -105,11 +105,11 @@ DEVICE void multiply(float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint16_t
     cp_async_wait<0>();
 }
 
-// Gives each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`, with their place and what `load` finds there:
-// that of the four pairs of a row is asked for before the first is waited for.
-template <typename Before, typename Load, typename Store>
-DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint32_t row, uint32_t row_end, uint32_t column,
-                      uint32_t column_end, const Load& load, const Store& store) {
+// Stores each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`: what is there of the four pairs of a row is asked
+// for before the first is waited for.
+template <typename Pairs>
+DEVICE void store_pairs(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint32_t row, uint32_t row_end, uint32_t column,
+                        uint32_t column_end, const Pairs& pairs) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     row += warp / 4 * WARP_ROWS + lane / 4;
     column += warp % 4 * WARP_COLUMNS + 2 * (lane % 4);
@@ -119,14 +119,14 @@ DEVICE void each_pair(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], u
         for (int half = 0; half < 2; half++) {
             const uint32_t at = row + 16 * i + 8 * half;
             if (at >= row_end) continue;
-            Before before[WARP_COLUMNS / 8];
+            typename Pairs::Before before[WARP_COLUMNS / 8];
 #pragma unroll
             for (int j = 0; j < WARP_COLUMNS / 8; j++) {
-                if (column + 8 * j < column_end) before[j] = load(at, column + 8 * j);
+                if (column + 8 * j < column_end) before[j] = pairs.load(at, column + 8 * j);
             }
 #pragma unroll
             for (int j = 0; j < WARP_COLUMNS / 8; j++) {
-                if (column + 8 * j < column_end) store(at, column + 8 * j, before[j], sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+                if (column + 8 * j < column_end) pairs.store(at, column + 8 * j, before[j], sum[i][j][2 * half], sum[i][j][2 * half + 1]);
             }
         }
     }
@@ -148,16 +148,7 @@ DEVICE void multiply_rows(uint16_t* product, const uint16_t* left, uint32_t inne
         const Matrix own = {left + uint64_t(first_row) * inner, inner, len, inner};
         const Matrix right = {weight + uint64_t(tile.expert) * columns * inner, ALONG ? inner : columns, columns, inner};
         multiply<true, ALONG>(sum, stages, own, right, tile.row, tile.column);
-        const auto place = [&](uint32_t row, uint32_t column) {
-            return reinterpret_cast<uint32_t*>(product + uint64_t(first_row + row) * columns + column);
-        };
-        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : 0; };
-        each_pair<uint32_t>(sum, tile.row, len, tile.column, columns, load,
-                            [&](uint32_t row, uint32_t column, uint32_t before, float first, float second) {
-                                first += __uint_as_float(before << 16);
-                                second += __uint_as_float(before & 0xFFFF0000u);
-                                *place(row, column) = pack_bf16(first, second);
-                            });
+        store_pairs(sum, tile.row, len, tile.column, columns, StoredPairs{product + uint64_t(first_row) * columns, columns, add});
     }
 }
 
@@ -188,11 +179,6 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
         const Matrix right = {input + uint64_t(tile.first_row) * inputs, inputs, inputs, len};
         multiply<false, false>(sum, stages, left, right, tile.row, tile.column);
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        const auto place = [&](uint32_t row, uint32_t column) { return reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column); };
-        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : make_float2(0.0f, 0.0f); };
-        each_pair<float2>(sum, tile.row, outputs, tile.column, inputs, load,
-                          [&](uint32_t row, uint32_t column, float2 before, float first, float second) {
-                              *place(row, column) = make_float2(before.x + first, before.y + second);
-                          });
+        store_pairs(sum, tile.row, outputs, tile.column, inputs, ExactPairs{grad, inputs, add != 0});
     }
 }

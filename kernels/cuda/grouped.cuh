@@ -60,3 +60,31 @@ struct Tiles {
         return tile;
     }
 };
+
+// Where pairs of neighbouring numbers of a bf16 product go: over what is there, or added to it and rounded once.
+struct StoredPairs {
+    using Before = uint32_t;
+    uint16_t* product;
+    uint32_t columns;
+    bool add;
+
+    DEVICE uint32_t* place(uint32_t row, uint32_t column) const { return reinterpret_cast<uint32_t*>(product + uint64_t(row) * columns + column); }
+    DEVICE Before load(uint32_t row, uint32_t column) const { return add ? *place(row, column) : 0; }
+    DEVICE void store(uint32_t row, uint32_t column, Before before, float first, float second) const {
+        *place(row, column) = pack_bf16(first + __uint_as_float(before << 16), second + __uint_as_float(before & 0xFFFF0000u));
+    }
+};
+
+// The same in f32.
+struct ExactPairs {
+    using Before = float2;
+    float* product;
+    uint32_t columns;
+    bool add;
+
+    DEVICE float2* place(uint32_t row, uint32_t column) const { return reinterpret_cast<float2*>(product + uint64_t(row) * columns + column); }
+    DEVICE Before load(uint32_t row, uint32_t column) const { return add ? *place(row, column) : make_float2(0.0f, 0.0f); }
+    DEVICE void store(uint32_t row, uint32_t column, Before before, float first, float second) const {
+        *place(row, column) = make_float2(before.x + first, before.y + second);
+    }
+};

@@ -73,7 +73,7 @@ DEVICE void produce(Ring* ring, uint16_t* stages, const TensorMap* left, const T
 // Clears the inner numbers from `end` on of a stage whose operands lie across. By all consumers; what they wrote is then known to products.
 DEVICE void clear_rows(uint16_t* stage, uint32_t end) {
     const uint32_t chunks = (INNER - end) * BOX_COLUMNS / 8;
-    for (uint32_t at = threadIdx.x % 128 + (threadIdx.x / 128 - 1) * 128; at < chunks * ((LEFT + RIGHT) / BOX); at += CONSUMERS) {
+    for (uint32_t at = threadIdx.x - 128; at < chunks * ((LEFT + RIGHT) / BOX); at += CONSUMERS) {
         uint16_t* box = stage + at / chunks * BOX;
         *reinterpret_cast<uint4*>(box + end * BOX_COLUMNS + at % chunks * 8) = make_uint4(0, 0, 0, 0);
     }
@@ -117,10 +117,10 @@ DEVICE void consume(Ring* ring, float (&sum)[TILE_COLUMNS / 2], uint16_t* stages
     release(&ring->empty[(taken - 1) % STAGES]);
 }
 
-// Gives each pair of neighbouring numbers of a tile, those inside the ends, with their place and what `load` finds there: that of four pairs is
-// asked for before the first is waited for.
-template <typename Before, typename Load, typename Store>
-DEVICE void each_pair(const Tile& tile, const float* sum, uint32_t row_end, uint32_t column_end, const Load& load, const Store& store) {
+// Stores each pair of neighbouring numbers of a tile, those inside the ends: what is there of four pairs is asked for before the first is waited
+// for.
+template <typename Pairs>
+DEVICE void store_pairs(const Tile& tile, const float* sum, uint32_t row_end, uint32_t column_end, const Pairs& pairs) {
     const uint32_t first_row = tile.row + (threadIdx.x / 128 - 1) * 64 + row_in_group(), column = tile.column + 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -129,13 +129,13 @@ DEVICE void each_pair(const Tile& tile, const float* sum, uint32_t row_end, uint
         for (int n = 0; n < TILE_COLUMNS / 8; n += 4) {
             // Columns come in whole boxes.
             if (row >= row_end || tile.column + 8 * n >= column_end) continue;
-            Before before[4];
+            typename Pairs::Before before[4];
 #pragma unroll
-            for (int at = 0; at < 4; at++) before[at] = load(row, column + 8 * (n + at));
+            for (int at = 0; at < 4; at++) before[at] = pairs.load(row, column + 8 * (n + at));
 #pragma unroll
             for (int at = 0; at < 4; at++) {
                 const float* pair = sum + 4 * (n + at) + 2 * half;
-                store(row, column + 8 * (n + at), before[at], pair[0], pair[1]);
+                pairs.store(row, column + 8 * (n + at), before[at], pair[0], pair[1]);
             }
         }
     }
@@ -195,16 +195,8 @@ DEVICE void multiply_rows(uint16_t* product, const TensorMap* left, const Tensor
                           uint32_t rows, uint32_t inner, uint32_t columns, bool add) {
     const ByRow<ALONG> places = {inner, columns};
     multiply<true, ALONG>(left, weight, {segments, experts, rows, columns, 0, true, nullptr}, places, [&](const Tile& tile, const float* sum) {
-        const auto place = [&](uint32_t row, uint32_t column) {
-            return reinterpret_cast<uint32_t*>(product + uint64_t(tile.first_row + row) * columns + column);
-        };
-        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : 0; };
-        each_pair<uint32_t>(tile, sum, tile.end_row - tile.first_row, columns, load,
-                            [&](uint32_t row, uint32_t column, uint32_t before, float first, float second) {
-                                first += __uint_as_float(before << 16);
-                                second += __uint_as_float(before & 0xFFFF0000u);
-                                *place(row, column) = pack_bf16(first, second);
-                            });
+        const StoredPairs pairs = {product + uint64_t(tile.first_row) * columns, columns, add};
+        store_pairs(tile, sum, tile.end_row - tile.first_row, columns, pairs);
     });
 }
 
@@ -224,11 +216,6 @@ KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, TENSOR_MAP(o
     const Walk walk = {segments, experts, rows, inputs, outputs, add != 0, nullptr};
     multiply<false, false>(&output_grad, &input, walk, OverRows(), [&](const Tile& tile, const float* sum) {
         float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        const auto place = [&](uint32_t row, uint32_t column) { return reinterpret_cast<float2*>(grad + uint64_t(row) * inputs + column); };
-        const auto load = [&](uint32_t row, uint32_t column) { return add ? *place(row, column) : make_float2(0.0f, 0.0f); };
-        each_pair<float2>(tile, sum, outputs, inputs, load,
-                          [&](uint32_t row, uint32_t column, float2 before, float first, float second) {
-                              *place(row, column) = make_float2(before.x + first, before.y + second);
-                          });
+        store_pairs(tile, sum, outputs, inputs, ExactPairs{grad, inputs, add != 0});
     });
 }

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod head_loss;
 pub mod model;
+pub mod ranks;
 pub mod rmsnorm;
 pub mod route;
 

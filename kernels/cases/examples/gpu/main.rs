@@ -32,7 +32,7 @@ struct Arguments {
 enum Command {
     /// Runs every case on the GPU, twice, and on the CPU; exits with 1 where a result is off or differs between the two runs
     Test {
-        /// Only cases whose name contains this; `ranks` is NCCL alone
+        /// Only cases whose name contains this; `ranks` is what several GPUs do together
         #[arg(long, default_value = "")]
         only: String,
         /// Leaves out cases of sizes that models have, which take the CPU minutes
@@ -67,7 +67,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     let Arguments { command, device, libraries, cache } = arguments;
-    let driver = Driver::open(&Options { ordinal: *device, libraries, cache: cache.as_deref() })?;
+    let options = Options { ordinal: *device, libraries, cache: cache.as_deref() };
+    let driver = Driver::open(&options)?;
     if let Some(reason) = driver.not_kept() {
         eprintln!("warning: compiled kernels are not kept: {reason}");
     }
@@ -76,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     match command {
         Command::Test { only, small } => {
             let is_all = only == ranks::NAME;
-            let reached = !(only.is_empty() || is_all) || ranks::run(gpu.launcher(), libraries);
+            let reached = !(only.is_empty() || is_all) || ranks::run(&gpu, &options);
             Ok((is_all || test::run(gpu, only, *small)) && reached)
         }
         Command::Bench { only, json, peak } => {

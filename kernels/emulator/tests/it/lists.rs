@@ -105,3 +105,20 @@ fn a_list_whose_work_fails_is_not_begun() {
     gpu.add_exact(&one, &mut sum).unwrap();
     assert_eq!((read_exact(&gpu, &sum, 3), asked.take_counts()), (vec![1.0; 3], [1, 0, 0]));
 }
+
+/// The one that was not used for the longest time makes room.
+#[test]
+fn so_many_lists_are_known_and_no_more() {
+    let (gpu, asked) = watched(true, false);
+    let one = exact(&gpu, &[1.0; 3]);
+    let mut sums: Vec<_> = (0..258).map(|_| exact(&gpu, &[0.0; 3])).collect();
+    let mut list = |at: usize| {
+        gpu.as_one(|| (0..8).try_for_each(|_| gpu.add_exact(&one, &mut sums[at]))).unwrap();
+        asked.take_counts()
+    };
+    (0..256).for_each(|at| assert_eq!(list(at), [8, 0, 0]));
+    assert_eq!((list(0), list(0)), ([0, 1, 1], [0, 0, 1]), "the last that was used");
+    assert_eq!((list(256), list(257)), ([8, 0, 0], [8, 0, 0]));
+    // Two had to go: the second and the third.
+    assert_eq!((list(0), list(3), list(1)), ([0, 0, 1], [0, 1, 1], [8, 0, 0]));
+}

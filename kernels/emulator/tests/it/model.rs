@@ -1,10 +1,9 @@
 //! One step of a small model against the CPU twin.
 
 use crate::common::{Emulated, watched};
-use crate::ranks::{Texts, plan};
-use osler_kernel_cases::model::{Step, visit, visit_hopper};
+use osler_kernel_cases::model::{visit, visit_hopper};
+use osler_kernel_cases::ranks::Course;
 use osler_train::ranks::Alone;
-use osler_train::trainer::Trainer;
 
 #[test]
 fn a_step_of_a_model_agrees_with_its_twin() {
@@ -21,10 +20,11 @@ fn a_step_on_hopper_agrees_with_its_twin() {
 fn the_host_waits_twice_a_step() {
     for (kind, passes) in [("mistral", 1), ("mixtral", 3)] {
         let (gpu, asked) = watched(true, true);
-        let mut trainer = Trainer::new(&gpu, Step::for_hopper(kind).model(&gpu), plan(passes), Box::new(Alone)).unwrap();
+        let course = Course { kind, passes };
+        let mut trainer = course.trainer(&gpu, Box::new(Alone)).unwrap();
         for _ in 0..2 {
             asked.take_reads();
-            trainer.step(&gpu, &Texts { passes }).unwrap();
+            trainer.step(&gpu, &course).unwrap();
             assert_eq!(asked.take_reads(), 2, "{kind}");
         }
     }
