@@ -284,7 +284,19 @@ fn products_are_those_of_the_definition() {
     let again = open(root.path());
     again.synchronize().unwrap();
     // Nothing was compiled again, either.
-    assert_eq!((kept("cubin").len(), std::fs::read_to_string(choices).unwrap()), (cubins, text));
+    assert_eq!((kept("cubin").len(), std::fs::read_to_string(choices).unwrap()), (cubins, text.clone()));
+    assert_eq!((again.choices(), again.kind()), (text.clone(), driver.kind()));
+    // One that follows others takes theirs, and keeps nothing.
+    let line = text.lines().next().unwrap();
+    again.follow(line);
+    assert_eq!(again.choices(), format!("{line}\n"));
+    let output = memory(&again, &[0; 2 * 3 * 8]);
+    let [left_memory, right_memory] = [&left, &right].map(|values| memory(&again, &bf16(values)));
+    let [left, right] = [&left_memory, &right_memory].map(|held| Operand { address: again.address(held), transposed: false });
+    let output_kind = OutputKind::Stored;
+    let odd = Product { rows, columns, inner, left, right, bias: None, add: false, output: again.address(&output), output_kind };
+    again.run(&Command::Multiply(odd)).unwrap();
+    assert_eq!(std::fs::read_to_string(choices).unwrap(), text);
 }
 
 /// NCCL of the stand-in; that of the machine where it has a GPU. Ranks are then on one device, which NCCL takes for one rank alone.
@@ -389,7 +401,7 @@ fn nobody_waits_for_a_rank_that_is_gone() {
         connection.give_up();
         connection.give_up();
         let error = waits.join().unwrap();
-        assert!(error.contains("given up") || error.contains("remote process exited (aborted)"), "{error}");
+        assert!(error.contains("given up") || error.contains("remote process exited"), "{error}");
         assert!(exchange(&driver, &transfer).unwrap_err().to_string().contains("was given up"));
         assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     });

@@ -230,9 +230,11 @@ fn several_ranks_end_with_the_bits_of_one() {
     assert!(other.wait().expect("wait").success());
     succeed(train(&folder, "alone").args(["--schedule.steps", "8"]));
     assert!(weights(&folder, "machines", 8) == weights(&folder, "alone", 8));
-    for (rank, here, wanted) in
-        [("2", "2", "there are 1 from rank 2 on"), ("0", "4", "there are 3 from rank 0 on"), ("3", "1", "there are 3 ranks")]
-    {
+    for (rank, here, wanted) in [
+        ("2", "2", "1 of 3 ranks are left from rank 2 on"),
+        ("0", "4", "3 of 3 ranks are left from rank 0 on"),
+        ("3", "1", "there are 3 ranks"),
+    ] {
         let (code, said) = fail(&mut machine(rank, here));
         assert!(code == 2 && said.contains(wanted), "{said}");
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
-    let step = |kind, recompute| Step { kind, recompute, for_hopper: false };
+    let step = |kind, recompute| Step { kind, recompute, for_hopper: false, layers: 2 };
     for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
         visitor.visit(&step(kind, Recompute::None));
     }
@@ -30,12 +30,18 @@ pub struct Step {
     recompute: Recompute,
     /// Whether heads and experts have the sizes of kernels for Hopper.
     for_hopper: bool,
+    layers: usize,
 }
 
 impl Step {
     /// A step that takes Hopper's kernels where there are two.
     pub fn for_hopper(kind: &'static str) -> Self {
-        Self { kind, recompute: Recompute::None, for_hopper: true }
+        Self { kind, recompute: Recompute::None, for_hopper: true, layers: 2 }
+    }
+
+    /// The same with so many layers.
+    pub fn with_layers(self, layers: usize) -> Self {
+        Self { layers, ..self }
     }
 
     /// Losses, gradients and weights after so many steps, each on another batch of as many rows. `after` is told
@@ -62,11 +68,11 @@ impl Step {
         results
     }
 
-    /// Two layers of attention's smallest head; windows, experts, biases, norms of heads and tied embeddings as each kind has them.
+    /// Layers of attention's smallest head; windows, experts, biases, norms of heads and tied embeddings as each kind has them.
     fn config(&self) -> Config {
         let mut config = json!({
             "model_type": self.kind, "hidden_act": "silu", "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 40,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 80,
+            "num_hidden_layers": self.layers, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 80,
             "initializer_range": 0.15, "rope_theta": 100.0,
         });
         let more = match self.kind {

@@ -156,7 +156,8 @@ impl Course {
         let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
         let optimiser = Settings { clip: Some(0.5), ..Settings::default() };
         let plan = Plan { schedule, optimiser, accumulation: self.passes, recompute: Recompute::None, sums_in_any_order: false };
-        Trainer::new(gpu, Step::for_hopper(self.kind).model(gpu), plan, ranks)
+        // More layers than there are sets of gradients, so that sets are used again.
+        Trainer::new(gpu, Step::for_hopper(self.kind).with_layers(4).model(gpu), plan, ranks)
     }
 }
 

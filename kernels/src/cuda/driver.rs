@@ -19,9 +19,7 @@ use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The driver's version of CUDA, as it counts: what is compiled by CUDA 13 runs on drivers of CUDA 13 or newer.
 const OLDEST_DRIVER: i32 = 13_000;
@@ -133,6 +131,7 @@ impl Driver {
         Library::MatrixProducts.open(options.libraries)?;
         let context = CudaContext::new(options.ordinal).map_err(failed("the device does not open"))?;
         // SAFETY: of the two streams below, memory is allocated, copied and freed on the first alone, and `aside` and `wait` order the other.
+        // Where work fails, memory may be freed while the other is at it; nothing is allocated after that.
         unsafe { context.disable_event_tracking() };
         let [stream, beside] =
             [context.new_stream(), first_in_line(&context)].map(|stream| stream.map_err(failed("the device gives no stream")));
@@ -175,13 +174,45 @@ impl Driver {
     /// Waits for all work.
     ///
     /// # Errors
-    /// [`KernelError::Launch`] when some of it failed.
+    /// [`KernelError::Launch`] when some of it failed, or was given up.
     pub fn synchronize(&self) -> Done {
-        self.stream.synchronize().map_err(launch_failed("work that was started before"))
+        self.stream.synchronize().map_err(launch_failed("work that was started before"))?;
+        self.expect_connected()
     }
 
-    /// Joins the devices of all ranks, each of which calls this with the same identifier: waits for them, and asks `wait` meanwhile, whose error
-    /// ends the wait.
+    /// Device and library of matrix products: where they are the same, and the choices of products too, so are the bits.
+    pub fn kind(&self) -> String {
+        format!("{}, cuBLASLt {}", self.found.name, self.products().version())
+    }
+
+    /// How products are computed that were asked for before, by this run or an earlier one.
+    pub fn choices(&self) -> String {
+        self.products().choices()
+    }
+
+    /// Computes products as `choices` of a device of the same [kind](Self::kind) say, and all others in the way that cuBLASLt proposes first;
+    /// nothing is timed and nothing kept from now on, so devices that are given the same compute the same bits.
+    pub fn follow(&self, choices: &str) {
+        self.products().follow(choices);
+    }
+
+    fn products(&self) -> MutexGuard<'_, Products> {
+        // A thread that panicked left at most a choice out.
+        self.products.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what transfers write is what other ranks sent.
+    fn expect_connected(&self) -> Done {
+        match self.connection.get() {
+            Some(connection) if connection.is_given_up() => {
+                Err(KernelError::Launch("the way to the other ranks' devices was given up while some of it was under way".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Joins the devices of all ranks, each of which calls this with the same identifier and its rank and their number: waits for them, and
+    /// asks `wait` meanwhile, whose error ends the wait.
     ///
     /// # Errors
     /// [`KernelError::Cuda`] when they do not come to each other, or this device has been joined before; those of `wait`.
@@ -189,24 +220,10 @@ impl Driver {
         &self,
         nccl: Nccl,
         id: Id,
-        (rank, ranks): (usize, usize),
+        place: (usize, usize),
         wait: impl Fn() -> Result<(), E>,
     ) -> Result<Arc<Connection>, E> {
-        let (context, (tell, told)) = (self.context.clone(), mpsc::channel());
-        // A thread that can be left alone: NCCL waits for ranks that are gone, too.
-        let join = move || {
-            let joined = context.bind_to_thread().map_err(failed("the device cannot be used")).and_then(|()| nccl.join(&id, rank, ranks));
-            drop(tell.send(joined));
-        };
-        let thread = std::thread::Builder::new().name("osler-nccl".into()).spawn(join);
-        thread.map_err(|error| KernelError::Threads(error.to_string()))?;
-        let joined = loop {
-            match told.recv_timeout(Duration::from_millis(20)) {
-                Ok(joined) => break joined?,
-                Err(RecvTimeoutError::Timeout) => wait()?,
-                Err(RecvTimeoutError::Disconnected) => return Err(KernelError::Cuda("NCCL ended without a word".into()).into()),
-            }
-        };
+        let joined = nccl.join(self.context.clone(), &id, place, wait)?;
         let mut is_first = false;
         let connection = self.connection.get_or_init(|| {
             is_first = true;
@@ -291,8 +308,7 @@ impl Launcher for Driver {
         let stream = self.stream.cu_stream();
         match command {
             Command::Launch(launch, arguments) => self.launch(launch, arguments, &self.stream),
-            // A thread that panicked left at most a choice out.
-            Command::Multiply(product) => self.products.lock().unwrap_or_else(PoisonError::into_inner).multiply(product),
+            Command::Multiply(product) => self.products().multiply(product),
             &Command::Copy { from, to, bytes } => {
                 // SAFETY: the stream lives. Addresses are the device's: what is done there, right or wrong, touches no memory of the host.
                 let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, stream) };

@@ -30,12 +30,17 @@ impl<L: Launcher> Default for Exchange<L> {
 
 /// Bytes of it that a rank needs at most, of `ranks`, where none holds more than `longest` numbers of what is added at the same time.
 pub fn staging_bytes(ranks: usize, longest: usize) -> usize {
-    ranks.saturating_sub(1) * stride(ranks, STAGING_BYTES).min(longest) * size_of::<f32>()
+    (ranks.saturating_sub(1) * longest.next_multiple_of(LINE) * size_of::<f32>()).min(STAGING_BYTES)
 }
 
-/// Numbers of each rank that the staging memory has room for: the same for all ranks, which cut their tensors in the same places.
+/// Numbers that each rank's part of the staging memory is a multiple of, where it is as large: NCCL copies single bytes where an address is
+/// not a multiple of 16.
+const LINE: usize = 32;
+
+/// Numbers of each of `from` ranks that the staging memory has room for: the same for all ranks, which cut their tensors in the same places.
 fn stride(from: usize, staging_bytes: usize) -> usize {
-    (staging_bytes / size_of::<f32>() / from).max(1)
+    let most = (staging_bytes / size_of::<f32>() / from).max(1);
+    if most < LINE { most } else { most / LINE * LINE }
 }
 
 /// Which ranks have gradients at the same time, and who is asking.
@@ -78,13 +83,14 @@ impl<L: Launcher> Gpu<L> {
     /// Adds what ranks have of several tensors to the sums of their owners, in order of rank, whatever comes first. All ranks call it with the
     /// same tensors in the same order.
     ///
-    /// Begins after what was started before, and goes beside what comes next: the tensors may be written again after the next call but one,
-    /// sums be read and memory be given back after [`settle`](Self::settle).
+    /// Begins after what was started before, and goes beside what comes next: the tensors may be written again after the next call that has
+    /// something to do here, sums be read and memory be given back after [`settle`](Self::settle).
     ///
     /// Each owner's tensors are laid end to end and cut where the staging memory ends, so that in each turn all owners receive at the same time.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] where an owner has no sum, a rank of the round no addend, or both have not the same length; those of the device.
+    /// [`KernelError::Value`] where an owner has no sum or a rank of the round no addend, [`KernelError::Shape`] where they have not the same
+    /// length; those of the device.
     pub fn reduce(&self, round: Round<'_>, reductions: &mut [Reduction<'_, L>]) -> Done {
         self.reduce_by(round, reductions, STAGING_BYTES)
     }
@@ -107,15 +113,21 @@ impl<L: Launcher> Gpu<L> {
                 (false, false) => true,
             };
             if !fits {
-                return Err(KernelError::Shape { kernel: "reduce", argument: "sum", wanted: own.unwrap_or(0), got: sum.unwrap_or(0) });
+                return Err(match (own, sum) {
+                    (Some(own), Some(sum)) => KernelError::Shape { kernel: "reduce", argument: "sum", wanted: own, got: sum },
+                    (None, _) if takes => KernelError::Value { kernel: "reduce", argument: "own", wanted: "there, of a rank of the round" },
+                    _ => KernelError::Value { kernel: "reduce", argument: "sum", wanted: "there, of the rank that holds it" },
+                });
             }
         }
         let others = round.from.len() - usize::from(takes);
         let (stride, longest) = (stride(round.from.len(), staging_bytes), longest(reductions));
-        self.with_staging(others * stride.min(longest) * size_of::<f32>(), |staging| {
+        // Where the numbers of one rank begin after those of another, in what this rank receives.
+        let apart = stride.min(numbers_of(reductions, round.rank).next_multiple_of(LINE));
+        self.with_staging(others * apart * size_of::<f32>(), |staging| {
             let mut work = Vec::new();
             for begin in (0..longest).step_by(stride) {
-                self.turn(round, reductions, staging, begin..begin + stride.min(longest), &mut work)?;
+                self.turn(round, reductions, (staging, apart), begin..begin + stride, &mut work)?;
             }
             Ok(work)
         })
@@ -126,11 +138,11 @@ impl<L: Launcher> Gpu<L> {
         &self,
         round: Round<'_>,
         reductions: &mut [Reduction<'_, L>],
-        staging: u64,
+        (staging, apart): (u64, usize),
         window: Range<usize>,
         work: &mut Vec<Aside>,
     ) -> Done {
-        let (stride, pieces) = (window.len(), pieces(reductions, window));
+        let pieces = pieces(reductions, window);
         let at = |place: usize| (place * size_of::<f32>()) as u64;
         let mut transfers = Vec::new();
         for Piece { reduction, numbers, place } in &pieces {
@@ -139,7 +151,7 @@ impl<L: Launcher> Gpu<L> {
                 let others = round.from.iter().filter(|&&from| from != round.rank).enumerate();
                 transfers.extend(others.map(|(slot, &from)| Transfer::Receive {
                     from,
-                    address: staging + at(slot * stride + place),
+                    address: staging + at(slot * apart + place),
                     bytes,
                 }));
             } else if let Some(own) = own.filter(|_| round.from.contains(&round.rank)) {
@@ -163,7 +175,7 @@ impl<L: Launcher> Gpu<L> {
                 Argument::U32(own_place as u32),
                 Argument::U32(round.from.len() as u32),
                 Argument::U32(u32::from(round.begins)),
-                Argument::U64(stride as u64),
+                Argument::U64(apart as u64),
                 Argument::U64(numbers.len() as u64),
             ];
             work.push(Aside::Run(Command::Launch(launch, arguments)));
@@ -228,8 +240,12 @@ impl Transfer {
 
 /// Numbers of the owner who has the most, as far as this rank sees.
 fn longest<L: Launcher>(reductions: &[Reduction<'_, L>]) -> usize {
-    let of = |owner: usize| reductions.iter().filter(|reduction| reduction.owner == owner).map(Reduction::len).sum();
-    reductions.iter().map(|reduction| of(reduction.owner)).max().unwrap_or(0)
+    reductions.iter().map(|reduction| numbers_of(reductions, reduction.owner)).max().unwrap_or(0)
+}
+
+/// Numbers of one owner.
+fn numbers_of<L: Launcher>(reductions: &[Reduction<'_, L>], owner: usize) -> usize {
+    reductions.iter().filter(|reduction| reduction.owner == owner).map(Reduction::len).sum()
 }
 
 /// What of each owner's tensors, end to end, lies in a window.

@@ -16,8 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Commands from which on a list is worth a recording.
 const COMMANDS_MIN: usize = 8;
-/// Lists that are known at most; the one that was not used for the longest time makes room. Of several ranks each layer is a list, and in a
-/// step's first round another than in later ones.
+/// Lists that are known at most; the one that was not used for the longest time makes room. Of several ranks each layer is a list.
 const KNOWN_MAX: usize = 256;
 
 /// The list that is being made, if one is.

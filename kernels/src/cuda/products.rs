@@ -33,6 +33,8 @@ pub(super) struct Products {
     handle: Handle,
     workspace: CudaSlice<u8>,
     choices: Choices,
+    /// Whether ways are timed, or the first that is proposed is taken.
+    chooses: bool,
     stream: Arc<CudaStream>,
 }
 
@@ -47,7 +49,23 @@ impl Products {
         // SAFETY: nothing reads the workspace before cuBLASLt wrote to it.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.map_err(|error| no_memory(error, WORKSPACE_BYTES))?;
         let choices = Choices::open(cache.map(|folder| folder.join(choices::file_name(device, handle.version()))));
-        Ok(Self { handle, workspace, choices, stream })
+        Ok(Self { handle, workspace, choices, chooses: true, stream })
+    }
+
+    /// Version of cuBLASLt.
+    pub(super) fn version(&self) -> usize {
+        self.handle.version()
+    }
+
+    /// All choices, as their file has them.
+    pub(super) fn choices(&self) -> String {
+        self.choices.to_string()
+    }
+
+    /// Takes these choices, and chooses and keeps nothing any more.
+    pub(super) fn follow(&mut self, choices: &str) {
+        self.choices = Choices::read(choices);
+        self.chooses = false;
     }
 
     /// Starts a product, after all work that was started before. The stream's context is this thread's.
@@ -82,6 +100,9 @@ impl Products {
         let [first, _, ..] = proposed[..] else {
             return proposed.first().copied().ok_or_else(|| KernelError::Launch(format!("cuBLASLt has no way for {product:?}")));
         };
+        if !self.chooses {
+            return Ok(first);
+        }
         // What is added to must be added to once: trials write elsewhere.
         let trial = if product.add {
             // SAFETY: trials read what happens to be there, and nothing reads their sums.

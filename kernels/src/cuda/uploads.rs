@@ -30,9 +30,12 @@ impl Uploads {
     pub fn copy(&mut self, stream: &Arc<CudaStream>, address: u64, bytes: &[u8]) -> Result<(), DriverError> {
         for (at, bytes) in (0..).step_by(SLOT_BYTES).zip(bytes.chunks(SLOT_BYTES)) {
             let mut slot = self.free(stream.context())?;
-            let copied = slot.start(stream, address + at, bytes);
+            if let Err(error) = slot.start(stream, address + at, bytes) {
+                // The copy may have begun, and its end is not known.
+                let _ = stream.synchronize();
+                return Err(error);
+            }
             self.slots.push_back(slot);
-            copied?;
         }
         Ok(())
     }

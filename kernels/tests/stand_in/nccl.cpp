@@ -8,11 +8,12 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 namespace {
-constexpr int SUCCESS = 0, INTERNAL = 3, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE = 6, UINT8 = 1;
+constexpr int SUCCESS = 0, INTERNAL = 3, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE = 6, IN_PROGRESS = 7, UINT8 = 1;
 struct Id {
     char bytes[128];
 };
@@ -33,6 +34,13 @@ int ids = 0;
 struct Communicator {
     World* world;
     int rank;
+    // Of the last group.
+    int state = SUCCESS;
+};
+struct Config {
+    size_t size;
+    unsigned magic, version;
+    int blocking;
 };
 struct Transfer {
     Communicator* communicator;
@@ -71,18 +79,24 @@ CALL(ncclGetUniqueId, Id* id) {
     memset(id->bytes, 0x5a, sizeof id->bytes);
     return memcpy(id->bytes, &++ids, sizeof ids), SUCCESS;
 }
-CALL(ncclCommInitRank, Communicator** made, int ranks, Id id, int rank) {
-    std::unique_lock lock(guard);
+CALL(ncclGetVersion, int* version) { return *version = 21901, SUCCESS; }
+// Nothing waits: what is under way is asked for by ncclCommGetAsyncError.
+CALL(ncclCommInitRankConfig, Communicator** made, int ranks, Id id, int rank, const Config* config) {
+    std::lock_guard lock(guard);
+    if (config->size != 24 || config->magic != 0xcafebeef || config->version != 21400 || config->blocking != 0) return INVALID_USAGE;
     if (rank < 0 || rank >= ranks || !std::all_of(id.bytes + sizeof ids, std::end(id.bytes), [](char byte) { return byte == 0x5a; }))
         return refuse(INVALID_ARGUMENT, "an identifier or a rank\nthat was not given");
     World& world = worlds[std::string(id.bytes, sizeof id.bytes)];
     world.ranks = ranks, world.here++;
-    changed.notify_all();
-    changed.wait(lock, [&] { return world.here == ranks; });
-    return *made = new Communicator{&world, rank}, SUCCESS;
+    return *made = new Communicator{&world, rank}, IN_PROGRESS;
+}
+CALL(ncclCommGetAsyncError, Communicator* communicator, int* state) {
+    std::lock_guard lock(guard);
+    *state = communicator->world->here < communicator->world->ranks ? IN_PROGRESS : communicator->state;
+    return SUCCESS;
 }
 CALL(ncclCommDestroy, Communicator* communicator) {
-    return delete communicator, SUCCESS;
+    return communicator->state == SUCCESS ? SUCCESS : INVALID_USAGE;
 }
 CALL(ncclCommAbort, Communicator* communicator) {
     std::lock_guard lock(guard);
@@ -104,7 +118,7 @@ CALL(ncclGroupEnd, void) {
     if (!depth || --depth) return refuse(INVALID_USAGE, "groups that do not end");
     std::vector<Transfer> asked;
     asked.swap(group);
-    std::unique_lock lock(guard);
+    std::lock_guard lock(guard);
     for (const Transfer& transfer : asked) {
         World& world = *transfer.communicator->world;
         const int rank = transfer.communicator->rank;
@@ -114,15 +128,22 @@ CALL(ncclGroupEnd, void) {
             if (to != rank) world.broadcast[{rank, to}].emplace_back(bytes, bytes + transfer.bytes);
     }
     changed.notify_all();
-    for (const Transfer& transfer : asked) {
-        World& world = *transfer.communicator->world;
-        const std::pair<int, int> way{transfer.peer, transfer.communicator->rank};
+    if (asked.empty()) return SUCCESS;
+    Communicator* communicator = asked[0].communicator;
+    if (communicator->state != SUCCESS) return refuse(INVALID_USAGE, "the group before is under way");
+    communicator->state = IN_PROGRESS;
+    std::thread([asked = std::move(asked), communicator] {
+        std::unique_lock lock(guard);
         int code = SUCCESS;
-        if (transfer.kind == 1) code = take(lock, world, world.sent[way], transfer);
-        if (transfer.kind == 2 && way.first != way.second) code = take(lock, world, world.broadcast[way], transfer);
-        if (code != SUCCESS) return code;
-    }
-    return SUCCESS;
+        for (const Transfer& transfer : asked) {
+            World& world = *communicator->world;
+            const std::pair<int, int> way{transfer.peer, communicator->rank};
+            if (code == SUCCESS && transfer.kind == 1) code = take(lock, world, world.sent[way], transfer);
+            if (code == SUCCESS && transfer.kind == 2 && way.first != way.second) code = take(lock, world, world.broadcast[way], transfer);
+        }
+        communicator->state = code;
+    }).detach();
+    return IN_PROGRESS;
 }
 extern "C" const char* ncclGetErrorString(int code) {
     return code == REMOTE ? "remote process exited" : code == INVALID_ARGUMENT ? "invalid argument" : "invalid usage";

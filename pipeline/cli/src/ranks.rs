@@ -50,7 +50,7 @@ impl Ranks {
         if rank + here > count {
             let most = count - rank;
             return Err(Failure::user(format!(
-                "--here {here}: of {count} ranks there are {most} from rank {rank} on; --ranks says how many"
+                "--here {here}: {most} of {count} ranks are left from rank {rank} on; --ranks says how many"
             )));
         }
         let mut ranks = Self {

@@ -25,7 +25,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a run is given.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,10 @@ pub fn run(options: Options<'_>, watch: &mut dyn Watch) -> Result<Finished, Trai
         (Device::Cpu, Precision::Bf16) => Run::new(options, Cpu::<f32>::bf16(threads)?, over_the_host)?.train(watch),
         (Device::Cuda, precision) => {
             let gpu = gpu(&options, precision, watch)?;
-            Run::new(options, gpu, |gpu, mesh| Ok(Box::new(Devices::join(mesh, gpu, options.cuda.libraries)?)))?.train(watch)
+            let join = |gpu: &_, mesh| -> Result<Box<dyn Communicator<_>>, TrainError> {
+                Ok(Box::new(Devices::join(mesh, gpu, options.cuda.libraries, &|| patience(&options))?))
+            };
+            Run::new(options, gpu, join)?.train(watch)
         }
         (other, _) => Err(key("device", format!("is `{other}`, which no model can be trained on yet")).into()),
     }
@@ -169,10 +172,8 @@ impl<'a, O: Operations> Run<'a, O> {
             Some(mesh) => join(&ops, mesh)?,
             None => Box::new(Alone),
         };
-        let checkpoint = checkpoints(out)?.pop();
-        agree(&mut *ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), out)?;
-        // All at once, so that what is missing is missed before weights are read.
-        ops.reserve(outline.budget.memory.total())?;
+        let ready = prepare(&options, &outline, &ops, &mut *ranks);
+        let (checkpoint, model) = ready.inspect_err(|error| ranks.abort(&error.to_string()))?;
         let plan = Plan {
             schedule: recipe.rates(outline.budget.solved.steps),
             optimiser: recipe.settings(),
@@ -181,14 +182,8 @@ impl<'a, O: Operations> Run<'a, O> {
             sums_in_any_order: recipe.machine.sums_in_any_order,
         };
         let trainer = match checkpoint {
-            Some((_, path)) => Trainer::resume(&ops, &path, plan, ranks)?,
-            None => {
-                let model = match &outline.weights {
-                    Some(path) => model::read_weights(&ops, path)?,
-                    None => Model::random(&ops, outline.budget.config.clone(), recipe.seed)?,
-                };
-                Trainer::new(&ops, model, plan, ranks)?
-            }
+            Some(path) => Trainer::resume(&ops, &path, model, plan, ranks)?,
+            None => Trainer::new(&ops, model, plan, ranks)?,
         };
         let desk = match lock {
             Some(lock) => Some(Desk { metrics: Metrics::open(out, trainer.num_steps(), outline.source_names.clone())?, _lock: lock }),
@@ -201,14 +196,25 @@ impl<'a, O: Operations> Run<'a, O> {
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let mut nobody = Nobody;
         let mut finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
-        // A device that waited for a rank that is gone knows less of it than the mesh.
-        if let (Err(TrainError::Model(ModelError::Kernel(_))), Some(failure)) = (&finished, self.trainer.ranks().failure()) {
-            finished = Err(failure.into());
+        if matches!(finished, Err(TrainError::Model(ModelError::Kernel(_)))) {
+            finished = finished.map_err(|error| self.cause(error));
         }
         if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
             self.trainer.ranks().abort(&error.to_string());
         }
         finished
+    }
+
+    /// Why a device failed: one that waited for a rank that is gone knows less of it than the others do, who may say so a little later.
+    fn cause(&mut self, error: TrainError) -> TrainError {
+        let begun = Instant::now();
+        while self.trainer.ranks().ranks() > 1 && begun.elapsed() < Duration::from_secs(1) {
+            if let Some(failure) = self.trainer.ranks().failure() {
+                return failure.into();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        error
     }
 
     fn finish(&mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
@@ -342,7 +348,7 @@ impl<'a, O: Operations> Run<'a, O> {
 
 /// The way to the other ranks, when all are there; none where there are no others.
 fn meet(options: &Options<'_>, outline: &Outline) -> Result<Option<Mesh>, TrainError> {
-    let Options { recipe, cancelled, place, .. } = *options;
+    let Options { recipe, place, .. } = *options;
     let Recipe { held_out, checkpoint, alarm, device, .. } = recipe;
     let ranks = recipe.machine.ranks as usize;
     if ranks == 1 && place.is_none_or(|place| place.rank == 0) {
@@ -350,14 +356,38 @@ fn meet(options: &Options<'_>, outline: &Outline) -> Result<Option<Mesh>, TrainE
     }
     let unplaced = || key("machine.ranks", format!("is {ranks}, and this process was not told which of them it is"));
     let place = place.ok_or_else(unplaced)?;
-    let wait = || match cancelled.load(Ordering::Relaxed) {
-        true => Err("stopped on request, while not all ranks were there".to_string()),
-        false => (place.wait)(),
-    };
+    let wait = || patience(options);
     // What the steps depend on, and what decides when something is written.
     let common = json!([outline.fingerprint, ranks, outline.budget.solved.steps, held_out, checkpoint, alarm, device]);
     let agreement = xxhash_rust::xxh3::xxh3_128(common.to_string().as_bytes());
     Ok(Some(Meeting { rank: place.rank, ranks, door: place.door, agreement, wait: &wait }.join()?))
+}
+
+/// What a run begins with, when all ranks are there: the checkpoint that it goes on from, if there is one, and a model.
+fn prepare<O: Operations>(
+    options: &Options<'_>,
+    outline: &Outline,
+    ops: &O,
+    ranks: &mut dyn Communicator<O>,
+) -> Result<(Option<PathBuf>, Model<O>), TrainError> {
+    let checkpoint = checkpoints(options.out)?.pop();
+    agree(ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), options.out)?;
+    // All at once, so that what is missing is missed before weights are read.
+    ops.reserve(outline.budget.memory.total())?;
+    let checkpoint = checkpoint.map(|(_, path)| path);
+    let model = match checkpoint.as_ref().or(outline.weights.as_ref()) {
+        Some(path) => model::read_weights(ops, path)?,
+        None => Model::random(ops, outline.budget.config.clone(), options.recipe.seed)?,
+    };
+    Ok((checkpoint, model))
+}
+
+/// Whether there is still reason to wait for other ranks.
+fn patience(options: &Options<'_>) -> Result<(), String> {
+    if options.cancelled.load(Ordering::Relaxed) {
+        return Err("stopped on request, while not all ranks were there".into());
+    }
+    options.place.map_or(Ok(()), |place| (place.wait)())
 }
 
 /// Makes sure that all ranks begin at the same step.

@@ -324,11 +324,11 @@ impl<O: Operations> Trainer<O> {
         }
     }
 
-    /// Goes on from a checkpoint that [`save`](Self::save) wrote, with any number of ranks.
+    /// Goes on from a checkpoint that [`save`](Self::save) wrote, with any number of ranks; `model` has its weights.
     ///
     /// # Errors
     /// [`TrainError::Checkpoint`] when it is not one, and errors of reading.
-    pub fn resume(ops: &O, directory: &Path, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
+    pub fn resume(ops: &O, directory: &Path, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let path = directory.join(TRAINER);
         let text = fs::read(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
         let broken = |problem: &str| TrainError::Checkpoint { path: path.clone(), problem: problem.to_string() };
@@ -337,7 +337,7 @@ impl<O: Operations> Trainer<O> {
             return Err(broken("not the state of a run that this version can go on with"));
         }
         let step = state["step"].as_u64().ok_or_else(|| broken("no `step`"))?;
-        let mut trainer = Self::new(ops, model::read_weights(ops, directory)?, plan, ranks)?;
+        let mut trainer = Self::new(ops, model, plan, ranks)?;
         trainer.optimiser.step = step;
         model::read_state(ops, &mut trainer.model, &mut trainer.optimiser, &directory.join(STATE))?;
         Ok(trainer)
@@ -446,7 +446,9 @@ mod tests {
                     straight.step(&ops, &texts).unwrap();
                 }
                 straight.save(&ops, &checkpoint, &[]).unwrap();
-                let mut resumed = Trainer::resume(&ops, &checkpoint, plan(1e-2, 2), Box::new(Alone)).unwrap();
+                let mut resumed =
+                    Trainer::resume(&ops, &checkpoint, model::read_weights(&ops, &checkpoint).unwrap(), plan(1e-2, 2), Box::new(Alone))
+                        .unwrap();
                 assert_eq!(resumed.num_steps(), 10);
                 for _ in 10..20 {
                     assert_eq!(resumed.step(&ops, &texts).unwrap(), straight.step(&ops, &texts).unwrap());
@@ -496,7 +498,10 @@ mod tests {
         fs::create_dir_all(folder.path().join("step-0.partial/rest")).unwrap();
         begin(&ops, "qwen3", plan(1e-3, 1)).save(&ops, &checkpoint, &[]).unwrap();
         assert!(!folder.path().join("step-0.partial").exists());
-        let resume = || Trainer::resume(&ops, &checkpoint, plan(1e-3, 1), Box::new(Alone)).map(drop).map_err(|error| error.to_string());
+        let resume = || {
+            let model = model::read_weights(&ops, &checkpoint).unwrap();
+            Trainer::resume(&ops, &checkpoint, model, plan(1e-3, 1), Box::new(Alone)).map(drop).map_err(|error| error.to_string())
+        };
         assert_eq!(resume(), Ok(()));
         let state = fs::read(checkpoint.join(STATE)).unwrap();
         fs::write(checkpoint.join(STATE), &state[..state.len() - 1]).unwrap();

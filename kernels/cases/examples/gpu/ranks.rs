@@ -45,7 +45,7 @@ fn together(gpu: &Gpu<Driver>, options: &Options<'_>, count: usize) -> Vec<Resul
     let with = |work: &(dyn Fn(usize, Gpu<Driver>, Devices) -> Result<(), String> + Sync)| -> Result<(), String> {
         let one = |rank: usize, mesh| {
             let gpu = Gpu::new(Driver::open(&Options { ordinal: rank, ..*options }).map_err(|error| error.to_string())?);
-            let devices = Devices::join(mesh, &gpu, options.libraries).map_err(|error| error.to_string())?;
+            let devices = Devices::join(mesh, &gpu, options.libraries, &|| Ok(())).map_err(|error| error.to_string())?;
             work(rank, gpu, devices)
         };
         each(count, one).into_iter().collect()

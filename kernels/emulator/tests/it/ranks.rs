@@ -1,24 +1,45 @@
 //! Several ranks, each a thread with an emulated device of its own: what they send each other, and that no bit depends on how many there are.
 
-use osler_emulator::{Emulator, Network, Order, Place};
+use osler_emulator::{Emulator, Network, Order as BlockOrder, Place};
 use osler_kernel_cases::exact;
 use osler_kernel_cases::ranks::{Course, Sums, broadcast, each, part};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::cuda::exchange::{Reduction, Round};
-use osler_train::ranks::{Alone, Communicator, Devices};
+use osler_train::ranks::{Alone, Communicator, Devices, Ways};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Runs `work` as each of `ranks` ranks whose devices have joined.
 fn joined<T: Send>(ranks: usize, work: impl Fn(usize, Gpu<Emulator>, Devices) -> T + Sync) -> Vec<T> {
+    joined_by(&Arc::default(), ranks, work)
+}
+
+/// The same, by what has `failed`, or may.
+fn joined_by<T: Send>(failed: &Arc<AtomicBool>, ranks: usize, work: impl Fn(usize, Gpu<Emulator>, Devices) -> T + Sync) -> Vec<T> {
     let network = Arc::new(Network::default());
     each(ranks, |rank, mesh| {
         let place = Some(Place::new(rank, ranks, network.clone()));
         // One does what it can at once, the other when it has to.
-        let order = [Order::Forward, Order::Backward][rank % 2];
-        let gives_up = network.clone();
-        work(rank, Gpu::new(Emulator { order, wgmma: true, place }), Devices::new(mesh, move || gives_up.give_up()))
+        let order = [BlockOrder::Forward, BlockOrder::Backward][rank % 2];
+        let ways = Arc::new(Emulated { network: network.clone(), failed: failed.clone() });
+        work(rank, Gpu::new(Emulator { order, wgmma: true, place }), Devices::new(mesh, ways))
     })
+}
+
+struct Emulated {
+    network: Arc<Network>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Ways for Emulated {
+    fn problem(&self) -> Option<String> {
+        self.failed.load(Ordering::Relaxed).then(|| "a cable is out".into())
+    }
+
+    fn give_up(&self) {
+        self.network.give_up();
+    }
 }
 
 #[test]
@@ -46,9 +67,9 @@ fn what_does_not_fit_together_is_refused() {
     let gpu = Gpu::new(Emulator::default());
     let (own, mut sum) = (exact(&gpu, &[1.0; 4]), exact(&gpu, &[1.0; 3]));
     let round = Round { rank: 0, from: &[0, 1], begins: true };
-    for sum in [None, Some(&mut sum)] {
+    for (sum, wanted) in [(None, "reduce: `sum` must be there"), (Some(&mut sum), "reduce: `sum` has 3 elements, wanted 4")] {
         let error = gpu.reduce(round, &mut [Reduction { owner: 0, own: Some(&own), sum }]).unwrap_err().to_string();
-        assert!(error.contains("reduce: `sum` has"), "{error}");
+        assert!(error.contains(wanted), "{error}");
     }
     assert!(gpu.reduce(round, &mut [Reduction { owner: 1, own: None, sum: None }]).is_err());
     // Nothing to send to, and nothing to send.
@@ -79,12 +100,18 @@ fn any_number_of_devices_gives_the_same_bits() {
 /// One that ends early, with or without a word, while others' devices wait for it.
 #[test]
 fn no_device_waits_for_a_rank_that_is_gone() {
-    for speaks in [true, false] {
-        let told = joined(3, |rank, gpu, mut devices| {
+    for ends in ["with a word", "without", "not, but the network has failed"] {
+        let failed = Arc::new(AtomicBool::new(false));
+        let told = joined_by(&failed, 3, |rank, gpu, mut devices| {
             let own = exact(&gpu, &[1.0; 4]);
             if rank == 2 {
-                if speaks {
-                    Communicator::<Gpu<Emulator>>::abort(&mut devices, "no space left");
+                match ends {
+                    "with a word" => Communicator::<Gpu<Emulator>>::abort(&mut devices, "no space left"),
+                    "without" => {}
+                    _ => {
+                        failed.store(true, Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_secs(1));
+                    }
                 }
                 return String::new();
             }
@@ -100,7 +127,9 @@ fn no_device_waits_for_a_rank_that_is_gone() {
             });
             failure.flatten().next().unwrap().to_string()
         });
-        if speaks {
+        if ends.starts_with("not") {
+            assert!(told[..2].iter().all(|told| told == "the GPUs of the ranks: a cable is out"), "{told:?}");
+        } else if ends == "with a word" {
             assert!(told[..2].iter().all(|told| told == "rank 2 stopped: no space left"), "{told:?}");
         } else {
             // The other of the two may have ended for that before.

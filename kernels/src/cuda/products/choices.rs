@@ -75,7 +75,12 @@ impl Choices {
     /// Reads what was kept. A line that is not whole, or a file that is not there, is passed over.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
         let text = path.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        Self { found: text.lines().filter_map(parse).collect(), path }
+        Self { path, ..Self::read(&text) }
+    }
+
+    /// Those of a file's text, which are kept nowhere.
+    pub(super) fn read(text: &str) -> Self {
+        Self { found: text.lines().filter_map(parse).collect(), path: None }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Algorithm> {
@@ -86,14 +91,20 @@ impl Choices {
     pub(super) fn put(&mut self, key: Key, algorithm: Algorithm) {
         self.found.insert(key.to_string(), algorithm);
         let Some(path) = &self.path else { return };
-        let mut lines: Vec<String> = self.found.iter().map(|(key, algorithm)| line(key, algorithm)).collect();
-        lines.sort();
         let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&partial, lines.concat()));
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&partial, self.to_string()));
         if written.and_then(|()| fs::rename(&partial, path)).is_err() {
             // The choice holds for this run; the next one makes it again.
             let _ = fs::remove_file(&partial);
         }
+    }
+}
+
+impl fmt::Display for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines: Vec<String> = self.found.iter().map(|(key, algorithm)| line(key, algorithm)).collect();
+        lines.sort();
+        f.write_str(&lines.concat())
     }
 }
 
@@ -161,6 +172,7 @@ mod tests {
         let read = Choices::open(Some(path.clone()));
         assert_eq!((read.get(&first), read.get(&second)), (Some([1, 2, 3, 4, 5, 6, 7, u64::MAX]), Some([9; 8])));
         let text = fs::read_to_string(&path).unwrap();
+        assert_eq!((read.to_string(), Choices::read(&text).to_string()), (text.clone(), text.clone()));
         fs::write(&path, text.replacen("0000000000000009", "0000000000000008", 1)).unwrap();
         let damaged = Choices::open(Some(path.clone()));
         assert_eq!((damaged.get(&first).is_some(), damaged.get(&second)), (true, None));

@@ -1,7 +1,7 @@
 //! What passes say about their batches. It stays on the device until the host asks, which waits then, and not after each pass.
 
 use super::{ModelError, Workspace};
-use osler_kernels::{Memory, Operations};
+use osler_kernels::{KernelError, Memory, Operations};
 
 /// What a pass says about a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +72,8 @@ impl<O: Operations> KeptLosses<O> {
     /// Those of the device; also where there is no room.
     pub fn keep(&mut self, ops: &O, work: &Workspace<O>, share: f64) -> Result<(), ModelError> {
         let at = self.len();
-        let Some((_, memory)) = &mut self.memory else { return Ok(()) };
+        let no_room = KernelError::Shape { kernel: "kept losses", argument: "rows", wanted: 0, got: work.rows };
+        let (_, memory) = self.memory.as_mut().ok_or(no_room)?;
         ops.copy_exact(&work.losses, memory, at)?;
         if let Some(balance) = &work.balance {
             ops.copy_exact(&balance.loss, memory, at + work.rows)?;

@@ -4,73 +4,133 @@ use super::{Addends, Communicator, Mesh, RankError, Round, Topic};
 use crate::model::{ModelError, Parameters};
 use osler_kernels::cuda::driver::Driver;
 use osler_kernels::cuda::exchange::{self, Reduction};
-use osler_kernels::cuda::nccl::{Id, Nccl};
+use osler_kernels::cuda::nccl::{Connection, Id, Nccl};
 use osler_kernels::cuda::{Gpu, Launcher};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon a device learns that a rank is gone.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// Time for all GPUs to join.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// A mesh of ranks whose devices have joined.
 pub struct Devices {
     mesh: Mesh,
-    give_up: Arc<dyn Fn() + Send + Sync>,
+    ways: Arc<dyn Ways>,
     /// Ends the watch when it goes.
     watched: Option<mpsc::Sender<()>>,
     watch: Option<JoinHandle<()>>,
 }
 
+/// What the devices of ranks reach each other by.
+pub trait Ways: Send + Sync {
+    /// Why transfers will not end, if that is known.
+    fn problem(&self) -> Option<String>;
+    /// Ends all transfers where they are, so that no device waits for a rank that is gone, and takes no more.
+    fn give_up(&self);
+}
+
+impl Ways for Connection {
+    fn problem(&self) -> Option<String> {
+        Self::problem(self)
+    }
+
+    fn give_up(&self) {
+        Self::give_up(self);
+    }
+}
+
 impl Devices {
-    /// Joins this rank's GPU with all others', by NCCL. The ranks that fail at it tell the others why.
+    /// Joins this rank's GPU with all others', by NCCL, and has all compute products alike. The ranks that fail at it tell the others why.
+    /// `wait` is asked meanwhile; an error ends the wait.
     ///
     /// # Errors
-    /// [`ModelError`] when the library is missing, a GPU is not reached, or a rank is gone.
-    pub fn join(mut mesh: Mesh, gpu: &Gpu<Driver>, libraries: &[PathBuf]) -> Result<Self, ModelError> {
-        let joined = introduce(&mut mesh, libraries).and_then(|(nccl, id)| {
-            let place = (mesh.rank, mesh.links.len());
-            gpu.launcher().join(nccl, id, place, || mesh.fate.reason().map_or(Ok(()), |reason| Err(ModelError::from(reason))))
-        });
-        match joined {
-            Ok(connection) => Ok(Self::new(mesh, move || connection.give_up())),
+    /// [`ModelError`] when the library is missing, GPUs differ or are not reached, or a rank is gone.
+    pub fn join(
+        mut mesh: Mesh,
+        gpu: &Gpu<Driver>,
+        libraries: &[PathBuf],
+        wait: &dyn Fn() -> Result<(), String>,
+    ) -> Result<Self, ModelError> {
+        match connect(&mut mesh, gpu.launcher(), libraries, wait) {
+            Ok(connection) => Ok(Self::new(mesh, connection)),
             Err(error) => {
+                // One that waited for a rank that is gone knows less of it than the mesh.
+                let error = mesh.fate.reason().map_or(error, ModelError::from);
                 Communicator::<Gpu<Driver>>::abort(&mut mesh, &error.to_string());
                 Err(error)
             }
         }
     }
 
-    /// Ranks whose devices have joined. `give_up` ends all transfers where they are; it is called once a rank is known to be gone, so that no
-    /// device waits for it.
-    pub fn new(mesh: Mesh, give_up: impl Fn() + Send + Sync + 'static) -> Self {
-        let give_up: Arc<dyn Fn() + Send + Sync> = Arc::new(give_up);
-        let ((watched, ended), fate, give_up_here) = (mpsc::channel::<()>(), mesh.fate.clone(), give_up.clone());
+    /// Ranks whose devices have joined. Once a rank is known to be gone, or the ways have failed, they are given up.
+    pub fn new(mesh: Mesh, ways: Arc<dyn Ways>) -> Self {
+        let ((watched, ended), fate, watched_ways) = (mpsc::channel::<()>(), mesh.fate.clone(), ways.clone());
         let watch = move || {
             while ended.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+                if let Some(problem) = watched_ways.problem() {
+                    fate.fail(RankError::Devices(problem));
+                }
                 if fate.reason().is_some() {
-                    return give_up_here();
+                    return watched_ways.give_up();
                 }
             }
         };
         // Without a watch, a rank that waits for one that is gone has to be stopped by hand.
         let watch = std::thread::Builder::new().name("osler-watch".into()).spawn(watch).ok();
-        Self { mesh, give_up, watched: Some(watched), watch }
+        Self { mesh, ways, watched: Some(watched), watch }
     }
 }
 
-/// Opens NCCL everywhere, and gives all ranks what rank 0 made.
-fn introduce(mesh: &mut Mesh, libraries: &[PathBuf]) -> Result<(Nccl, Id), ModelError> {
-    let nccl = Nccl::open(libraries)?;
-    let own = if mesh.rank == 0 { nccl.new_id()?.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect() } else { Vec::new() };
-    let words = Communicator::<Gpu<Driver>>::all_gather(mesh, &own)?.swap_remove(0);
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let wrong =
-        |bytes: Vec<u8>| RankError::Unexpected { rank: 0, got: format!("{} bytes", bytes.len()), wanted: "NCCL's identifier".into() };
-    Ok((nccl, bytes.try_into().map_err(wrong)?))
+fn connect(
+    mesh: &mut Mesh,
+    driver: &Driver,
+    libraries: &[PathBuf],
+    wait: &dyn Fn() -> Result<(), String>,
+) -> Result<Arc<Connection>, ModelError> {
+    let (nccl, place) = (Nccl::open(libraries)?, (mesh.rank, mesh.links.len()));
+    let kinds = tell_all(mesh, driver.kind().as_bytes())?;
+    if let Some(other) = kinds.iter().position(|kind| *kind != kinds[0]) {
+        let [first, kind] = [&kinds[0], &kinds[other]].map(|kind| String::from_utf8_lossy(kind));
+        let problem = format!("rank 0 has {first} and rank {other} {kind}: of one run all have the same");
+        return Err(RankError::Devices(problem).into());
+    }
+    // Rank 0 says by what they find each other, and how products are computed.
+    let own = if place.0 == 0 { [&nccl.new_id()?[..], driver.choices().as_bytes()].concat() } else { Vec::new() };
+    let told = tell_all(mesh, &own)?.swap_remove(0);
+    let wrong = || RankError::Unexpected { rank: 0, got: format!("{} bytes", told.len()), wanted: "NCCL's identifier and choices".into() };
+    let (id, choices) = told.split_first_chunk::<{ size_of::<Id>() }>().ok_or_else(wrong)?;
+    driver.follow(&String::from_utf8_lossy(choices));
+    let begun = Instant::now();
+    driver.join(nccl, *id, place, || match (mesh.fate.reason(), wait()) {
+        (Some(reason), _) => Err(ModelError::from(reason)),
+        (None, Err(why)) => Err(RankError::Devices(why).into()),
+        (None, Ok(())) if begun.elapsed() > PATIENCE => {
+            let seconds = PATIENCE.as_secs();
+            let remedy = "does NCCL_SOCKET_IFNAME name the network between the machines? NCCL_DEBUG=INFO says what it tries";
+            Err(RankError::Devices(format!("the GPUs did not reach each other within {seconds} seconds: {remedy}")).into())
+        }
+        (None, Ok(())) => Ok(()),
+    })
+}
+
+/// What every rank says, by rank.
+pub(super) fn tell_all(mesh: &mut Mesh, bytes: &[u8]) -> Result<Vec<Vec<u8>>, RankError> {
+    let mut words = vec![bytes.len() as u64];
+    words.extend(bytes.chunks(8).map(|bytes| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))));
+    let all = Communicator::<Gpu<Driver>>::all_gather(mesh, &words)?;
+    let one = |words: Vec<u64>| {
+        let mut bytes: Vec<u8> = words.iter().skip(1).flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(words.first().map_or(0, |&len| len as usize));
+        bytes
+    };
+    Ok(all.into_iter().map(one).collect())
 }
 
 impl fmt::Debug for Devices {
@@ -112,7 +172,7 @@ impl<L: Launcher> Communicator<Gpu<L>> for Devices {
     fn abort(&mut self, message: &str) {
         Communicator::<Gpu<L>>::abort(&mut self.mesh, message);
         // Nothing of this rank is to wait for answers either.
-        (self.give_up)();
+        self.ways.give_up();
     }
 
     fn failure(&self) -> Option<RankError> {

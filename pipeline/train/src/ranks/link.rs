@@ -85,7 +85,7 @@ pub(super) struct Fate {
 }
 
 impl Fate {
-    fn fail(&self, error: RankError) {
+    pub fn fail(&self, error: RankError) {
         let _ = self.failure.set(error);
     }
 

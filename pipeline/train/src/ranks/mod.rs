@@ -9,7 +9,7 @@ mod mesh;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use devices::Devices;
+pub use devices::{Devices, Ways};
 pub use meeting::{Door, Meeting};
 pub use mesh::Mesh;
 
@@ -29,6 +29,8 @@ pub enum RankError {
     Unexpected { rank: usize, got: String, wanted: String },
     #[error("{0}")]
     Meeting(String),
+    #[error("the GPUs of the ranks: {0}")]
+    Devices(String),
 }
 
 /// What a message is about, so that ranks that have lost step are found out.
@@ -75,7 +77,7 @@ pub trait Communicator<O: Operations>: Debug + Send {
         None
     }
 
-    /// Whether gradients are still read while the ones after the next are computed, which so need buffers of their own.
+    /// Whether gradients are still read while the next ones are computed, which so need buffers of their own.
     fn overlaps(&self) -> bool {
         false
     }
@@ -89,7 +91,8 @@ pub trait Communicator<O: Operations>: Debug + Send {
     }
 
     /// Adds the gradients that ranks have of some parameters to the sums that their owners hold, in order of rank. Where it
-    /// [overlaps](Self::overlaps), it is done when the next but one returns, or after [`settle`](Self::settle).
+    /// [overlaps](Self::overlaps), they may be written again when the next call has returned that has something to do here, and sums be read
+    /// after [`settle`](Self::settle).
     ///
     /// # Errors
     /// [`RankError`], and those of the device.

@@ -143,7 +143,8 @@ fn checkpoints_are_the_same_and_are_gone_on_with_by_any_number() {
                 assert!(files(&checkpoint) == files(&folder.path().join("step-1")), "{kind}: files of {before} ranks");
                 let all = ranks(after, |mesh| {
                     let ops = open(1).unwrap();
-                    let trainer = Trainer::resume(&ops, &checkpoint, plan(4), Box::new(mesh)).unwrap();
+                    let model = crate::model::read_weights(&ops, &checkpoint).unwrap();
+                    let trainer = Trainer::resume(&ops, &checkpoint, model, plan(4), Box::new(mesh)).unwrap();
                     course(trainer, &ops, 4, STEPS - 2)
                 });
                 for course in all {
@@ -295,4 +296,14 @@ fn no_rank_has_more_than_its_share_and_one_parameter() {
             }
         }
     }
+}
+
+#[test]
+fn what_every_rank_says_comes_whole() {
+    let says = |rank: usize| (0..rank * 9).map(|at| (at * 37 + rank) as u8).collect::<Vec<_>>();
+    let told = ranks(3, |mut mesh| {
+        let own = says(mesh.rank);
+        devices::tell_all(&mut mesh, &own).unwrap()
+    });
+    assert_eq!(told, vec![[says(0), says(1), says(2)]; 3]);
 }
