@@ -16,16 +16,20 @@ use crate::KernelError;
 use crate::operations::Done;
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// The driver's version of CUDA, as it counts: what is compiled by CUDA 13 runs on drivers of CUDA 13 or newer.
 const OLDEST_DRIVER: i32 = 13_000;
 
 /// Columns of the box that a tensor map moves: the 128 bytes that are swizzled together.
 const BOX_COLUMNS: u32 = 64;
+
+/// Pieces of work that are aside at most: as many layers, of some ten commands each, where a stream has room for about a thousand.
+const ASIDE_MAX: usize = 32;
 
 /// What a device is opened with.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,8 +96,12 @@ pub struct Driver {
     products: Mutex<Products>,
     uploads: Mutex<Uploads>,
     not_kept: Option<String>,
+    /// Major and minor version of NVRTC.
+    compiler_version: (i32, i32),
     /// To the devices of other ranks, once they are joined.
     connection: OnceLock<Arc<Connection>>,
+    /// Ends of what is aside.
+    under_way: Mutex<VecDeque<Arc<CudaEvent>>>,
     /// For what goes to other ranks.
     beside: Arc<CudaStream>,
     stream: Arc<CudaStream>,
@@ -150,7 +158,19 @@ impl Driver {
             }
         }
         let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
-        Ok(Self { found, kernels, products, uploads: Mutex::default(), not_kept, connection: OnceLock::new(), beside, stream, context })
+        Ok(Self {
+            found,
+            kernels,
+            products,
+            uploads: Mutex::default(),
+            not_kept,
+            compiler_version: compiler.version(),
+            connection: OnceLock::new(),
+            under_way: Mutex::default(),
+            beside,
+            stream,
+            context,
+        })
     }
 
     /// Name, architecture and memory.
@@ -180,9 +200,10 @@ impl Driver {
         self.expect_connected()
     }
 
-    /// Device and library of matrix products: where they are the same, and the choices of products too, so are the bits.
+    /// Device, library of matrix products and compiler of kernels: where they are the same, and the choices of products too, so are the bits.
     pub fn kind(&self) -> String {
-        format!("{}, cuBLASLt {}", self.found.name, self.products().version())
+        let (major, minor) = self.compiler_version;
+        format!("{}, cuBLASLt {}, NVRTC {major}.{minor}", self.found.name, self.products().version())
     }
 
     /// How products are computed that were asked for before, by this run or an earlier one.
@@ -199,6 +220,20 @@ impl Driver {
     fn products(&self) -> MutexGuard<'_, Products> {
         // A thread that panicked left at most a choice out.
         self.products.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until few enough things are aside that the stream takes more at once: in a call that waits for a stream with no room, nothing would be
+    /// learnt of ranks that are gone.
+    fn leave_room(&self, under_way: &mut VecDeque<Arc<CudaEvent>>) -> Done {
+        while let Some(first) = under_way.front().filter(|_| under_way.len() >= ASIDE_MAX) {
+            if first.try_is_complete().map_err(launch_failed("work beside the rest"))? {
+                under_way.pop_front();
+            } else {
+                self.expect_connected()?;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        Ok(())
     }
 
     /// Whether what transfers write is what other ranks sent.
@@ -268,7 +303,7 @@ impl Driver {
 impl Launcher for Driver {
     type Memory = CudaSlice<u8>;
     type Recording = Recording;
-    type Mark = CudaEvent;
+    type Mark = Arc<CudaEvent>;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // The driver gives no memory of no bytes; one stands for them.
@@ -337,8 +372,10 @@ impl Launcher for Driver {
         recording.0.launch().map_err(launch_failed("a recorded list of commands"))
     }
 
-    fn aside(&self, work: &[Aside]) -> Result<CudaEvent, KernelError> {
+    fn aside(&self, work: &[Aside]) -> Result<Arc<CudaEvent>, KernelError> {
         let refused = launch_failed("work beside the rest");
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leave_room(&mut under_way)?;
         let before = self.stream.record_event(None).map_err(&refused)?;
         self.beside.wait(&before).map_err(&refused)?;
         for one in work {
@@ -351,10 +388,12 @@ impl Launcher for Driver {
                 }
             }
         }
-        self.beside.record_event(None).map_err(&refused)
+        let end = Arc::new(self.beside.record_event(None).map_err(&refused)?);
+        under_way.push_back(end.clone());
+        Ok(end)
     }
 
-    fn wait(&self, mark: CudaEvent) -> Done {
+    fn wait(&self, mark: Arc<CudaEvent>) -> Done {
         self.stream.wait(&mark).map_err(launch_failed("work beside the rest"))
     }
 

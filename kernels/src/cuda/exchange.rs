@@ -33,7 +33,7 @@ pub fn staging_bytes(ranks: usize, longest: usize) -> usize {
     (ranks.saturating_sub(1) * longest.next_multiple_of(LINE) * size_of::<f32>()).min(STAGING_BYTES)
 }
 
-/// Numbers that each rank's part of the staging memory is a multiple of, where it is as large: NCCL copies single bytes where an address is
+/// Numbers that each rank's part of the staging memory is a multiple of, unless it is smaller: NCCL copies single bytes where an address is
 /// not a multiple of 16.
 const LINE: usize = 32;
 

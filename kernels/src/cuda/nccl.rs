@@ -9,7 +9,7 @@ use cudarc::driver::CudaContext;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::time::Duration;
 
 /// By this the ranks of a run find each other: rank 0 makes it, the others are given it.
@@ -18,7 +18,7 @@ pub type Id = [u8; 128];
 /// Time to close a connection. NCCL waits for the other ranks of a machine, of which one may hang.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// As NCCL counts: 2.19.1, the first that ends one communicator while others are at work as it says.
+/// As NCCL counts: 2.19.1. Before it, a communicator could not be ended safely in a process with several threads.
 const OLDEST_VERSION: c_int = 21_901;
 
 /// NCCL's type of bytes (`ncclUint8`): nothing is reckoned on the way.
@@ -138,11 +138,14 @@ impl Nccl {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the call writes a handle, and copies the configuration; it refuses numbers that do not fit together.
         let code = unsafe { (self.0.join)(&mut handle, ranks_number, RawId(*id), rank_number, &mut config) };
-        if handle.is_null() || !matches!(code, SUCCESS | IN_PROGRESS) {
-            return Err(failed(self.0.said(code, std::ptr::null_mut())).into());
-        }
-        let handle = Mutex::new(Some(Handle(handle)));
+        let refused = (!matches!(code, SUCCESS | IN_PROGRESS)).then(|| self.0.said(code, std::ptr::null_mut()));
+        // NCCL may have begun something all the same.
+        let handle = Mutex::new(Some(handle).filter(|handle| !handle.is_null()).map(Handle));
         let connection = Connection { calls: self.0, context, ranks, handle, is_given_up: AtomicBool::new(false) };
+        if let Some(why) = refused {
+            connection.give_up();
+            return Err(failed(why).into());
+        }
         loop {
             let progress = connection.lock().as_ref().and_then(|handle| connection.calls.progress(handle.0));
             match progress {
@@ -242,7 +245,11 @@ impl Connection {
 
     /// Why transfers will not end, if NCCL knows: a network that failed, say. For any thread; where another is in a call, that one is told.
     pub fn problem(&self) -> Option<String> {
-        let held = self.handle.try_lock().ok()?;
+        let held = match self.handle.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         match self.calls.progress(held.as_ref()?.0) {
             Some(Progress::Failed(why)) => Some(why),
             Some(Progress::Done) | None => None,
@@ -270,6 +277,7 @@ impl Connection {
         let Some(handle) = handle else { return };
         let (context, (tell, told)) = (self.context.clone(), mpsc::channel::<()>());
         let close = move || {
+            // All of it: the pointer within may not go to another thread by itself.
             let Handle(raw) = { handle };
             if context.bind_to_thread().is_ok() {
                 // SAFETY: nothing else has the handle any more. What it answers changes nothing.
@@ -305,7 +313,7 @@ impl Calls {
 
     /// What the library says of a failure.
     fn said(&self, code: c_int, handle: RawHandle) -> String {
-        // SAFETY: both give text that lives as long as the library, the second until the next call; or nothing.
+        // SAFETY: both give nothing, or text that lives as long as the library; another call may change the second's letters, not its end.
         let [name, last] = unsafe { [(self.name)(code), (self.last_error)(handle)] }.map(|text| {
             // SAFETY: as above.
             if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }

@@ -17,6 +17,7 @@ use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result, sys as driver};
 use handles::{Handle, Problem};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,8 +34,9 @@ pub(super) struct Products {
     handle: Handle,
     workspace: CudaSlice<u8>,
     choices: Choices,
-    /// Whether ways are timed, or the first that is proposed is taken.
-    chooses: bool,
+    /// The first ways that were proposed for products of exactly these sizes, where no others are timed. Not by about these sizes: what came first
+    /// would decide.
+    first: Option<HashMap<Key, Algorithm>>,
     stream: Arc<CudaStream>,
 }
 
@@ -49,7 +51,7 @@ impl Products {
         // SAFETY: nothing reads the workspace before cuBLASLt wrote to it.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.map_err(|error| no_memory(error, WORKSPACE_BYTES))?;
         let choices = Choices::open(cache.map(|folder| folder.join(choices::file_name(device, handle.version()))));
-        Ok(Self { handle, workspace, choices, chooses: true, stream })
+        Ok(Self { handle, workspace, choices, first: None, stream })
     }
 
     /// Version of cuBLASLt.
@@ -65,7 +67,7 @@ impl Products {
     /// Takes these choices, and chooses and keeps nothing any more.
     pub(super) fn follow(&mut self, choices: &str) {
         self.choices = Choices::read(choices);
-        self.chooses = false;
+        self.first = Some(HashMap::new());
     }
 
     /// Starts a product, after all work that was started before. The stream's context is this thread's.
@@ -82,11 +84,16 @@ impl Products {
         let problem = Problem::new(product).map_err(|error| failed("describing a product", error))?;
         let key = Key::of(product);
         let known = self.choices.get(&key).filter(|&algorithm| problem.takes(&self.handle, algorithm, WORKSPACE_BYTES));
+        let exact = Key::exact(product);
+        let known = known.or_else(|| self.first.as_ref()?.get(&exact).copied());
         let algorithm = match known {
             Some(algorithm) => algorithm,
             None => {
                 let algorithm = self.choose(product, &problem)?;
-                self.choices.put(key, algorithm);
+                match &mut self.first {
+                    Some(first) => drop(first.insert(exact, algorithm)),
+                    None => self.choices.put(key, algorithm),
+                }
                 algorithm
             }
         };
@@ -100,7 +107,7 @@ impl Products {
         let [first, _, ..] = proposed[..] else {
             return proposed.first().copied().ok_or_else(|| KernelError::Launch(format!("cuBLASLt has no way for {product:?}")));
         };
-        if !self.chooses {
+        if self.first.is_some() {
             return Ok(first);
         }
         // What is added to must be added to once: trials write elsewhere.

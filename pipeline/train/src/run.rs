@@ -13,7 +13,7 @@ use crate::data::Data;
 use crate::metrics::Metrics;
 use crate::model::{self, Model, ModelError};
 use crate::outline::{Budget, Outline};
-use crate::ranks::{Alone, Communicator, Devices, Door, Meeting, Mesh};
+use crate::ranks::{Alone, Communicator, Devices, Door, Meeting, Mesh, RankError};
 use crate::recipe::{Precision, Recipe, key};
 use crate::trainer::{Plan, Step, TrainError, Trainer, copy_into};
 use osler_kernels::cuda::{Gpu, driver};
@@ -172,7 +172,7 @@ impl<'a, O: Operations> Run<'a, O> {
             Some(mesh) => join(&ops, mesh)?,
             None => Box::new(Alone),
         };
-        let ready = prepare(&options, &outline, &ops, &mut *ranks);
+        let ready = prepare(&options, &outline, &ops, &mut *ranks).map_err(|error| cause(&*ranks, error));
         let (checkpoint, model) = ready.inspect_err(|error| ranks.abort(&error.to_string()))?;
         let plan = Plan {
             schedule: recipe.rates(outline.budget.solved.steps),
@@ -181,12 +181,16 @@ impl<'a, O: Operations> Run<'a, O> {
             recompute: outline.budget.recompute,
             sums_in_any_order: recipe.machine.sums_in_any_order,
         };
-        let trainer = match checkpoint {
+        let mut trainer = match checkpoint {
             Some(path) => Trainer::resume(&ops, &path, model, plan, ranks)?,
             None => Trainer::new(&ops, model, plan, ranks)?,
         };
         let desk = match lock {
-            Some(lock) => Some(Desk { metrics: Metrics::open(out, trainer.num_steps(), outline.source_names.clone())?, _lock: lock }),
+            Some(lock) => {
+                let metrics = Metrics::open(out, trainer.num_steps(), outline.source_names.clone());
+                let metrics = metrics.inspect_err(|error| trainer.ranks().abort(&error.to_string()))?;
+                Some(Desk { metrics, _lock: lock })
+            }
             None => None,
         };
         let companions = companions(outline.weights.as_deref(), &base.join(&recipe.corpus).join("tokens"));
@@ -196,25 +200,11 @@ impl<'a, O: Operations> Run<'a, O> {
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let mut nobody = Nobody;
         let mut finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
-        if matches!(finished, Err(TrainError::Model(ModelError::Kernel(_)))) {
-            finished = finished.map_err(|error| self.cause(error));
-        }
+        finished = finished.map_err(|error| cause(self.trainer.ranks(), error));
         if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
             self.trainer.ranks().abort(&error.to_string());
         }
         finished
-    }
-
-    /// Why a device failed: one that waited for a rank that is gone knows less of it than the others do, who may say so a little later.
-    fn cause(&mut self, error: TrainError) -> TrainError {
-        let begun = Instant::now();
-        while self.trainer.ranks().ranks() > 1 && begun.elapsed() < Duration::from_secs(1) {
-            if let Some(failure) = self.trainer.ranks().failure() {
-                return failure.into();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        error
     }
 
     fn finish(&mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
@@ -380,6 +370,20 @@ fn prepare<O: Operations>(
         None => Model::random(ops, outline.budget.config.clone(), options.recipe.seed)?,
     };
     Ok((checkpoint, model))
+}
+
+/// Why a device failed: one that waited for a rank that is gone knows less of it than the others do, who may say so a little later.
+fn cause<O: Operations>(ranks: &dyn Communicator<O>, error: TrainError) -> TrainError {
+    let begun = Instant::now();
+    let is_the_devices = matches!(error, TrainError::Model(ModelError::Kernel(_))) && ranks.ranks() > 1;
+    while is_the_devices && begun.elapsed() < Duration::from_secs(1) {
+        match ranks.failure() {
+            Some(RankError::Devices(why)) => return RankError::Devices(format!("{why}; {error}")).into(),
+            Some(failure) => return failure.into(),
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    error
 }
 
 /// Whether there is still reason to wait for other ranks.

@@ -62,7 +62,8 @@ impl TrainError {
 
     /// Whether another rank says the same, or says why.
     pub fn is_shared(&self) -> bool {
-        let elsewhere = matches!(self, Self::Model(ModelError::Ranks(RankError::Gone { .. } | RankError::Stopped { .. })));
+        let elsewhere =
+            matches!(self, Self::Model(ModelError::Ranks(RankError::Gone { .. } | RankError::Stopped { .. } | RankError::Devices(_))));
         elsewhere || self.is_common()
     }
 }

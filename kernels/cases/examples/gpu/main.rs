@@ -35,7 +35,7 @@ enum Command {
         /// Only cases whose name contains this; `ranks` is what several GPUs do together
         #[arg(long, default_value = "")]
         only: String,
-        /// Leaves out cases of sizes that models have, which take the CPU minutes
+        /// Leaves out cases of sizes that models have, which take the CPU minutes, and what several GPUs do together
         #[arg(long)]
         small: bool,
     },
@@ -77,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     match command {
         Command::Test { only, small } => {
             let ranks_alone = only == ranks::NAME;
-            // Not with small cases, which tools go over that slow NCCL's waiting kernels down to nothing.
+            // Small cases are for compute-sanitizer, under which NCCL's kernels, which wait for others, take for ever.
             let reached = !(ranks_alone || only.is_empty() && !small) || ranks::run(&gpu, &options);
             Ok((ranks_alone || test::run(gpu, only, *small)) && reached)
         }

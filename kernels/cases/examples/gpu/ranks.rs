@@ -37,9 +37,11 @@ pub fn run(gpu: &Gpu<Driver>, options: &Options<'_>) -> bool {
     tell(&format!("{count} that add, copy and train as one"), outcomes.into_iter().collect()) && alone
 }
 
-/// The cases of so many ranks, each with a GPU; the steps' bits are held against those of `gpu` alone.
+/// The cases of so many ranks, each with a GPU; the steps' bits are held against those of `gpu` alone, which chooses nothing after that.
 fn together(gpu: &Gpu<Driver>, options: &Options<'_>, count: usize) -> Vec<Result<(), String>> {
     let courses = ["mistral", "mixtral", "qwen2"].map(|kind| Course { kind, passes: 2 * count as u32 });
+    // As the ranks compute products: nothing is timed any more.
+    gpu.launcher().follow(&gpu.launcher().choices());
     let wanted = courses.map(|course| course.run(gpu, Box::new(Alone)).map_err(|error| error.to_string()));
     // A device is joined with others once, and a communicator belongs to one trainer.
     let with = |work: &(dyn Fn(usize, Gpu<Driver>, Devices) -> Result<(), String> + Sync)| -> Result<(), String> {

@@ -6,8 +6,8 @@ use osler_kernel_cases::ranks::{Course, Sums, broadcast, each, part};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::cuda::exchange::{Reduction, Round};
 use osler_train::ranks::{Alone, Communicator, Devices, Ways};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 /// Runs `work` as each of `ranks` ranks whose devices have joined.
@@ -101,7 +101,7 @@ fn any_number_of_devices_gives_the_same_bits() {
 #[test]
 fn no_device_waits_for_a_rank_that_is_gone() {
     for ends in ["with a word", "without", "not, but the network has failed"] {
-        let failed = Arc::new(AtomicBool::new(false));
+        let (failed, all) = (Arc::new(AtomicBool::new(false)), Barrier::new(3));
         let told = joined_by(&failed, 3, |rank, gpu, mut devices| {
             let own = exact(&gpu, &[1.0; 4]);
             if rank == 2 {
@@ -110,7 +110,8 @@ fn no_device_waits_for_a_rank_that_is_gone() {
                     "without" => {}
                     _ => {
                         failed.store(true, Ordering::Relaxed);
-                        std::thread::sleep(Duration::from_secs(1));
+                        // None ends before all know.
+                        all.wait();
                     }
                 }
                 return String::new();
@@ -125,7 +126,11 @@ fn no_device_waits_for_a_rank_that_is_gone() {
                 std::thread::sleep(Duration::from_millis(5));
                 Communicator::<Gpu<Emulator>>::failure(&devices)
             });
-            failure.flatten().next().unwrap().to_string()
+            let failure = failure.flatten().next().unwrap().to_string();
+            if ends.starts_with("not") {
+                all.wait();
+            }
+            failure
         });
         if ends.starts_with("not") {
             assert!(told[..2].iter().all(|told| told == "the GPUs of the ranks: a cable is out"), "{told:?}");

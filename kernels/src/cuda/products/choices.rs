@@ -24,8 +24,14 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn of(product: &Product) -> Self {
+        let exact = Self::exact(product);
+        Self { sizes: exact.sizes.map(about), ..exact }
+    }
+
+    /// That of a product of these sizes alone.
+    pub(super) fn exact(product: &Product) -> Self {
         Self {
-            sizes: [product.rows, product.columns, product.inner].map(about),
+            sizes: [product.rows, product.columns, product.inner],
             flags: [
                 product.left.transposed,
                 product.right.transposed,

@@ -72,7 +72,7 @@ impl<O: Operations> KeptLosses<O> {
     /// Those of the device; also where there is no room.
     pub fn keep(&mut self, ops: &O, work: &Workspace<O>, share: f64) -> Result<(), ModelError> {
         let at = self.len();
-        let no_room = KernelError::Shape { kernel: "kept losses", argument: "rows", wanted: 0, got: work.rows };
+        let no_room = KernelError::Value { kernel: "kept losses", argument: "rows", wanted: "those that room was made for" };
         let (_, memory) = self.memory.as_mut().ok_or(no_room)?;
         ops.copy_exact(&work.losses, memory, at)?;
         if let Some(balance) = &work.balance {

@@ -110,7 +110,7 @@ fn connect(
     let begun = Instant::now();
     driver.join(nccl, *id, place, || match (mesh.fate.reason(), wait()) {
         (Some(reason), _) => Err(ModelError::from(reason)),
-        (None, Err(why)) => Err(RankError::Devices(why).into()),
+        (None, Err(why)) => Err(RankError::Meeting(why).into()),
         (None, Ok(())) if begun.elapsed() > PATIENCE => {
             let seconds = PATIENCE.as_secs();
             let remedy = "does NCCL_SOCKET_IFNAME name the network between the machines? NCCL_DEBUG=INFO says what it tries";
@@ -144,6 +144,10 @@ impl Drop for Devices {
         drop(self.watched.take());
         if let Some(watch) = self.watch.take() {
             let _ = watch.join();
+        }
+        // It may have looked before the last that became known.
+        if self.mesh.fate.reason().is_some() {
+            self.ways.give_up();
         }
     }
 }

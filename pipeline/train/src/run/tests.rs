@@ -279,5 +279,5 @@ fn ranks_that_do_not_fit_are_refused() {
     fs::create_dir_all(folder.path().join("broken/metrics.jsonl")).unwrap();
     let all = train_among(folder.path(), "broken", &recipe(&[("machine.ranks", "2")]), &[None, None]);
     let said: Vec<String> = all.into_iter().map(|(_, outcome)| outcome.unwrap_err().to_string()).collect();
-    assert!(said[0].contains("metrics.jsonl") && said[1].contains("rank 0 is gone"), "{said:?}");
+    assert!(said[0].contains("metrics.jsonl") && said[1] == format!("rank 0 stopped: {}", said[0]), "{said:?}");
 }
