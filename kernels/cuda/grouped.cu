@@ -107,9 +107,9 @@ DEVICE void multiply(float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint16_t
 
 // Stores each pair of neighbouring numbers of a tile, those inside `row_end` and `column_end`: what is there of the four pairs of a row is asked
 // for before the first is waited for.
-template <typename Pairs>
+template <typename Number, typename Pair>
 DEVICE void store_pairs(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4], uint32_t row, uint32_t row_end, uint32_t column,
-                        uint32_t column_end, const Pairs& pairs) {
+                        uint32_t column_end, const Pairs<Number, Pair>& pairs) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     row += warp / 4 * WARP_ROWS + lane / 4;
     column += warp % 4 * WARP_COLUMNS + 2 * (lane % 4);
@@ -119,7 +119,7 @@ DEVICE void store_pairs(const float (&sum)[WARP_ROWS / 16][WARP_COLUMNS / 8][4],
         for (int half = 0; half < 2; half++) {
             const uint32_t at = row + 16 * i + 8 * half;
             if (at >= row_end) continue;
-            typename Pairs::Before before[WARP_COLUMNS / 8];
+            Pair before[WARP_COLUMNS / 8];
 #pragma unroll
             for (int j = 0; j < WARP_COLUMNS / 8; j++) {
                 if (column + 8 * j < column_end) before[j] = pairs.load(at, column + 8 * j);

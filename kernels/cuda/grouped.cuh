@@ -61,30 +61,24 @@ struct Tiles {
     }
 };
 
-// Where pairs of neighbouring numbers of a bf16 product go: over what is there, or added to it and rounded once.
-struct StoredPairs {
-    using Before = uint32_t;
-    uint16_t* product;
+// Two neighbouring numbers of a product, bf16 or f32, added to what is there and rounded once.
+DEVICE uint32_t added(uint32_t before, float first, float second) {
+    return pack_bf16(first + __uint_as_float(before << 16), second + __uint_as_float(before & 0xFFFF0000u));
+}
+DEVICE float2 added(float2 before, float first, float second) { return make_float2(before.x + first, before.y + second); }
+
+// Where such pairs go: over what is there, or added to it.
+template <typename Number, typename Pair>
+struct Pairs {
+    Number* product;
     uint32_t columns;
     bool add;
 
-    DEVICE uint32_t* place(uint32_t row, uint32_t column) const { return reinterpret_cast<uint32_t*>(product + uint64_t(row) * columns + column); }
-    DEVICE Before load(uint32_t row, uint32_t column) const { return add ? *place(row, column) : 0; }
-    DEVICE void store(uint32_t row, uint32_t column, Before before, float first, float second) const {
-        *place(row, column) = pack_bf16(first + __uint_as_float(before << 16), second + __uint_as_float(before & 0xFFFF0000u));
+    DEVICE Pair* place(uint32_t row, uint32_t column) const { return reinterpret_cast<Pair*>(product + uint64_t(row) * columns + column); }
+    DEVICE Pair load(uint32_t row, uint32_t column) const { return add ? *place(row, column) : Pair(); }
+    DEVICE void store(uint32_t row, uint32_t column, Pair before, float first, float second) const {
+        *place(row, column) = added(before, first, second);
     }
 };
-
-// The same in f32.
-struct ExactPairs {
-    using Before = float2;
-    float* product;
-    uint32_t columns;
-    bool add;
-
-    DEVICE float2* place(uint32_t row, uint32_t column) const { return reinterpret_cast<float2*>(product + uint64_t(row) * columns + column); }
-    DEVICE Before load(uint32_t row, uint32_t column) const { return add ? *place(row, column) : make_float2(0.0f, 0.0f); }
-    DEVICE void store(uint32_t row, uint32_t column, Before before, float first, float second) const {
-        *place(row, column) = make_float2(before.x + first, before.y + second);
-    }
-};
+using StoredPairs = Pairs<uint16_t, uint32_t>;
+using ExactPairs = Pairs<float, float2>;

@@ -119,8 +119,8 @@ DEVICE void consume(Ring* ring, float (&sum)[TILE_COLUMNS / 2], uint16_t* stages
 
 // Stores each pair of neighbouring numbers of a tile, those inside the ends: what is there of four pairs is asked for before the first is waited
 // for.
-template <typename Pairs>
-DEVICE void store_pairs(const Tile& tile, const float* sum, uint32_t row_end, uint32_t column_end, const Pairs& pairs) {
+template <typename Number, typename Pair>
+DEVICE void store_pairs(const Tile& tile, const float* sum, uint32_t row_end, uint32_t column_end, const Pairs<Number, Pair>& pairs) {
     const uint32_t first_row = tile.row + (threadIdx.x / 128 - 1) * 64 + row_in_group(), column = tile.column + 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -129,13 +129,13 @@ DEVICE void store_pairs(const Tile& tile, const float* sum, uint32_t row_end, ui
         for (int n = 0; n < TILE_COLUMNS / 8; n += 4) {
             // Columns come in whole boxes.
             if (row >= row_end || tile.column + 8 * n >= column_end) continue;
-            typename Pairs::Before before[4];
+            Pair before[4];
 #pragma unroll
             for (int at = 0; at < 4; at++) before[at] = pairs.load(row, column + 8 * (n + at));
 #pragma unroll
             for (int at = 0; at < 4; at++) {
-                const float* pair = sum + 4 * (n + at) + 2 * half;
-                pairs.store(row, column + 8 * (n + at), before[at], pair[0], pair[1]);
+                const float* both = sum + 4 * (n + at) + 2 * half;
+                pairs.store(row, column + 8 * (n + at), before[at], both[0], both[1]);
             }
         }
     }

@@ -258,17 +258,10 @@ impl Driver {
         place: (usize, usize),
         wait: impl Fn() -> Result<(), E>,
     ) -> Result<Arc<Connection>, E> {
-        let joined = nccl.join(self.context.clone(), &id, place, wait)?;
-        let mut is_first = false;
-        let connection = self.connection.get_or_init(|| {
-            is_first = true;
-            Arc::new(joined)
-        });
-        if is_first {
-            Ok(connection.clone())
-        } else {
-            Err(KernelError::Cuda("the device has been joined with others before".into()).into())
-        }
+        let connection = Arc::new(nccl.join(self.context.clone(), &id, place, wait)?);
+        let again = |_| KernelError::Cuda("the device has been joined with others before".into());
+        self.connection.set(connection.clone()).map_err(again)?;
+        Ok(connection)
     }
 
     /// Starts a kernel. The context is this thread's.

@@ -193,9 +193,10 @@ impl<L: Launcher> Gpu<L> {
             address: self.address(tensor, 0),
             bytes: tensor.len * size_of::<u16>(),
         };
-        let transfers: Vec<_> = owners.iter().zip(tensors).map(transfer).filter(|transfer| transfer.bytes() > 0).collect();
-        let work = if transfers.is_empty() { Vec::new() } else { vec![Aside::Exchange(transfers)] };
-        self.with_staging(0, |_| Ok(work))?;
+        let transfers: Vec<_> = owners.iter().zip(tensors).filter(|(_, tensor)| tensor.len > 0).map(transfer).collect();
+        if !transfers.is_empty() {
+            self.put_aside(&mut lock(&self.exchange), &[Aside::Exchange(transfers)])?;
+        }
         self.settle()
     }
 
@@ -213,7 +214,7 @@ impl<L: Launcher> Gpu<L> {
         self.launcher.wait(mark)
     }
 
-    /// Starts aside what `work` makes of the address of so much staging memory, and lets what comes next wait for what was aside before.
+    /// Starts aside what `work` makes of the address of so much staging memory.
     fn with_staging(&self, bytes: usize, work: impl FnOnce(u64) -> Result<Vec<Aside>, KernelError>) -> Done {
         let mut exchange = lock(&self.exchange);
         if !exchange.staging.has(bytes) {
@@ -221,20 +222,14 @@ impl<L: Launcher> Gpu<L> {
             self.wait_for(exchange.mark.take())?;
         }
         let work = work(self.launcher.address(exchange.staging.at_least(self, bytes)?))?;
-        if work.is_empty() {
-            return Ok(());
-        }
-        self.start_listed()?;
-        let mark = self.launcher.aside(&work)?;
-        let before = exchange.mark.replace(mark);
-        self.wait_for(before)
+        if work.is_empty() { Ok(()) } else { self.put_aside(&mut exchange, &work) }
     }
-}
 
-impl Transfer {
-    fn bytes(&self) -> usize {
-        let (Self::Send { bytes, .. } | Self::Receive { bytes, .. } | Self::Broadcast { bytes, .. }) = *self;
-        bytes
+    /// Starts work aside, and lets what comes next wait for what was aside before.
+    fn put_aside(&self, exchange: &mut Exchange<L>, work: &[Aside]) -> Done {
+        self.start_listed()?;
+        let mark = self.launcher.aside(work)?;
+        self.wait_for(exchange.mark.replace(mark))
     }
 }
 

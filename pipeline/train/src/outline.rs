@@ -150,17 +150,20 @@ fn staging_bytes(recipe: &Recipe, parameters: &Parameters, owners: &[usize]) -> 
         return 0;
     }
     let ranks = recipe.machine.ranks as usize;
-    let of = |rank: usize, group: Range<usize>| group.filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum();
-    let longest =
-        parameters.backward().flat_map(|group| (0..ranks).map(move |rank| (rank, group.clone()))).map(|(rank, group)| of(rank, group));
-    exchange::staging_bytes(ranks, longest.max().unwrap_or(0)) as u64
+    let of_all = |group: Range<usize>| (0..ranks).map(move |rank| load(parameters, owners, rank, group.clone()));
+    exchange::staging_bytes(ranks, parameters.backward().flat_map(of_all).max().unwrap_or(0)) as u64
 }
 
 /// The rank that holds the most numbers.
 fn fullest(parameters: &Parameters, owners: &[usize]) -> usize {
-    let load = |rank: usize| -> usize { (0..owners.len()).filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum() };
     // Of equals the first.
-    (0..owners.iter().max().map_or(1, |&last| last + 1)).rev().max_by_key(|&rank| load(rank)).unwrap_or(0)
+    let ranks = owners.iter().max().map_or(1, |&last| last + 1);
+    (0..ranks).rev().max_by_key(|&rank| load(parameters, owners, rank, 0..owners.len())).unwrap_or(0)
+}
+
+/// Numbers that a rank holds of some parameters.
+fn load(parameters: &Parameters, owners: &[usize], rank: usize, group: Range<usize>) -> usize {
+    group.filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum()
 }
 
 /// Every rank has to have something to do: which passes a step has decides its bits, so it is not for the ranks to change.

@@ -199,8 +199,8 @@ impl<'a, O: Operations> Run<'a, O> {
 
     fn train(mut self, watch: &mut dyn Watch) -> Result<Finished, TrainError> {
         let mut nobody = Nobody;
-        let mut finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
-        finished = finished.map_err(|error| cause(self.trainer.ranks(), error));
+        let finished = self.finish(if self.desk.is_some() { watch } else { &mut nobody });
+        let finished = finished.map_err(|error| cause(self.trainer.ranks(), error));
         if let Some(error) = finished.as_ref().err().filter(|error| !error.is_common()) {
             self.trainer.ranks().abort(&error.to_string());
         }

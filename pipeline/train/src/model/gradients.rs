@@ -64,14 +64,7 @@ impl<O: Memory> Gradients<O> {
         self.buffers.get((*self.places.get(parameter)?)?)
     }
 
-    /// The gradient of a parameter, if there is a buffer for it: what it holds, or is given, counts.
-    pub fn get_mut(&mut self, parameter: usize) -> Option<&mut O::Exact> {
-        let place = (*self.places.get(parameter)?)?;
-        self.empty[place] = false;
-        self.buffers.get_mut(place)
-    }
-
-    /// Those of several parameters of which no two share a buffer, as [`get_mut`](Self::get_mut).
+    /// The gradients of parameters of which no two share a buffer, if there are buffers for them: what they hold, or are given, counts.
     pub fn several(&mut self, parameters: Range<usize>) -> Vec<Option<&mut O::Exact>> {
         let mut buffers: Vec<_> = self.buffers.iter_mut().map(Some).collect();
         let (places, empty) = (&self.places, &mut self.empty);
