@@ -63,16 +63,29 @@ DEVICE void bulk_reduce_add(float* to, const float* from, unsigned bytes) {
                  "r"(bytes)
                  : "memory");
 }
+// to[i] = from[i] for so many bytes.
+DEVICE void bulk_store(float* to, const float* from, unsigned bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
 DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <unsigned PENDING>
 DEVICE void bulk_wait() {
     asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// The same, but only until shared memory has been read.
-template <unsigned PENDING>
-DEVICE void bulk_wait_read() {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+// Until `turn` blocks have had theirs; what they wrote by bulk copies comes before the bulk copies of this thread.
+DEVICE void wait_for_turn(const uint32_t* turns, uint32_t turn) {
+    uint32_t at;
+    do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(at) : "l"(turns) : "memory");
+    } while (at != turn);
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+// This thread's bulk copies, which it has waited for, come before those of the block whose turn it is now.
+DEVICE void give_turn(uint32_t* turns) {
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(turns), "r"(1u) : "memory");
 }
 
 // Registers of each thread of the warpgroup, taken from or given to the block's others.
@@ -117,6 +130,16 @@ DEVICE void wgmma_registers(float (&sum)[COLUMNS / 2], const uint32_t (&left)[4]
     "+f"(sum[at]), "+f"(sum[at + 1]), "+f"(sum[at + 2]), "+f"(sum[at + 3]), "+f"(sum[at + 4]), "+f"(sum[at + 5]), "+f"(sum[at + 6]),      \
         "+f"(sum[at + 7]), "+f"(sum[at + 8]), "+f"(sum[at + 9]), "+f"(sum[at + 10]), "+f"(sum[at + 11]), "+f"(sum[at + 12]),              \
         "+f"(sum[at + 13]), "+f"(sum[at + 14]), "+f"(sum[at + 15])
+
+#define WGMMA_32_ACCUMULATORS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+template <>
+DEVICE void wgmma<32, true, true>(float (&sum)[16], uint64_t left, uint64_t right, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" WGMMA_32_ACCUMULATORS "}, %16, %17, add, 1, 1, 1, 1;\n}"
+        : SIXTEEN(0)
+        : "l"(left), "l"(right), "r"(static_cast<int>(accumulate)));
+}
 
 #define WGMMA_64_ACCUMULATORS \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \

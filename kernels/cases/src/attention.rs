@@ -17,12 +17,6 @@ pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
 }
 
-/// Those of devices with wgmma whose sums may come in any order.
-pub fn visit_one_pass(visitor: &mut impl Visitor, small: bool) {
-    ONE_PASS_CASES.iter().for_each(|case| visitor.visit(case));
-    LARGE_CASES.iter().filter(|case| !small && case.head_dim == 128).for_each(|case| visitor.visit(case));
-}
-
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
     LARGE_CASES.iter().for_each(|case| visitor.visit(case));
@@ -114,7 +108,7 @@ const CASES: &[Case] = &[
 ];
 
 /// The kernels of Hopper have blocks of 128 rows, tiles of 64 and 128, and all head dimensions but 32. Heads that are not whole boxes of 64
-/// columns bring some of the next with them.
+/// columns bring some of the next with them. Backward, blocks of 128 keys add to the same tile of 64 queries in turn.
 const HOPPER_CASES: &[Case] = &[
     Case { name: "one row", heads: (1, 1), head_dim: 64, lengths: &[1], window: 1, sharpness: 1.0 },
     Case { name: "one tile", heads: (1, 1), head_dim: 64, lengths: &[128], window: 128, sharpness: 1.0 },
@@ -123,16 +117,19 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
     Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
+    Case { name: "one row of 128", heads: (1, 1), head_dim: 128, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "blocks of keys", heads: (1, 1), head_dim: 128, lengths: &[460], window: 1000, sharpness: 2.0 },
+    Case {
+        name: "documents and heads in groups",
+        heads: (4, 2),
+        head_dim: 128,
+        lengths: &[1, 0, 100, 29, 1, 170],
+        window: 90,
+        sharpness: 1.0,
+    },
     Case { name: "heads of 80 on Hopper", heads: (4, 2), head_dim: 80, lengths: &[135, 60], window: 150, sharpness: 1.0 },
     Case { name: "heads of 96 on Hopper", heads: (3, 1), head_dim: 96, lengths: &[140], window: 1000, sharpness: 2.0 },
     Case { name: "heads of 256 on Hopper", heads: (2, 1), head_dim: 256, lengths: &[133, 70], window: 120, sharpness: 1.0 },
-];
-
-/// The kernel of one pass: blocks of 128 keys that add to the same tile of 64 queries, in heads of 128.
-const ONE_PASS_CASES: &[Case] = &[
-    Case { name: "one row in one pass", heads: (1, 1), head_dim: 128, lengths: &[1], window: 1, sharpness: 1.0 },
-    Case { name: "blocks of keys in one pass", heads: (1, 1), head_dim: 128, lengths: &[330], window: 1000, sharpness: 2.0 },
-    Case { name: "documents in one pass", heads: (4, 2), head_dim: 128, lengths: &[1, 0, 100, 29, 1, 70], window: 90, sharpness: 1.0 },
 ];
 
 const LARGE_CASES: &[Case] = &[

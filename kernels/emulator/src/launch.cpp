@@ -1,6 +1,7 @@
 // The stack switch, the loop over blocks, and what the Rust side calls.
 
 #include "emulator.hpp"
+#include <memory>
 #include <sys/mman.h>
 
 #if !defined(__x86_64__)
@@ -60,7 +61,10 @@ struct Stacks {
     }
 };
 
-thread_local Stacks stacks;
+// Blocks that may have begun at the same time.
+constexpr unsigned RESIDENT = 3;
+
+thread_local Stacks stacks[RESIDENT];
 
 void enter() {
     (*block->body)();
@@ -71,9 +75,7 @@ void enter() {
     abort();
 }
 
-void prepare(unsigned at) {
-    Fiber& fiber = block->fibers[at];
-    unsigned char* top = stacks.top(at);
+void prepare(Fiber& fiber, unsigned char* top, unsigned at) {
     // Frames of an earlier block may never have returned: forget what the sanitizer noted about them.
     protect(top - STACK_BYTES + GUARD_BYTES, STACK_BYTES - GUARD_BYTES, false);
     // As if `enter` had been called: a return address that is never used, its own address, six saved registers.
@@ -103,29 +105,70 @@ std::string finished(const Block& at) {
     return "";
 }
 
-void run_block(Block& at) {
-    protect(at.shared, SHARED_BYTES, false);
-    memset(at.shared, POISON, at.dynamic_bytes);
-    memset(at.published, POISON, at.dynamic_bytes);
-    protect(at.shared + at.dynamic_bytes, SHARED_BYTES - at.dynamic_bytes, true);
-    at.static_bytes = 0;
-    at.static_offsets.clear();
-    at.unfinished = at.threads;
-    at.ready.clear();
-    for (unsigned thread = 0; thread < at.threads; thread++) {
-        prepare(thread);
-        at.ready.push_back(static_cast<uint16_t>(thread));
-        at.copy_groups[thread].clear();
-        at.products[thread] = ProductQueue{};
-        at.store_groups[thread] = StoreGroups{};
+// A block that has begun, and its place on the multiprocessor.
+struct Resident : Block {
+    unsigned seat;
+
+    Resident(const Launch& launch, const std::function<void()>& kernel, unsigned seat) : seat(seat) {
+        grid = launch.grid;
+        size = dim3{launch.threads, 1, 1};
+        threads = launch.threads;
+        order = launch.order;
+        fibers.resize(threads);
+        warps.resize(threads / WARP_LANES);
+        copy_groups.resize(threads);
+        products.resize(threads);
+        store_groups.resize(threads);
+        dynamic_bytes = launch.shared_bytes;
+        shared = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_BYTES + 1024));
+        published = static_cast<unsigned char*>(malloc(dynamic_bytes + 1));
+        body = &kernel;
     }
-    at.in_flight.clear();
-    at.phase_waiters.clear();
-    for (Barrier& barrier : at.barriers) barrier = Barrier{};
-    for (Warp& warp : at.warps) warp.barrier = Barrier{};
-    resume_next(&at.host_stack_pointer);
-    if (at.error.empty() && !finished(at).empty()) at.error = "block " + name(at.index) + ": ended with " + finished(at);
-}
+    Resident(const Resident&) = delete;
+    ~Resident() {
+        protect(shared, SHARED_BYTES, false);
+        free(shared);
+        free(published);
+    }
+
+    // Becomes the grid's next block, with no thread begun.
+    void begin(uint64_t flat) {
+        index.x = static_cast<unsigned>(flat % grid.x);
+        index.y = static_cast<unsigned>(flat / grid.x % grid.y);
+        index.z = static_cast<unsigned>(flat / grid.x / grid.y);
+        protect(shared, SHARED_BYTES, false);
+        memset(shared, POISON, dynamic_bytes);
+        memset(published, POISON, dynamic_bytes);
+        protect(shared + dynamic_bytes, SHARED_BYTES - dynamic_bytes, true);
+        static_bytes = 0;
+        static_offsets.clear();
+        unfinished = threads;
+        ready.clear();
+        for (unsigned thread = 0; thread < threads; thread++) {
+            prepare(fibers[thread], stacks[seat].top(thread), thread);
+            ready.push_back(static_cast<uint16_t>(thread));
+            copy_groups[thread].clear();
+            products[thread] = ProductQueue{};
+            store_groups[thread] = StoreGroups{};
+        }
+        in_flight.clear();
+        phase_waiters.clear();
+        turn_waiters.clear();
+        for (Barrier& barrier : barriers) barrier = Barrier{};
+        for (Warp& warp : warps) warp.barrier = Barrier{};
+    }
+
+    // Until it ends, fails, or waits for other blocks.
+    void go_on() {
+        block = this;
+        make_ready(turn_waiters);
+        resume_next(&host_stack_pointer);
+        if (error.empty() && unfinished == 0 && !finished(*this).empty()) error = "block " + name(index) + ": ended with " + finished(*this);
+        block = nullptr;
+    }
+
+    bool ended() const { return unfinished == 0; }
+};
 
 std::string check(const Launch& launch) {
     if (launch.threads == 0 || launch.threads > MAX_THREADS || launch.threads % WARP_LANES != 0) {
@@ -144,34 +187,43 @@ std::string check(const Launch& launch) {
 std::string run(const Launch& launch, const std::function<void()>& body) {
     std::string error = check(launch);
     if (!error.empty()) return error;
-    Block at;
-    at.grid = launch.grid;
-    at.size = dim3{launch.threads, 1, 1};
-    at.threads = launch.threads;
-    at.order = launch.order;
-    at.fibers.resize(launch.threads);
-    at.warps.resize(launch.threads / WARP_LANES);
-    at.copy_groups.resize(launch.threads);
-    at.products.resize(launch.threads);
-    at.store_groups.resize(launch.threads);
-    at.dynamic_bytes = launch.shared_bytes;
-    at.shared = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_BYTES + 1024));
-    at.published = static_cast<unsigned char*>(malloc(at.dynamic_bytes + 1));
-    at.body = &body;
-    block = &at;
-    const uint64_t blocks = uint64_t(at.grid.x) * at.grid.y * at.grid.z;
-    for (uint64_t step = 0; step < blocks && at.error.empty(); step++) {
-        const uint64_t flat = at.order == Order::Forward ? step : blocks - 1 - step;
-        at.index.x = static_cast<unsigned>(flat % at.grid.x);
-        at.index.y = static_cast<unsigned>(flat / at.grid.x % at.grid.y);
-        at.index.z = static_cast<unsigned>(flat / at.grid.x / at.grid.y);
-        run_block(at);
+    const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+    const size_t most = launch.order == Order::Forward ? 1 : RESIDENT;
+    std::vector<std::unique_ptr<Resident>> begun, ended;
+    uint64_t next = 0;
+    while (next < blocks || !begun.empty()) {
+        bool progress = next < blocks && begun.size() < most;
+        if (progress) {
+            if (ended.empty()) {
+                begun.push_back(std::make_unique<Resident>(launch, body, static_cast<unsigned>(begun.size())));
+            } else {
+                begun.push_back(std::move(ended.back()));
+                ended.pop_back();
+            }
+            begun.back()->begin(launch.order == Order::Forward ? next : blocks - 1 - next);
+            next++;
+        }
+        // The last that has begun goes as far as it can; only where it must wait another moves.
+        for (size_t at = begun.size(); at-- > 0;) {
+            const uint64_t before = begun[at]->progress;
+            begun[at]->go_on();
+            if (!begun[at]->error.empty()) return begun[at]->error;
+            const bool done = begun[at]->ended(), moved = begun[at]->progress != before;
+            if (done) {
+                ended.push_back(std::move(begun[at]));
+                begun.erase(begun.begin() + static_cast<std::ptrdiff_t>(at));
+            }
+            progress = progress || done || moved;
+            if (done || moved) break;
+        }
+        if (!progress) {
+            block = begun.front().get();
+            error = "block " + name(block->index) + ": deadlock of blocks" + describe_waits();
+            block = nullptr;
+            return error;
+        }
     }
-    protect(at.shared, SHARED_BYTES, false);
-    free(at.shared);
-    free(at.published);
-    block = nullptr;
-    return at.error;
+    return "";
 }
 
 }  // namespace emulator

@@ -168,3 +168,20 @@ KERNEL(probe_two_loads, 32)(uint16_t* seen, TENSOR_MAP(from)) {
     __syncwarp();
     mbarrier_wait(loaded, 0);
 }
+
+// Blocks have one number in turns, each twice: it is doubled and the block's turn added. A block's turn is its index, or the next that is free.
+KERNEL(probe_turns, 32)(uint32_t* turns, float* number, uint32_t takes) {
+    DYNAMIC_SHARED(float, staged);
+    if (threadIdx.x != 0) return;
+    const uint32_t turn = takes != 0 ? atomicAdd(turns + 1, 1u) : blockIdx.x;
+    for (uint32_t round = 0; round < 2; round++) {
+        wait_for_turn(turns, round * gridDim.x + turn);
+        for (unsigned at = 0; at < 4; at++) staged[at] = number[at] + float(turn);
+        fence_proxy_async();
+        if (round == 0 && turn == 0) bulk_store(number, staged, 16);
+        else bulk_reduce_add(number, staged, 16);
+        bulk_commit();
+        bulk_wait<0>();
+        give_turn(turns);
+    }
+}

@@ -21,8 +21,8 @@ const DELTAS: usize = 16;
 struct Kernels {
     head_dim: usize,
     forward: &'static str,
-    backward_keys: &'static str,
-    backward_queries: &'static str,
+    /// For keys and values, and for queries. On Hopper the first sums what the second makes gradients of.
+    backward: [&'static str; 2],
 }
 
 macro_rules! kernels {
@@ -30,8 +30,7 @@ macro_rules! kernels {
         [$(Kernels {
             head_dim: $head_dim,
             forward: concat!("attention_forward_", $head_dim),
-            backward_keys: concat!("attention_backward_keys_", $head_dim),
-            backward_queries: concat!("attention_backward_queries_", $head_dim),
+            backward: [concat!("attention_backward_keys_", $head_dim), concat!("attention_backward_queries_", $head_dim)],
         }),*]
     };
 }
@@ -43,8 +42,7 @@ macro_rules! hopper_kernels {
         [$(Kernels {
             head_dim: $head_dim,
             forward: concat!("attention_forward_hopper_", $head_dim),
-            backward_keys: concat!("attention_backward_keys_hopper_", $head_dim),
-            backward_queries: concat!("attention_backward_queries_hopper_", $head_dim),
+            backward: [concat!("attention_backward_hopper_", $head_dim), concat!("attention_query_slopes_hopper_", $head_dim)],
         }),*]
     };
 }
@@ -57,10 +55,8 @@ const HOPPER_BACKWARD_MAX: usize = 128;
 const HOPPER_ROWS: usize = 128;
 /// Rows of the tiles that their backward kernels stream.
 const HOPPER_MOVING_ROWS: usize = 64;
-/// The head dimension that Hopper has a backward kernel of one pass for: two warpgroups share 128 columns of the queries' sums.
-const ONE_PASS_HEAD_DIM: usize = 128;
-/// What that needs besides: two tiles of slopes, and a tile of the queries' sums in f32.
-const ONE_PASS_BYTES: usize = 2 * HOPPER_ROWS * HOPPER_MOVING_ROWS * 2 + HOPPER_MOVING_ROWS * ONE_PASS_HEAD_DIM * 4;
+/// Parts of the sums of a tile of queries, one to each consuming warpgroup.
+const PARTS: usize = 2;
 /// A producing warpgroup and two that consume.
 const HOPPER_THREADS: u32 = 384;
 
@@ -179,46 +175,45 @@ impl<L: Launcher> Gpu<L> {
         expect_len(KERNEL, &[("log_sum_exp", saved.log_sum_exp.len, rows * query_heads)])?;
         let mut pieces = Pieces::default();
         pieces.next(rows * query_heads, size_of::<f32>());
-        let hopper = self.hopper(shape).filter(|_| head_dim <= HOPPER_BACKWARD_MAX);
-        let one_pass = hopper.filter(|_| self.sums_in_any_order && head_dim == ONE_PASS_HEAD_DIM);
-        let sums_len = one_pass.map_or(0, |_| rows.next_multiple_of(HOPPER_MOVING_ROWS) * query_heads * head_dim);
-        let sums = pieces.next(sums_len, size_of::<f32>());
+        let Some(hopper) = self.hopper(shape).filter(|_| head_dim <= HOPPER_BACKWARD_MAX) else {
+            return self.with_scratch(pieces.bytes, |delta| {
+                self.deltas(shape, delta, &saved)?;
+                self.slopes_in_two_passes(shape, kernels, &input, &saved, delta, [query_grad, key_grad, value_grad])
+            });
+        };
+        let parts = rows.div_ceil(HOPPER_MOVING_ROWS) * query_heads * PARTS;
+        // In two halves, or, where heads end within a box of 64 columns, in two boxes.
+        let part_len = HOPPER_MOVING_ROWS * head_dim.next_multiple_of(64) / PARTS;
+        let sums = pieces.next(parts * part_len, size_of::<f32>());
+        // A ticket, and turns.
+        let turns_bytes = (1 + parts) * size_of::<u32>();
+        let turns = pieces.next(1 + parts, size_of::<u32>());
         self.with_scratch(pieces.bytes, |delta| {
             self.deltas(shape, delta, &saved)?;
-            let scalars = self.backward_scalars(shape, &input, &saved, delta)?;
-            let (kernels, block_rows) = hopper.map_or((kernels, BLOCK_ROWS), |hopper| (hopper, HOPPER_ROWS));
-            let tiles = blocks(KERNEL, rows, block_rows)?;
-            // Two tiles that stay, two that are streamed.
-            let (shared_bytes, [keys_threads, queries_threads]) = match hopper {
-                Some(hopper) => (hopper.box_bytes(2 * HOPPER_ROWS + 4 * HOPPER_MOVING_ROWS), [HOPPER_THREADS; 2]),
-                None => {
-                    let rows = 2 * BLOCK_ROWS + kernels.backward_stages() * 2 * MOVING_ROWS;
-                    (kernels.row_bytes(rows), [if head_dim > 128 { 256 } else { 128 }, 128])
-                }
-            };
-            let mut arguments = vec![self.pointer(key_grad), self.pointer(value_grad)];
-            arguments.extend(self.backward_tensors(shape, &input, &saved, hopper.map(|_| [HOPPER_MOVING_ROWS, HOPPER_ROWS]))?);
-            arguments.extend(scalars);
-            let grid = [tiles, narrow(KERNEL, "key_heads", key_heads)?, 1];
-            if one_pass.is_some() {
-                let bytes = sums_len * size_of::<f32>();
-                self.run(Command::Clear { address: delta + sums, bytes })?;
-                arguments.insert(0, Argument::Pointer(delta + sums));
-                let (kernel, shared_bytes) = ("attention_backward_one_pass_hopper_128", shared_bytes + ONE_PASS_BYTES as u32);
-                self.launch(Launch { kernel, grid, threads: keys_threads, shared_bytes }, &arguments)?;
-                return self.query_slopes(shape, delta + sums, query_grad);
-            }
-            self.launch(Launch { kernel: kernels.backward_keys, grid, threads: keys_threads, shared_bytes }, &arguments)?;
-            let mut arguments = vec![self.pointer(query_grad)];
-            arguments.extend(self.backward_tensors(shape, &input, &saved, hopper.map(|_| [HOPPER_ROWS, HOPPER_MOVING_ROWS]))?);
-            arguments.extend(scalars);
-            let grid = [tiles, narrow(KERNEL, "query_heads", query_heads)?, 1];
-            self.launch(Launch { kernel: kernels.backward_queries, grid, threads: queries_threads, shared_bytes }, &arguments)
+            let [sums, turns] = [delta + sums, delta + turns];
+            self.run(Command::Clear { address: turns, bytes: turns_bytes })?;
+            let tiles = blocks(KERNEL, rows, HOPPER_ROWS)?;
+            let grid = [narrow(KERNEL, "key_heads", tiles as usize * key_heads)?, 1, 1];
+            // Tiles that stay and two stages of two that are streamed, two of slopes, and the parts of a tile's sums.
+            let slopes_bytes = 2 * HOPPER_ROWS * HOPPER_MOVING_ROWS * Bf16::BYTES;
+            let parts_bytes = PARTS * part_len * size_of::<f32>();
+            let shared_bytes = hopper.box_bytes(2 * HOPPER_ROWS + 4 * HOPPER_MOVING_ROWS) + (slopes_bytes + parts_bytes) as u32;
+            let mut arguments = vec![Argument::Pointer(sums), Argument::Pointer(turns), self.pointer(key_grad), self.pointer(value_grad)];
+            arguments.extend([
+                self.map(shape, input.query, rows, query_heads, HOPPER_MOVING_ROWS)?,
+                self.map(shape, input.key, rows, key_heads, HOPPER_ROWS)?,
+                self.map(shape, input.value, rows, key_heads, HOPPER_ROWS)?,
+                self.map(shape, saved.output_grad, rows, query_heads, HOPPER_MOVING_ROWS)?,
+            ]);
+            arguments.extend(self.backward_scalars(shape, &input, &saved, delta)?);
+            let [backward, query_slopes] = hopper.backward;
+            self.launch(Launch { kernel: backward, grid, threads: HOPPER_THREADS, shared_bytes }, &arguments)?;
+            self.query_slopes(shape, query_slopes, sums, query_grad)
         })
     }
 
-    /// The gradients of the queries from the sums of one pass at the address `sums`.
-    fn query_slopes(&self, shape: AttentionShape, sums: u64, query_grad: &Stored<L>) -> Done {
+    /// The gradients of the queries, from their sums at the address `sums`.
+    fn query_slopes(&self, shape: AttentionShape, kernel: &'static str, sums: u64, query_grad: &Stored<L>) -> Done {
         let heads = narrow(KERNEL, "query_heads", shape.query_heads)?;
         let arguments = [
             self.pointer(query_grad),
@@ -228,28 +223,32 @@ impl<L: Launcher> Gpu<L> {
             Argument::F32(score_scale(shape)),
         ];
         let grid = [blocks(KERNEL, shape.rows, HOPPER_MOVING_ROWS)?, heads, 1];
-        self.launch(Launch { kernel: "attention_query_sums_hopper_128", grid, threads: 256, shared_bytes: 0 }, &arguments)
+        self.launch(Launch { kernel, grid, threads: 128, shared_bytes: 0 }, &arguments)
     }
 
-    /// Queries, keys, values and gradients of the output as both backward kernels take them: by address, or by maps whose boxes have so many
-    /// rows of queries and of keys.
-    fn backward_tensors(
+    /// The gradients of keys and values, then those of queries, `delta` at its address.
+    fn slopes_in_two_passes(
         &self,
         shape: AttentionShape,
+        kernels: Kernels,
         input: &AttentionInput<'_, Self>,
         saved: &Saved<'_, L>,
-        boxes: Option<[usize; 2]>,
-    ) -> Result<[Argument; 4], KernelError> {
-        let AttentionShape { rows, query_heads, key_heads, .. } = shape;
-        let Some([query_rows, key_rows]) = boxes else {
-            return Ok([input.query, input.key, input.value, saved.output_grad].map(|buffer| self.pointer(buffer)));
-        };
-        Ok([
-            self.map(shape, input.query, rows, query_heads, query_rows)?,
-            self.map(shape, input.key, rows, key_heads, key_rows)?,
-            self.map(shape, input.value, rows, key_heads, key_rows)?,
-            self.map(shape, saved.output_grad, rows, query_heads, query_rows)?,
-        ])
+        delta: u64,
+        [query_grad, key_grad, value_grad]: [&Stored<L>; 3],
+    ) -> Done {
+        let tiles = blocks(KERNEL, shape.rows, BLOCK_ROWS)?;
+        // Two tiles that stay, two that are streamed.
+        let shared_bytes = kernels.row_bytes(2 * BLOCK_ROWS + kernels.backward_stages() * 2 * MOVING_ROWS);
+        let keys_threads = if shape.head_dim > 128 { 256 } else { 128 };
+        let scalars = self.backward_scalars(shape, input, saved, delta)?;
+        let tensors = || [input.query, input.key, input.value, saved.output_grad].map(|buffer| self.pointer(buffer));
+        let of_keys = [self.pointer(key_grad), self.pointer(value_grad)].into_iter().chain(tensors()).chain(scalars.clone());
+        let of_queries = [self.pointer(query_grad)].into_iter().chain(tensors()).chain(scalars);
+        let [keys, queries] = kernels.backward;
+        let grid = [tiles, narrow(KERNEL, "key_heads", shape.key_heads)?, 1];
+        self.launch(Launch { kernel: keys, grid, threads: keys_threads, shared_bytes }, &of_keys.collect::<Vec<_>>())?;
+        let grid = [tiles, narrow(KERNEL, "query_heads", shape.query_heads)?, 1];
+        self.launch(Launch { kernel: queries, grid, threads: 128, shared_bytes }, &of_queries.collect::<Vec<_>>())
     }
 
     /// `Σ output · output_grad` of every row and head, `[query_heads, rows]` at the address `delta`.

@@ -50,8 +50,6 @@ pub struct Gpu<L: Launcher> {
     scratch: Mutex<Growing<L::Memory>>,
     /// Sums that the host reads.
     totals: Mutex<Growing<L::Memory>>,
-    /// Whether the last bits may be another's in every run.
-    sums_in_any_order: bool,
     lists: Arc<Lists<L::Memory>>,
     known: Mutex<Known<L::Recording>>,
     constants: Mutex<Option<Constants<L::Memory>>>,
@@ -78,18 +76,11 @@ impl<L: Launcher> Gpu<L> {
             launcher,
             scratch: Mutex::default(),
             totals: Mutex::default(),
-            sums_in_any_order: false,
             lists: Arc::default(),
             known: Mutex::default(),
             constants: Mutex::default(),
             exchange: Mutex::default(),
         }
-    }
-
-    /// The same, where the order of sums may be any if that is faster: attention's backward pass on Hopper, for heads of 128, then goes over
-    /// the scores once, and the last bits of the queries' gradients depend on what runs when.
-    pub fn with_sums_in_any_order(self) -> Self {
-        Self { sums_in_any_order: true, ..self }
     }
 
     /// The device itself.

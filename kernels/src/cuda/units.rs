@@ -48,16 +48,14 @@ pub const UNITS: &[Unit] = &[
     unit!(
         hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
         [
-            "attention_backward_keys_hopper_64",
-            "attention_backward_keys_hopper_80",
-            "attention_backward_keys_hopper_96",
-            "attention_backward_keys_hopper_128",
-            "attention_backward_one_pass_hopper_128",
-            "attention_query_sums_hopper_128",
-            "attention_backward_queries_hopper_64",
-            "attention_backward_queries_hopper_80",
-            "attention_backward_queries_hopper_96",
-            "attention_backward_queries_hopper_128",
+            "attention_backward_hopper_64",
+            "attention_backward_hopper_80",
+            "attention_backward_hopper_96",
+            "attention_backward_hopper_128",
+            "attention_query_slopes_hopper_64",
+            "attention_query_slopes_hopper_80",
+            "attention_query_slopes_hopper_96",
+            "attention_query_slopes_hopper_128",
         ]
     ),
     unit!(

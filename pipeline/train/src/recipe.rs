@@ -173,8 +173,8 @@ pub struct MachineSettings {
     pub utilisation: f64,
     /// Memory of one device; 0 where it is not known.
     pub memory_bytes: f64,
-    /// Whether numbers may be added in any order where that is faster: a GPU's in attention's backward pass, and one rank's gradients of several
-    /// passes. The last bits then depend on chance and on the number of ranks.
+    /// Whether numbers may be added in any order where that is faster: one rank's gradients of several passes. The last bits then depend on the
+    /// number of ranks.
     pub sums_in_any_order: bool,
 }
 

@@ -132,8 +132,7 @@ fn gpu(options: &Options<'_>, precision: Precision, watch: &mut dyn Watch) -> Re
     if let Some(reason) = driver.not_kept() {
         watch.warn(&format!("compiled kernels are not kept for the next run: {reason}"));
     }
-    let gpu = Gpu::new(driver);
-    Ok(if options.recipe.machine.sums_in_any_order { gpu.with_sums_in_any_order() } else { gpu })
+    Ok(Gpu::new(driver))
 }
 
 struct Run<'a, O: Operations> {

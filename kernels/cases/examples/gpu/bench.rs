@@ -219,14 +219,6 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     Ok(())
 }
 
-impl Row {
-    /// The same, of a device whose sums may come in any order, where that makes a difference.
-    pub fn of_one_pass(self) -> Option<Self> {
-        let differs = self.what == BACKWARD && self.peer["head_dim"] == 128;
-        differs.then_some(Self { what: "attention backward in one pass", ..self })
-    }
-}
-
 const BACKWARD: &str = "attention backward";
 
 fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {

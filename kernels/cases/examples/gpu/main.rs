@@ -84,10 +84,6 @@ fn run(arguments: &Arguments) -> Result<bool, KernelError> {
         Command::Bench { only, json, peak } => {
             let (mut table, sizes) = (bench::Table::new(*json, *peak), bench::Sizes::OF_MODELS);
             bench::run(&gpu, &sizes, only, &mut |row| table.print(&row))?;
-            if gpu.has_wgmma() && bench::ATTENTION.contains(only.as_str()) {
-                let gpu = gpu.with_sums_in_any_order();
-                bench::run(&gpu, &sizes, bench::ATTENTION, &mut |row| row.of_one_pass().iter().for_each(|row| table.print(row)))?;
-            }
             Ok(true)
         }
     }

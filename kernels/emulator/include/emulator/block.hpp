@@ -1,8 +1,8 @@
 // One block of CUDA threads as fibers of one CPU thread, and who runs next.
 //
 // A fiber runs until it must wait. Then the next one that can run is resumed; when none can, work that was left in flight (TMA copies)
-// is completed, one piece at a time; when nothing is in flight either, the block is deadlocked and the launch ends with a report of what
-// each thread waits for. So asynchronous work is always as late as it may be, which is when a missing wait shows.
+// is completed, one piece at a time; when nothing is in flight either, and no thread waits for another block, the block is deadlocked and
+// the launch ends with a report of what each thread waits for. So asynchronous work is always as late as it may be, which is when a missing wait shows.
 #pragma once
 
 #include <cstddef>
@@ -89,7 +89,8 @@ struct PendingLoad {
 };
 
 // Who runs next of those that can. Forward: the one that has waited longest, so warps go side by side. Backward: the one that became ready
-// last, so one warp goes as far as it can before another moves, and blocks run from the last to the first.
+// last, so one warp goes as far as it can before another moves, and blocks run from the last to the first; where they wait for each other,
+// several have begun.
 enum class Order : unsigned { Forward = 0, Backward = 1 };
 
 // A product by wgmma that has not been made. `base` is what it is added to; empty, an earlier product in flight gives it.
@@ -129,6 +130,9 @@ struct Block {
     std::deque<PendingLoad> in_flight;
     // Fibers that wait for a phase of an mbarrier, by its offset in shared memory.
     std::map<uint32_t, std::vector<uint16_t>> phase_waiters;
+    // Fibers that wait for other blocks, and how many turns the block has given.
+    std::vector<uint16_t> turn_waiters;
+    uint64_t progress = 0;
     // By thread: copies by cp.async in groups, products by wgmma, stores by bulk copies. See tensor_core.hpp and hopper.hpp.
     std::vector<std::vector<std::vector<PendingCopy>>> copy_groups;
     std::vector<ProductQueue> products;
@@ -191,6 +195,11 @@ inline std::string describe_waits() {
 inline void resume_next(void** save) {
     Block& at = *block;
     while (at.ready.empty()) {
+        if (at.in_flight.empty() && !at.turn_waiters.empty()) {
+            // Other blocks go on, until one of these threads is resumed.
+            osler_emulator_switch(save, at.host_stack_pointer);
+            return;
+        }
         if (at.in_flight.empty()) {
             at.error = "block " + name(at.index) + ": deadlock" + describe_waits();
             osler_emulator_switch(save, at.host_stack_pointer);

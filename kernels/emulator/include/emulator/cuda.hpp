@@ -42,7 +42,7 @@ inline unsigned __brev(unsigned value) {
     return reversed;
 }
 
-// Blocks run one after the other and fibers are not interrupted, so a plain update is atomic.
+// Blocks share one CPU thread and fibers are not interrupted, so a plain update is atomic.
 template <class T, class F>
 T atomic_update(T* at, F update) {
     const T old = *at;

@@ -154,6 +154,14 @@ inline void bulk_reduce_add(float* to, const float* from, unsigned bytes) {
     });
 }
 
+// to[i] = from[i] for so many bytes.
+inline void bulk_store(float* to, const float* from, unsigned bytes) {
+    const uint32_t offset = emulator::shared_offset(from, bytes, 16, "bulk store");
+    if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0) emulator::fail("bulk store: not in whole 16 bytes");
+    emulator::block->store_groups[emulator::block->current].open.push_back(
+        [to, offset, bytes] { memcpy(to, emulator::async_view(offset), bytes); });
+}
+
 inline void bulk_commit() {
     auto& groups = emulator::block->store_groups[emulator::block->current];
     groups.committed.push_back(std::move(groups.open));
@@ -169,10 +177,28 @@ void bulk_wait() {
     }
 }
 
-// Shared memory has been read by then; that global memory has been written, too, is one of the ways in which it may go.
-template <unsigned PENDING>
-void bulk_wait_read() {
-    bulk_wait<PENDING>();
+namespace emulator {
+
+// Lets other blocks go on.
+inline void pause(Wait what) {
+    block->turn_waiters.push_back(static_cast<uint16_t>(block->current));
+    wait(what);
+}
+
+}  // namespace emulator
+
+// Until `turn` blocks have had theirs.
+inline void wait_for_turn(const uint32_t* turns, uint32_t turn, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    while (*turns != turn) emulator::pause({"the turn after so many:", turn, {file, line}});
+}
+
+// In the backward order all other blocks that have begun go first then.
+inline void give_turn(uint32_t* turns, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    const emulator::StoreGroups& stores = emulator::block->store_groups[emulator::block->current];
+    if (!stores.open.empty() || !stores.committed.empty()) emulator::fail("a turn is given while bulk stores are in flight");
+    ++*turns;
+    emulator::block->progress++;
+    if (emulator::block->order == emulator::Order::Backward) emulator::pause({"other blocks", -1, {file, line}});
 }
 
 template <unsigned REGISTERS> void registers_increase() {}

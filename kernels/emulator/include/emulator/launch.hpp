@@ -66,7 +66,8 @@ struct Launch {
     Order order;
 };
 
-// Runs a body as a grid of blocks, one after the other. Gives the first error, or nothing.
+// Runs a body as a grid of blocks, one after the other, or, in the backward order, a few side by side where they wait for each other.
+// Gives the first error, or nothing.
 std::string run(const Launch& launch, const std::function<void()>& body);
 
 }  // namespace emulator

@@ -133,3 +133,26 @@ fn a_box_that_nobody_waits_for_does_not_land() {
         assert!(seen[0].is_nan() && seen[1] == source[8 * 64], "{seen:?}");
     }
 }
+
+/// Blocks that have begun take turns; to wait for one that has not is a deadlock.
+#[test]
+fn blocks_take_turns() {
+    let run = |order, blocks: u32, takes: u32| {
+        let [turns, number] = [(); 2].map(|()| DEVICE.allocate(16).unwrap());
+        let launch = Launch { kernel: "probe_turns", grid: [blocks, 1, 1], threads: 32, shared_bytes: 16 };
+        let pointers = [&turns, &number].map(|memory| Argument::Pointer(DEVICE.address(memory)));
+        let command = Command::Launch(launch, vec![pointers[0].clone(), pointers[1].clone(), Argument::U32(takes)]);
+        Emulator { order, ..DEVICE }.run(&command).map_err(|error| error.to_string()).map(|()| read_floats(&number, 1)[0])
+    };
+    let doubled = |blocks: u32| (0..2 * blocks).fold(0.0, |number, at| 2.0 * number + (at % blocks) as f32);
+    // Three blocks have begun in the backward order; forwards, one, whose second turn comes after those of the others.
+    assert_eq!([run(Order::Backward, 3, 0), run(Order::Backward, 3, 1)], [Ok(doubled(3)), Ok(doubled(3))]);
+    assert_eq!(run(Order::Forward, 1, 0), Ok(doubled(1)));
+    for (order, blocks, place) in [(Order::Forward, 2, "block (0, 0, 0)"), (Order::Backward, 5, "block (4, 0, 0)")] {
+        let error = run(order, blocks, 0).unwrap_err();
+        assert!(
+            error.contains(place) && error.contains("deadlock of blocks") && error.contains("wait for the turn after so many:"),
+            "{error}"
+        );
+    }
+}
