@@ -164,9 +164,14 @@ KERNEL(grouped_backward_input, THREADS)(uint16_t* input_grad, const uint16_t* ou
     multiply_rows<false>(input_grad, output_grad, outputs, weight, inputs, segments, experts, rows, add != 0);
 }
 
+#define WEIGHT_PARAMETERS                                                                                                                  \
+    const uint16_t *output_grad, const uint16_t *input, const uint32_t *segments, uint32_t experts, uint32_t rows, uint32_t inputs,         \
+        uint32_t outputs, uint32_t add
+#define WEIGHT_ARGUMENTS output_grad, input, segments, experts, rows, inputs, outputs, add
+
 // weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
-KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* output_grad, const uint16_t* input, const uint32_t* segments,
-                                         uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
+template <typename Pair, typename Number>
+DEVICE void multiply_over_rows(Number* weight_grad, WEIGHT_PARAMETERS) {
     DYNAMIC_SHARED(uint16_t, stages);
     SHARED_ARRAY(uint32_t, first_tile, EXPERTS_MAX + 1);
     const Tiles<TILE, TILE> tiles = {segments, experts, rows, inputs, outputs, add != 0, first_tile};
@@ -178,7 +183,11 @@ KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, const uint16_t* out
         const Matrix left = {output_grad + uint64_t(tile.first_row) * outputs, outputs, outputs, len};
         const Matrix right = {input + uint64_t(tile.first_row) * inputs, inputs, inputs, len};
         multiply<false, false>(sum, stages, left, right, tile.row, tile.column);
-        float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        store_pairs(sum, tile.row, outputs, tile.column, inputs, ExactPairs{grad, inputs, add != 0});
+        Number* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
+        store_pairs(sum, tile.row, outputs, tile.column, inputs, Pairs<Number, Pair>{grad, inputs, add != 0});
     }
+}
+KERNEL(grouped_backward_weight, THREADS)(float* weight_grad, WEIGHT_PARAMETERS) { multiply_over_rows<float2>(weight_grad, WEIGHT_ARGUMENTS); }
+KERNEL(grouped_backward_weight_stored, THREADS)(uint16_t* weight_grad, WEIGHT_PARAMETERS) {
+    multiply_over_rows<uint32_t>(weight_grad, WEIGHT_ARGUMENTS);
 }

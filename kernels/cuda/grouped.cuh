@@ -81,4 +81,3 @@ struct Pairs {
     }
 };
 using StoredPairs = Pairs<uint16_t, uint32_t>;
-using ExactPairs = Pairs<float, float2>;

@@ -210,12 +210,24 @@ KERNEL(grouped_backward_input_hopper, THREADS)(ROWS_PARAMETERS, uint32_t add) {
     multiply_rows<false>(product, &left, &weight, segments, experts, rows, outputs, inputs, add != 0);
 }
 
+#define WEIGHT_PARAMETERS                                                                                                                  \
+    TENSOR_MAP(output_grad), TENSOR_MAP(input), const uint32_t *segments, uint32_t experts, uint32_t rows, uint32_t inputs,                 \
+        uint32_t outputs, uint32_t add
+#define WEIGHT_ARGUMENTS &output_grad, &input, segments, experts, rows, inputs, outputs, add
+
 // weight_grad[e] (+)= output_grad transposed * input, over the rows of e, added to what is there if `add`.
-KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, TENSOR_MAP(output_grad), TENSOR_MAP(input), const uint32_t* segments,
-                                                uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
+template <typename Pair, typename Number>
+DEVICE void multiply_over_rows(Number* weight_grad, const TensorMap* output_grad, const TensorMap* input, const uint32_t* segments,
+                               uint32_t experts, uint32_t rows, uint32_t inputs, uint32_t outputs, uint32_t add) {
     const Walk walk = {segments, experts, rows, inputs, outputs, add != 0, nullptr};
-    multiply<false, false>(&output_grad, &input, walk, OverRows(), [&](const Tile& tile, const float* sum) {
-        float* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
-        store_pairs(tile, sum, outputs, inputs, ExactPairs{grad, inputs, add != 0});
+    multiply<false, false>(output_grad, input, walk, OverRows(), [&](const Tile& tile, const float* sum) {
+        Number* grad = weight_grad + uint64_t(tile.expert) * outputs * inputs;
+        store_pairs(tile, sum, outputs, inputs, Pairs<Number, Pair>{grad, inputs, add != 0});
     });
+}
+KERNEL(grouped_backward_weight_hopper, THREADS)(float* weight_grad, WEIGHT_PARAMETERS) {
+    multiply_over_rows<float2>(weight_grad, WEIGHT_ARGUMENTS);
+}
+KERNEL(grouped_backward_weight_stored_hopper, THREADS)(uint16_t* weight_grad, WEIGHT_PARAMETERS) {
+    multiply_over_rows<uint32_t>(weight_grad, WEIGHT_ARGUMENTS);
 }

@@ -9,15 +9,25 @@ DEVICE double block_sum_of_doubles(double value, double* partial) {
     return sum;
 }
 
+// Gradients are f32 or bf16.
+DEVICE float number(float value) { return value; }
+DEVICE float number(uint16_t value) { return bf16_to_float(value); }
+
 // partials[block] = the sum of squares of every gridDim.x-th piece of a block's threads, in f64 as products of two floats need it.
-KERNEL(square_partials, 256)(double* partials, const float* values, uint64_t count) {
+template <typename Number>
+DEVICE void add_squares(double* partials, const Number* values, uint64_t count) {
     SHARED_ARRAY(double, partial, 8);
     const uint64_t stride = uint64_t(gridDim.x) * blockDim.x;
     double sum = 0.0;
-    for (uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += stride) sum += double(values[at]) * values[at];
+    for (uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += stride) {
+        const float value = number(values[at]);
+        sum += double(value) * value;
+    }
     sum = block_sum_of_doubles(sum, partial);
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
+KERNEL(square_partials, 256)(double* partials, const float* values, uint64_t count) { add_squares(partials, values, count); }
+KERNEL(square_partials_stored, 256)(double* partials, const uint16_t* values, uint64_t count) { add_squares(partials, values, count); }
 
 // total[0] = the sum of `count` partials. One block.
 KERNEL(sum_doubles, 256)(double* total, const double* partials, uint32_t count) {
@@ -66,10 +76,18 @@ struct Step {
     }
 };
 
-KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, const float* factors) {
+template <typename Number>
+DEVICE void step(uint16_t* weight, uint16_t* rest, float* first, float* second, const Number* grad, uint64_t count, const float* factors) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    Step(factors).take(weight + at, rest ? rest + at : nullptr, first + at, second + at, grad[at]);
+    Step(factors).take(weight + at, rest ? rest + at : nullptr, first + at, second + at, number(grad[at]));
+}
+KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, const float* factors) {
+    step(weight, rest, first, second, grad, count, factors);
+}
+KERNEL(adamw_stored, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const uint16_t* grad, uint64_t count,
+                          const float* factors) {
+    step(weight, rest, first, second, grad, count, factors);
 }
 
 // The middle of a step, as `share` in src/blockwise.rs makes it: numbers of 24 bits at most times powers of two, and one division.
@@ -114,8 +132,9 @@ DEVICE float block_max(float value, float* partial) {
 }
 
 // As adamw, with moments of 8 bits and a scale for every 256 of them; a block takes every gridDim.x-th 256.
-KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
-                             const float* grad, uint64_t count, const float* factors) {
+template <typename Number>
+DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
+                           const Number* grad, uint64_t count, const float* factors) {
     SHARED_ARRAY(float, signed_map, 256);
     SHARED_ARRAY(float, unsigned_map, 256);
     SHARED_ARRAY(float, first_partial, 8);
@@ -131,7 +150,7 @@ KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, f
         if (at < count) {
             m = signed_map[first[at]] * first_scales[block];
             v = unsigned_map[second[at]] * second_scales[block];
-            step.take(weight + at, rest ? rest + at : nullptr, &m, &v, grad[at]);
+            step.take(weight + at, rest ? rest + at : nullptr, &m, &v, number(grad[at]));
         }
         const float first_scale = block_max(fabsf(m), first_partial);
         const float second_scale = block_max(v, second_partial);
@@ -144,4 +163,12 @@ KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, f
             second_scales[block] = second_scale;
         }
     }
+}
+KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
+                             const float* grad, uint64_t count, const float* factors) {
+    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors);
+}
+KERNEL(adamw_blockwise_stored, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second,
+                                    float* second_scales, const uint16_t* grad, uint64_t count, const float* factors) {
+    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors);
 }

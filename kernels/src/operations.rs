@@ -3,7 +3,7 @@
 //!
 //! Five kinds of buffer, so that precision is a property of the kind and not of each call:
 //! - **stored**: weights, activations and their gradients. bf16 on a device in bf16 mode. *Every store into one rounds; nothing else does.*
-//! - **exact**: statistics, gradients of weights, moments. f32 everywhere.
+//! - **exact**: statistics, gradients of weights unless they are stored ([`Gradient`]), moments. f32 everywhere.
 //! - **rest**: what stored weights lack of f32 master weights.
 //! - **bytes**: codes of moments of 8 bits, see [`blockwise`].
 //! - **index**: tokens, positions, routes. u32.
@@ -159,6 +159,31 @@ impl<M: Memory> AdamState<M> {
             false => Moments::Exact { first: memory.new_exact(len)?, second: memory.new_exact(len)? },
         };
         Ok(Self { moments, rest: if memory.needs_master() { Some(memory.new_rest(len)?) } else { None } })
+    }
+}
+
+/// The gradient of a matrix of weights: exact, or in half the memory, where each pass that adds to it rounds.
+#[derive(Debug)]
+pub enum Gradient<M: Memory> {
+    Exact(M::Exact),
+    Stored(M::Stored),
+}
+
+impl<M: Memory> Gradient<M> {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn new(memory: &M, len: usize, is_stored: bool) -> Result<Self, KernelError> {
+        Ok(if is_stored { Self::Stored(memory.new_stored(len)?) } else { Self::Exact(memory.new_exact(len)?) })
+    }
+
+    /// What is added to in f32, if it is that.
+    pub fn exact(&mut self) -> Option<&mut M::Exact> {
+        match self {
+            Self::Exact(gradient) => Some(gradient),
+            Self::Stored(_) => None,
+        }
     }
 }
 
@@ -370,16 +395,19 @@ pub trait Operations: Memory + Sync {
         add: bool,
         input_grad: &mut Self::Stored,
     ) -> Done;
-    /// `weight_grad = output_gradᵀ · input`, added to what is there if `add`; `bias_grad += sum over rows of output_grad`.
+    /// `weight_grad = output_gradᵀ · input`, added to what is there if `add`, and rounded once where it is stored; `bias_grad += sum over rows of
+    /// output_grad`.
     fn linear_backward_weight(
         &self,
         shape: LinearShape,
         output_grad: &Self::Stored,
         input: &Self::Stored,
         add: bool,
-        weight_grad: &mut Self::Exact,
+        weight_grad: &mut Gradient<Self>,
         bias_grad: Option<&mut Self::Exact>,
-    ) -> Done;
+    ) -> Done
+    where
+        Self: Sized;
 
     /// One linear map per expert: rows `segments[e] .. segments[e + 1]` of `input` go through matrix `e` of `weight`
     /// `[experts, outputs, inputs]`. `segments` `[experts + 1]` begins with 0 and ends with `rows`.
@@ -409,8 +437,10 @@ pub trait Operations: Memory + Sync {
         output_grad: &Self::Stored,
         input: &Self::Stored,
         add: bool,
-        weight_grad: &mut Self::Exact,
-    ) -> Done;
+        weight_grad: &mut Gradient<Self>,
+    ) -> Done
+    where
+        Self: Sized;
 
     /// Optional norm of each head (`norm` = weight `[head_dim]` and epsilon; saves `scale` `[rows, heads]`), then rotary positions (Su et
     /// al. 2021) in the half-split layout: `(a, b)` at `(j, j + head_dim / 2)` becomes `(a·cos − b·sin, b·cos + a·sin)`.
@@ -589,12 +619,14 @@ pub trait Operations: Memory + Sync {
     ) -> Done;
 
     /// `Σ values²` of each, summed in f64. All in one go, so that a device is waited for once.
-    fn sums_of_squares(&self, values: &[&Self::Exact]) -> Result<Vec<f64>, KernelError>;
+    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError>
+    where
+        Self: Sized;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
     /// One step of AdamW on one tensor, on its master weights where it has a rest. Blockwise moments are widened, stepped as exact ones are,
     /// and take the codes nearest to what came out.
-    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done
+    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done
     where
         Self: Sized;
 }

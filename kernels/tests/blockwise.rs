@@ -1,7 +1,7 @@
 //! Numbers of 8 bits against bitsandbytes (`tests/golden/blockwise.py`): the codes, and steps of AdamW on them.
 
 use osler_kernels::blockwise::{BLOCK, Map, SIGNED, UNSIGNED, code};
-use osler_kernels::operations::{AdamState, AdamW, Moments};
+use osler_kernels::operations::{AdamState, AdamW, Gradient, Moments};
 use osler_kernels::{Cpu, Operations};
 
 macro_rules! golden {
@@ -55,7 +55,7 @@ fn steps_are_those_of_bitsandbytes() {
     for step in 1..=3 {
         let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step, gradient_scale: 1.0 };
         let gradient: Vec<f32> = numbers(step as i64).iter().map(|&x| if x < 0.0 { x - 0.25 } else { x + 0.25 }).collect();
-        ops.adamw(&settings, &gradient, &mut state, &mut weight).unwrap();
+        ops.adamw(&settings, &Gradient::Exact(gradient), &mut state, &mut weight).unwrap();
     }
     let Moments::Blockwise { first, second } = &state.moments else { panic!("asked for blockwise ones") };
     for (name, map, moment, codes, scales) in [

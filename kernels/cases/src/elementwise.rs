@@ -1,6 +1,8 @@
 //! Rotary positions, the gated activation, embeddings, linear maps and the optimiser.
 
-use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, index, numbers, read_exact, read_stored, stored};
+use crate::{
+    EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, gradient, index, numbers, read_exact, read_gradient, read_stored, stored,
+};
 use osler_kernels::Operations;
 use osler_kernels::blockwise;
 use osler_kernels::operations::{AdamState, AdamW, LinearShape, Moments, RotaryShape};
@@ -35,8 +37,8 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows_each, inputs, outputs) in [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24)] {
         visitor.visit(&Grouped { rows_each, inputs, outputs });
     }
-    for is_blockwise in [false, true] {
-        [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count, is_blockwise }));
+    for (is_blockwise, is_stored) in [(false, false), (true, false), (false, true), (true, true)] {
+        [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count, is_blockwise, is_stored }));
     }
 }
 
@@ -57,7 +59,9 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     visitor.visit(&Linear { shape: LinearShape { rows: 600, inputs: 1024, outputs: 512 } });
     visitor.visit(&Grouped { rows_each: (0..64).map(|expert| expert * 37 % 130).collect(), inputs: 2048, outputs: 768 });
     visitor.visit(&Grouped { rows_each: vec![300, 41, 0, 513], inputs: 1024, outputs: 1536 });
-    [false, true].into_iter().for_each(|is_blockwise| visitor.visit(&Optimiser { count: 30_000_000, is_blockwise }));
+    for (is_blockwise, is_stored) in [(false, false), (true, false), (true, true)] {
+        visitor.visit(&Optimiser { count: 30_000_000, is_blockwise, is_stored });
+    }
     visitor.visit(&FarRows { vocabulary: 300_000, hidden: 8192 });
 }
 
@@ -181,30 +185,23 @@ impl Work for Linear {
         let (bias, grad) = (stored(device, &numbers(outputs, 3)), stored(device, &numbers(rows * outputs, 4)));
         let mut output = device.new_stored(rows * outputs).unwrap();
         let mut input_grad = stored(device, &numbers(rows * inputs, 5));
-        let (mut weight_grad, mut bias_grad) = (exact(device, &numbers(inputs * outputs, 6)), exact(device, &numbers(outputs, 7)));
+        let mut bias_grad = exact(device, &numbers(outputs, 7));
         device.linear_forward(self.shape, &input, &one, Some(&bias), &mut output).unwrap();
         device.linear_backward_input(self.shape, &grad, &one, true, &mut input_grad).unwrap();
-        device.linear_backward_weight(self.shape, &grad, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
-        let mut alone = exact(device, &numbers(inputs * outputs, 8));
-        device.linear_backward_weight(self.shape, &grad, &input, false, &mut alone, None).unwrap();
-        let mut results = vec![
-            read_stored(device, &output, rows * outputs),
-            read_stored(device, &input_grad, rows * inputs),
-            read_exact(device, &weight_grad, inputs * outputs),
-            read_exact(device, &bias_grad, outputs),
-            read_exact(device, &alone, inputs * outputs),
-        ];
+        let mut results = vec![read_stored(device, &output, rows * outputs), read_stored(device, &input_grad, rows * inputs)];
+        for is_stored in [false, true] {
+            let [mut added, mut alone] = [6, 8].map(|salt| gradient(device, &numbers(inputs * outputs, salt), is_stored));
+            let bias_grad = Some(&mut bias_grad).filter(|_| is_stored);
+            device.linear_backward_weight(self.shape, &grad, &input, true, &mut added, bias_grad).unwrap();
+            device.linear_backward_weight(self.shape, &grad, &input, false, &mut alone, None).unwrap();
+            results.extend([added, alone].map(|weight_grad| read_gradient(device, &weight_grad, inputs * outputs)));
+        }
+        results.push(read_exact(device, &bias_grad, outputs));
         let segments = index(device, &[0, (rows / 3) as u32, (rows / 3) as u32, rows as u32]);
-        let mut weight_grad = exact(device, &numbers(3 * inputs * outputs, 6));
         device.grouped_linear_forward(self.shape, &segments, &input, &weight, &mut output).unwrap();
         device.grouped_linear_backward_input(self.shape, &segments, &grad, &weight, false, &mut input_grad).unwrap();
-        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, true, &mut weight_grad).unwrap();
-        let mut alone = exact(device, &numbers(3 * inputs * outputs, 8));
-        device.grouped_linear_backward_weight(self.shape, &segments, &grad, &input, false, &mut alone).unwrap();
-        results.push(read_stored(device, &output, rows * outputs));
-        results.push(read_stored(device, &input_grad, rows * inputs));
-        results.push(read_exact(device, &weight_grad, 3 * inputs * outputs));
-        results.push(read_exact(device, &alone, 3 * inputs * outputs));
+        results.extend([read_stored(device, &output, rows * outputs), read_stored(device, &input_grad, rows * inputs)]);
+        results.extend(weight_grads_of_experts(device, self.shape, (&segments, 3), &grad, &input));
         results
     }
 
@@ -215,8 +212,9 @@ impl Work for Linear {
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        let names = "output input_grad weight_grad bias_grad lone_weight_grad \
-                     grouped_output grouped_input_grad grouped_weight_grad grouped_lone_weight_grad";
+        let names = "output input_grad weight_grad lone_weight_grad stored_grad lone_stored_grad bias_grad \
+                     grouped_output grouped_input_grad grouped_weight_grad grouped_lone_weight_grad grouped_stored_grad \
+                     grouped_lone_stored_grad";
         for (at, name) in names.split(' ').enumerate() {
             // Sums of terms of about one, in another order; stored ones may then round to a neighbour.
             let exact = name.ends_with("weight_grad") || name.ends_with("bias_grad");
@@ -225,6 +223,24 @@ impl Work for Linear {
         }
         Ok(())
     }
+}
+
+/// The gradients of experts' weights, added to others and by themselves, exact and then stored.
+fn weight_grads_of_experts<O: Operations>(
+    device: &O,
+    shape: LinearShape,
+    (segments, experts): (&O::Index, usize),
+    output_grad: &O::Stored,
+    input: &O::Stored,
+) -> Vec<Vec<f32>> {
+    let count = experts * shape.inputs * shape.outputs;
+    let mut results = Vec::new();
+    for (salt, add, is_stored) in [(5, true, false), (6, false, false), (7, true, true), (8, false, true)] {
+        let mut weight_grad = gradient(device, &numbers(count, salt), is_stored);
+        device.grouped_linear_backward_weight(shape, segments, output_grad, input, add, &mut weight_grad).unwrap();
+        results.push(read_gradient(device, &weight_grad, count));
+    }
+    results
 }
 
 /// Linear maps of so many experts that one launch does them all.
@@ -253,20 +269,16 @@ impl Work for Grouped {
         let weight = stored(device, &numbers(self.rows_each.len() * matrix, 3));
         let mut output = device.new_stored(rows * outputs).unwrap();
         let [mut alone, mut added] = [4, 4].map(|salt| stored(device, &numbers(rows * inputs, salt)));
-        let mut weight_grad = exact(device, &numbers(self.rows_each.len() * matrix, 5));
         device.grouped_linear_forward(shape, &segments, &input, &weight, &mut output).unwrap();
         device.grouped_linear_backward_input(shape, &segments, &grad, &weight, false, &mut alone).unwrap();
         device.grouped_linear_backward_input(shape, &segments, &grad, &weight, true, &mut added).unwrap();
-        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, true, &mut weight_grad).unwrap();
-        let mut weight_grad_alone = exact(device, &numbers(self.rows_each.len() * matrix, 6));
-        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, false, &mut weight_grad_alone).unwrap();
-        vec![
+        let mut results = vec![
             read_stored(device, &output, rows * outputs),
             read_stored(device, &alone, rows * inputs),
             read_stored(device, &added, rows * inputs),
-            read_exact(device, &weight_grad, self.rows_each.len() * matrix),
-            read_exact(device, &weight_grad_alone, self.rows_each.len() * matrix),
-        ]
+        ];
+        results.extend(weight_grads_of_experts(device, shape, (&segments, self.rows_each.len()), &grad, &input));
+        results
     }
 
     fn name(&self) -> String {
@@ -276,9 +288,10 @@ impl Work for Grouped {
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         let LinearShape { rows, inputs, outputs } = self.shape();
-        for (at, name) in ["output", "input_grad", "input_grad added", "weight_grad added", "weight_grad"].into_iter().enumerate() {
+        let names = ["output", "input_grad", "input_grad added", "weight_grad added", "weight_grad", "stored_grad added", "stored_grad"];
+        for (at, name) in names.into_iter().enumerate() {
             // Sums of terms of about one, in another order.
-            let tolerance = Tolerance { relative: if at >= 3 { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
+            let tolerance = Tolerance { relative: if name.starts_with("weight") { 1e-5 } else { 1.0 / 128.0 }, absolute: 2e-5 };
             close(name, &got[at], &wanted[at], Tolerance::of_sums(tolerance, rows.max(inputs).max(outputs), 70))?;
         }
         Ok(())
@@ -296,6 +309,8 @@ fn nearly_all(name: &str, got: &[f32], wanted: &[f32], tolerance: Tolerance, apa
 struct Optimiser {
     count: usize,
     is_blockwise: bool,
+    /// Whether the gradients are stored.
+    is_stored: bool,
 }
 
 impl Work for Optimiser {
@@ -303,14 +318,16 @@ impl Work for Optimiser {
         let count = self.count;
         let mut settings =
             AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 0.5 };
-        let mut grad = exact(device, &numbers(count, 4));
-        device.add_exact(&exact(device, &numbers(count, 1)), &mut grad).unwrap();
+        let mut grad = gradient(device, &numbers(count, 4), self.is_stored);
+        if let Some(grad) = grad.exact() {
+            device.add_exact(&exact(device, &numbers(count, 1)), grad).unwrap();
+        }
         let mut weight = stored(device, &numbers(count, 2));
         let mut state = AdamState::new(device, count, self.is_blockwise).unwrap();
         device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
         settings.step = 2;
         device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
-        let nothing = device.new_exact(0).unwrap();
+        let nothing = gradient(device, &[], self.is_stored);
         let squares = device.sums_of_squares(&[&grad, &nothing, &grad]).unwrap();
         assert!(squares[0] == squares[2] && squares[1] == 0.0, "each by itself");
         let mut master = vec![0.0; count];
@@ -334,12 +351,13 @@ impl Work for Optimiser {
                 codes.into_iter().map(f32::from).collect()
             }),
         };
-        let sum = read_exact(device, &grad, count);
+        let sum = read_gradient(device, &grad, count);
         [stepped, vec![squares[0] as f32], master].into_iter().chain(moments).chain([sum]).chain(scales).collect()
     }
 
     fn name(&self) -> String {
-        format!("optimiser of {}{}", self.count, if self.is_blockwise { ", moments of 8 bits" } else { "" })
+        let moments = if self.is_blockwise { ", moments of 8 bits" } else { "" };
+        format!("optimiser of {}{moments}{}", self.count, if self.is_stored { ", stored gradients" } else { "" })
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

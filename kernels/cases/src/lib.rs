@@ -13,6 +13,7 @@ pub mod rmsnorm;
 pub mod route;
 
 use osler_kernels::Operations;
+use osler_kernels::operations::Gradient;
 
 /// One case: work that gives lists of numbers on any device.
 pub trait Work {
@@ -131,6 +132,11 @@ pub fn exact<O: Operations>(device: &O, values: &[f32]) -> O::Exact {
     buffer
 }
 
+/// A gradient of a device, filled.
+pub fn gradient<O: Operations>(device: &O, values: &[f32], is_stored: bool) -> Gradient<O> {
+    if is_stored { Gradient::Stored(stored(device, values)) } else { Gradient::Exact(exact(device, values)) }
+}
+
 /// A buffer of a device, filled.
 pub fn index<O: Operations>(device: &O, values: &[u32]) -> O::Index {
     let mut buffer = device.new_index(values.len()).unwrap();
@@ -150,6 +156,14 @@ pub fn read_exact<O: Operations>(device: &O, buffer: &O::Exact, len: usize) -> V
     let mut values = vec![0.0; len];
     device.read_exact(buffer, 0, &mut values).unwrap();
     values
+}
+
+/// The first `count` numbers of a gradient.
+pub fn read_gradient<O: Operations>(device: &O, gradient: &Gradient<O>, count: usize) -> Vec<f32> {
+    match gradient {
+        Gradient::Exact(buffer) => read_exact(device, buffer, count),
+        Gradient::Stored(buffer) => read_stored(device, buffer, count),
+    }
 }
 
 /// Small indices as floats, to stand in one list with the others.

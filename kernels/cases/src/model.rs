@@ -1,24 +1,28 @@
 //! A step of a small model of each kind, through the trainer itself: every operation, each on what the one before made.
 
-use crate::{Visitor, Work, numbers, read_exact, read_stored};
+use crate::{Visitor, Work, numbers, read_gradient, read_stored};
 use osler_kernels::Operations;
 use osler_kernels::operations::IGNORED;
-use osler_train::model::{Batch, Config, Gradients, Model, Parameters, Recompute, Workspace};
+use osler_train::model::{Batch, Config, GradientKind, Gradients, Model, Parameters, Recompute, Workspace};
 use osler_train::optimiser::{Optimiser, Settings};
 use serde_json::{Value, json};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
-    let step = |kind, recompute| Step { kind, recompute, for_hopper: false, layers: 2 };
+    let step = |kind, recompute| Step { kind, recompute, gradients: GradientKind::F32, for_hopper: false, layers: 2 };
     for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
         visitor.visit(&step(kind, Recompute::None));
     }
     visitor.visit(&step("mixtral", Recompute::Layer));
+    for kind in ["mixtral", "qwen2"] {
+        visitor.visit(&Step { gradients: GradientKind::Bf16, ..step(kind, Recompute::None) });
+    }
 }
 
 /// Those of devices with wgmma.
 pub fn visit_hopper(visitor: &mut impl Visitor) {
     visitor.visit(&Step::for_hopper("mixtral"));
+    visitor.visit(&Step { gradients: GradientKind::Bf16, ..Step::for_hopper("mixtral") });
 }
 
 const VOCABULARY: usize = 50;
@@ -28,6 +32,7 @@ const VOCABULARY: usize = 50;
 pub struct Step {
     kind: &'static str,
     recompute: Recompute,
+    gradients: GradientKind,
     /// Whether heads and experts have the sizes of kernels for Hopper.
     for_hopper: bool,
     layers: usize,
@@ -36,7 +41,7 @@ pub struct Step {
 impl Step {
     /// A step that takes Hopper's kernels where there are two.
     pub fn for_hopper(kind: &'static str) -> Self {
-        Self { kind, recompute: Recompute::None, for_hopper: true, layers: 2 }
+        Self { kind, recompute: Recompute::None, gradients: GradientKind::F32, for_hopper: true, layers: 2 }
     }
 
     /// The same with so many layers.
@@ -123,17 +128,19 @@ const SEED: u64 = 1;
 impl Work for Step {
     fn name(&self) -> String {
         let sizes = if self.for_hopper { ", sizes of Hopper's kernels" } else { "" };
-        format!("a step of {}, recompute {}{sizes}", self.kind, self.recompute.name())
+        let gradients = if self.gradients == GradientKind::Bf16 { ", gradients of bf16" } else { "" };
+        format!("a step of {}, recompute {}{gradients}{sizes}", self.kind, self.recompute.name())
     }
 
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let (mut model, batch) = (self.model(device), Self::batch(0));
         let mut work = Workspace::with_recompute(device, &model.config, batch.len(), self.recompute).unwrap();
-        let mut grads = Gradients::new(device, &model.parameters).unwrap();
+        let mut grads = Gradients::of_kind(device, &model.parameters, self.gradients, |_| true).unwrap();
         let scale = 1.0 / batch.num_targets() as f64;
         let losses = model.forward_backward(device, &batch, scale, &mut work, &mut grads).unwrap();
         let mut results = vec![losses.rows, vec![losses.balance as f32]];
-        results.extend(grads.buffers.iter().zip(&model.parameters.list).map(|(grad, parameter)| read_exact(device, grad, parameter.len())));
+        results
+            .extend(grads.buffers.iter().zip(&model.parameters.list).map(|(grad, parameter)| read_gradient(device, grad, parameter.len())));
         // As large as gradients are, so that noise in a small one does not become a whole step.
         let settings = Settings { epsilon: 1e-3, ..Settings::default() };
         let mut optimiser = Optimiser::new(device, &model, settings).unwrap();

@@ -48,7 +48,7 @@ impl<F: Number> Cpu<F> {
         output_grad: &[F],
         input: &[F],
         add: bool,
-        weight_grad: &mut [F],
+        (weight_grad, is_stored): (&mut [F], bool),
         bias_grad: Option<&mut [F]>,
     ) -> Done {
         let LinearShape { rows, inputs, outputs } = shape;
@@ -56,7 +56,12 @@ impl<F: Number> Cpu<F> {
         expect_len(KERNEL, &[("bias_grad", bias_grad.as_ref().map_or(outputs, |grad| grad.len()), outputs)])?;
         let size = Size { rows: outputs, columns: inputs, inner: rows };
         let left = View::rows(output_grad, outputs).transposed();
-        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), add, weight_grad, |_, _| {}));
+        let finish = |_: Range<usize>, row: &mut [F]| {
+            if is_stored {
+                self.round(row);
+            }
+        };
+        self.run(|| multiply_parallel(size, left, View::rows(input, inputs), add, weight_grad, finish));
         if let Some(bias_grad) = bias_grad {
             let mut sums = vec![0.0f64; outputs];
             for row in output_grad.chunks_exact(outputs) {
@@ -100,13 +105,13 @@ impl<F: Number> Cpu<F> {
         output_grad: &[F],
         input: &[F],
         add: bool,
-        weight_grad: &mut [F],
+        (weight_grad, is_stored): (&mut [F], bool),
     ) -> Done {
         let experts = experts(shape, segments)?;
         check(shape, experts, input.len(), weight_grad.len(), output_grad.len())?;
         for (part, input_range, weight_range, output_range) in parts(shape, segments).filter(|(part, ..)| part.rows > 0 || !add) {
             let (output_grad, weight_grad) = (&output_grad[output_range], &mut weight_grad[weight_range]);
-            self.linear_backward_weight(part, output_grad, &input[input_range], add, weight_grad, None)?;
+            self.linear_backward_weight(part, output_grad, &input[input_range], add, (weight_grad, is_stored), None)?;
         }
         Ok(())
     }
@@ -160,7 +165,7 @@ mod tests {
             let mut input_grad = vec![9.0; input.len()];
             cpu.linear_backward_input(shape, &seed, &weight, false, &mut input_grad).unwrap();
             let (mut weight_grad, mut bias_grad) = (vec![0.0; weight.len()], vec![0.0; outputs]);
-            cpu.linear_backward_weight(shape, &seed, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+            cpu.linear_backward_weight(shape, &seed, &input, true, (&mut weight_grad, false), Some(&mut bias_grad)).unwrap();
             check_slopes("input", &input, &input_grad, &seed, |input| run(input, &weight, &bias));
             check_slopes("weight", &weight, &weight_grad, &seed, |weight| run(&input, weight, &bias));
             check_slopes("bias", &bias, &bias_grad, &seed, |bias| run(&input, &weight, bias));
@@ -181,15 +186,30 @@ mod tests {
         close("first expert", &run(&input, &weight)[..4], &first, 0.0);
         let (mut input_grad, mut weight_grad) = (vec![9.0; 18], vec![0.0; 18]);
         cpu.grouped_linear_backward_input(shape, &segments, &seed, &weight, false, &mut input_grad).unwrap();
-        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, true, &mut weight_grad).unwrap();
+        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, true, (&mut weight_grad, false)).unwrap();
         assert_eq!(weight_grad[6..12], [0.0; 6], "no row went to the second expert");
         let mut alone = vec![9.0; 18];
-        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, false, &mut alone).unwrap();
+        cpu.grouped_linear_backward_weight(shape, &segments, &seed, &input, false, (&mut alone, false)).unwrap();
         assert_eq!(alone, weight_grad, "overwritten, or added to nothing");
         check_slopes("input", &input, &input_grad, &seed, |input| run(input, &weight));
         check_slopes("weight", &weight, &weight_grad, &seed, |weight| run(&input, weight));
         for segments in [&[0, 7][..], &[1, 6], &[0, 4, 3, 6], &[]] {
             assert!(cpu.grouped_linear_forward(shape, segments, &input, &weight, &mut [0.0; 12]).is_err());
+        }
+    }
+
+    /// What is there is added before the sum is rounded, once.
+    #[test]
+    fn stored_gradients_are_rounded() {
+        let (cpu, shape) = (Cpu::<f32>::bf16(1).unwrap(), LinearShape { rows: 5, inputs: 3, outputs: 4 });
+        let [seed, input, before] = [(20, 1), (15, 2), (12, 3)].map(|(count, salt)| numbers::<f32>(count, salt));
+        for add in [false, true] {
+            let [mut exact, mut stored] = [(); 2].map(|()| before.clone());
+            cpu.linear_backward_weight(shape, &seed, &input, add, (&mut exact, false), None).unwrap();
+            cpu.linear_backward_weight(shape, &seed, &input, add, (&mut stored, true), None).unwrap();
+            assert_ne!(exact, stored);
+            cpu.round(&mut exact);
+            assert_eq!(exact, stored);
         }
     }
 
@@ -203,7 +223,7 @@ mod tests {
             let (mut weight_grad, mut bias_grad) = (vec![0.0; weight.len()], vec![0.0; shape.outputs]);
             cpu.linear_forward(shape, &input, &weight, Some(&seed[..shape.outputs]), &mut output).unwrap();
             cpu.linear_backward_input(shape, &seed, &weight, true, &mut input_grad).unwrap();
-            cpu.linear_backward_weight(shape, &seed, &input, true, &mut weight_grad, Some(&mut bias_grad)).unwrap();
+            cpu.linear_backward_weight(shape, &seed, &input, true, (&mut weight_grad, false), Some(&mut bias_grad)).unwrap();
             [output, input_grad, weight_grad, bias_grad].concat()
         });
     }

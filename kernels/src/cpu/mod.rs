@@ -22,7 +22,8 @@ pub use number::Number;
 use crate::KernelError;
 use crate::checks::{expect_len, range};
 use crate::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Memory, Operations, RotaryShape, RouteShape,
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Memory, Operations, RotaryShape,
+    RouteShape,
 };
 use std::marker::PhantomData;
 
@@ -253,10 +254,11 @@ impl<F: Number> Operations for Cpu<F> {
         output_grad: &Vec<F>,
         input: &Vec<F>,
         add: bool,
-        weight_grad: &mut Vec<F>,
+        weight_grad: &mut Gradient<Self>,
         bias_grad: Option<&mut Vec<F>>,
     ) -> Done {
-        self.linear_backward_weight(shape, output_grad, input, add, weight_grad, bias_grad.map(Vec::as_mut_slice))
+        let (weight_grad, is_stored) = numbers_mut(weight_grad);
+        self.linear_backward_weight(shape, output_grad, input, add, (weight_grad, is_stored), bias_grad.map(Vec::as_mut_slice))
     }
 
     fn grouped_linear_forward(
@@ -289,9 +291,9 @@ impl<F: Number> Operations for Cpu<F> {
         output_grad: &Vec<F>,
         input: &Vec<F>,
         add: bool,
-        weight_grad: &mut Vec<F>,
+        weight_grad: &mut Gradient<Self>,
     ) -> Done {
-        self.grouped_linear_backward_weight(shape, segments, output_grad, input, add, weight_grad)
+        self.grouped_linear_backward_weight(shape, segments, output_grad, input, add, numbers_mut(weight_grad))
     }
 
     fn rotary_forward(
@@ -453,16 +455,31 @@ impl<F: Number> Operations for Cpu<F> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sums_of_squares(&self, values: &[&Vec<F>]) -> Result<Vec<f64>, KernelError> {
-        Ok(values.iter().map(|values| self.sum_of_squares(values)).collect())
+    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
+        Ok(values.iter().map(|values| self.sum_of_squares(numbers(values))).collect())
     }
 
     fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {
         self.add_exact(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Vec<F>, state: &mut AdamState<Self>, weight: &mut Vec<F>) -> Done {
-        self.adamw(settings, grad, state, weight)
+    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Vec<F>) -> Done {
+        self.adamw(settings, numbers(grad), state, weight)
+    }
+}
+
+/// A gradient's numbers: here, stored ones are rounded and as wide as exact ones.
+fn numbers<F: Number>(gradient: &Gradient<Cpu<F>>) -> &[F] {
+    match gradient {
+        Gradient::Exact(numbers) | Gradient::Stored(numbers) => numbers,
+    }
+}
+
+/// The same to be written, and whether what is written is rounded.
+fn numbers_mut<F: Number>(gradient: &mut Gradient<Cpu<F>>) -> (&mut [F], bool) {
+    match gradient {
+        Gradient::Exact(numbers) => (numbers, false),
+        Gradient::Stored(numbers) => (numbers, true),
     }
 }
 

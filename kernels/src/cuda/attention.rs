@@ -242,7 +242,7 @@ impl<L: Launcher> Gpu<L> {
         let keys_threads = if shape.head_dim > 128 { 256 } else { 128 };
         let scalars = self.backward_scalars(shape, input, saved, delta)?;
         let tensors = || [input.query, input.key, input.value, saved.output_grad].map(|buffer| self.pointer(buffer));
-        let of_keys = [self.pointer(key_grad), self.pointer(value_grad)].into_iter().chain(tensors()).chain(scalars.clone());
+        let of_keys = [self.pointer(key_grad), self.pointer(value_grad)].into_iter().chain(tensors()).chain(scalars);
         let of_queries = [self.pointer(query_grad)].into_iter().chain(tensors()).chain(scalars);
         let [keys, queries] = kernels.backward;
         let grid = [tiles, narrow(KERNEL, "key_heads", shape.key_heads)?, 1];

@@ -1,9 +1,9 @@
 //! Launches of `cuda/grouped.cu` and `cuda/grouped_hopper.cu`: linear maps of all experts, each in one launch.
 
 use super::buffer::{Bf16, narrow};
-use super::{Argument, Buffer, Element, Exact, Gpu, Index, Launch, Launcher, MatrixBox, Stored};
+use super::{Argument, Command, Element, Gpu, Index, Launch, Launcher, MatrixBox, OutputKind, Stored};
 use crate::KernelError;
-use crate::operations::{Done, LinearShape};
+use crate::operations::{Done, Gradient, LinearShape};
 
 const KERNEL: &str = "linear";
 
@@ -95,7 +95,7 @@ impl<L: Launcher> Gpu<L> {
         let left = Matrix { buffer: input, columns: inputs, box_rows: HOPPER.rows };
         let right = Matrix { buffer: weight, columns: inputs, box_rows: HOPPER.columns };
         let names = ["grouped_forward", "grouped_forward_hopper"];
-        self.grouped(names, grouped, (None, outputs), segments, output, [left, right], &[])
+        self.grouped(names, grouped, (None, outputs), segments, self.address(output, 0), [left, right], &[])
     }
 
     pub(super) fn grouped_backward_input(
@@ -111,7 +111,8 @@ impl<L: Launcher> Gpu<L> {
         let left = Matrix { buffer: output_grad, columns: outputs, box_rows: HOPPER.rows };
         let right = Matrix { buffer: weight, columns: inputs, box_rows: INNER };
         let names = ["grouped_backward_input", "grouped_backward_input_hopper"];
-        self.grouped(names, grouped, (None, inputs), segments, input_grad, [left, right], &[Argument::U32(u32::from(add))])
+        let add = Argument::U32(u32::from(add));
+        self.grouped(names, grouped, (None, inputs), segments, self.address(input_grad, 0), [left, right], &[add])
     }
 
     pub(super) fn grouped_backward_weight(
@@ -121,28 +122,33 @@ impl<L: Launcher> Gpu<L> {
         output_grad: &Stored<L>,
         input: &Stored<L>,
         add: bool,
-        weight_grad: &Exact<L>,
+        weight_grad: &Gradient<Self>,
     ) -> Done {
         let LinearShape { rows, inputs, outputs } = grouped.shape;
+        let numbers = self.numbers(weight_grad);
         if rows == 0 && !add {
-            return self.clear(weight_grad);
+            return self.run(Command::Clear { address: numbers.address, bytes: numbers.len * numbers.kind.bytes() });
         }
         let left = Matrix { buffer: output_grad, columns: outputs, box_rows: INNER };
         let right = Matrix { buffer: input, columns: inputs, box_rows: INNER };
-        let names = ["grouped_backward_weight", "grouped_backward_weight_hopper"];
-        self.grouped(names, grouped, (Some(outputs), inputs), segments, weight_grad, [left, right], &[Argument::U32(u32::from(add))])
+        let names = match numbers.kind {
+            OutputKind::Exact => ["grouped_backward_weight", "grouped_backward_weight_hopper"],
+            OutputKind::Stored => ["grouped_backward_weight_stored", "grouped_backward_weight_stored_hopper"],
+        };
+        let add = Argument::U32(u32::from(add));
+        self.grouped(names, grouped, (Some(outputs), inputs), segments, numbers.address, [left, right], &[add])
     }
 
     /// Launches the kernel of two names that is the device's. `size` is the height and width of an expert's product, as for
     /// [`Grouped::blocks`].
     #[allow(clippy::too_many_arguments)]
-    fn grouped<T: Element>(
+    fn grouped(
         &self,
         [plain, hopper]: [&'static str; 2],
         grouped: &Grouped,
         size: (Option<usize>, usize),
         segments: &Index<L>,
-        product: &Buffer<L::Memory, T>,
+        product: u64,
         operands: [Matrix<'_, L>; 2],
         more: &[Argument],
     ) -> Done {
@@ -154,7 +160,7 @@ impl<L: Launcher> Gpu<L> {
         if grouped.shape.rows == 0 {
             return Ok(());
         }
-        let mut arguments = vec![self.pointer(product)];
+        let mut arguments = vec![Argument::Pointer(product)];
         for operand in &operands {
             arguments.push(if grouped.is_for_hopper() { self.operand_map(operand)? } else { self.pointer(operand.buffer) });
         }

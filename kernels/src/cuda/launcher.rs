@@ -186,3 +186,13 @@ pub enum OutputKind {
     /// f32.
     Exact,
 }
+
+impl OutputKind {
+    /// Of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Stored => 2,
+            Self::Exact => 4,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use super::grouped::Grouped;
 use super::{Command, Exact, Gpu, Index, Launcher, Operand, OutputKind, Product, Stored, expect_len};
 use crate::KernelError;
-use crate::operations::{Done, LinearShape, Operations};
+use crate::operations::{Done, Gradient, LinearShape, Operations};
 
 const KERNEL: &str = "linear";
 
@@ -13,6 +13,14 @@ struct Start {
     input: usize,
     weight: usize,
     output: usize,
+}
+
+/// Numbers of one of two kinds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers {
+    pub address: u64,
+    pub len: usize,
+    pub kind: OutputKind,
 }
 
 impl<L: Launcher> Gpu<L> {
@@ -47,10 +55,10 @@ impl<L: Launcher> Gpu<L> {
         output_grad: &Stored<L>,
         input: &Stored<L>,
         add: bool,
-        weight_grad: &Exact<L>,
+        weight_grad: &Gradient<Self>,
         bias_grad: Option<&Exact<L>>,
     ) -> Done {
-        check(shape, 1, input.len, weight_grad.len, output_grad.len)?;
+        check(shape, 1, input.len, self.numbers(weight_grad).len, output_grad.len)?;
         expect_len(KERNEL, &[("bias_grad", bias_grad.map_or(shape.outputs, |grad| grad.len), shape.outputs)])?;
         self.linear_weight_part(shape, Start::default(), output_grad, input, add, weight_grad)?;
         bias_grad.map_or(Ok(()), |grad| self.add_column_sums(shape.rows, shape.outputs, output_grad, self.address(grad, 0)))
@@ -94,9 +102,9 @@ impl<L: Launcher> Gpu<L> {
         output_grad: &Stored<L>,
         input: &Stored<L>,
         add: bool,
-        weight_grad: &Exact<L>,
+        weight_grad: &Gradient<Self>,
     ) -> Done {
-        check(shape, experts(segments), input.len, weight_grad.len, output_grad.len)?;
+        check(shape, experts(segments), input.len, self.numbers(weight_grad).len, output_grad.len)?;
         if let Some(grouped) = Grouped::of(shape, experts(segments), self.has_wgmma())? {
             return self.grouped_backward_weight(&grouped, segments, output_grad, input, add, weight_grad);
         }
@@ -173,8 +181,9 @@ impl<L: Launcher> Gpu<L> {
         output_grad: &Stored<L>,
         input: &Stored<L>,
         add: bool,
-        weight_grad: &Exact<L>,
+        weight_grad: &Gradient<Self>,
     ) -> Done {
+        let numbers = self.numbers(weight_grad);
         self.product(Product {
             rows: shape.outputs,
             columns: shape.inputs,
@@ -183,9 +192,17 @@ impl<L: Launcher> Gpu<L> {
             right: self.operand(input, start.input, false),
             bias: None,
             add,
-            output: self.address(weight_grad, start.weight),
-            output_kind: OutputKind::Exact,
+            output: numbers.address + (start.weight * numbers.kind.bytes()) as u64,
+            output_kind: numbers.kind,
         })
+    }
+
+    /// Where a gradient's numbers lie.
+    pub(super) fn numbers(&self, gradient: &Gradient<Self>) -> Numbers {
+        match gradient {
+            Gradient::Exact(buffer) => Numbers { address: self.address(buffer, 0), len: buffer.len, kind: OutputKind::Exact },
+            Gradient::Stored(buffer) => Numbers { address: self.address(buffer, 0), len: buffer.len, kind: OutputKind::Stored },
+        }
     }
 
     pub(super) fn operand(&self, buffer: &Stored<L>, start: usize, transposed: bool) -> Operand {
@@ -194,12 +211,12 @@ impl<L: Launcher> Gpu<L> {
 
     /// Multiplies unless there is nothing to do. Checked shapes leave an inner size of 0 only to gradients of weights.
     pub(super) fn product(&self, product: Product) -> Done {
-        let Product { rows, columns, inner, add, output: address, .. } = product;
+        let Product { rows, columns, inner, add, output: address, output_kind, .. } = product;
         if rows == 0 || columns == 0 || inner == 0 && add {
             return Ok(());
         }
         if inner == 0 {
-            return self.run(Command::Clear { address, bytes: rows * columns * size_of::<f32>() });
+            return self.run(Command::Clear { address, bytes: rows * columns * output_kind.bytes() });
         }
         self.run(Command::Multiply(product))
     }

@@ -6,7 +6,7 @@ use super::head_loss::Gradients;
 use super::{Gpu, Launcher, expect_len};
 use crate::KernelError;
 use crate::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, LinearShape, Operations, RotaryShape, RouteShape,
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Operations, RotaryShape, RouteShape,
 };
 
 impl<L: Launcher> Operations for Gpu<L> {
@@ -152,7 +152,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         output_grad: &Self::Stored,
         input: &Self::Stored,
         add: bool,
-        weight_grad: &mut Self::Exact,
+        weight_grad: &mut Gradient<Self>,
         bias_grad: Option<&mut Self::Exact>,
     ) -> Done {
         self.linear_weight_slopes(shape, output_grad, input, add, weight_grad, bias_grad.as_deref())
@@ -188,7 +188,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         output_grad: &Self::Stored,
         input: &Self::Stored,
         add: bool,
-        weight_grad: &mut Self::Exact,
+        weight_grad: &mut Gradient<Self>,
     ) -> Done {
         self.grouped_linear_weight_slopes(shape, segments, output_grad, input, add, weight_grad)
     }
@@ -377,7 +377,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sums_of_squares(&self, values: &[&Self::Exact]) -> Result<Vec<f64>, KernelError> {
+    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
         self.squares(values)
     }
 
@@ -385,7 +385,7 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.add(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Self::Exact, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done {
+    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done {
         self.adamw_step(settings, grad, state, weight)
     }
 }

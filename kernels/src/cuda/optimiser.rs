@@ -1,10 +1,11 @@
 //! Launches of `cuda/optimiser.cu`.
 
+use super::linear::Numbers;
 use super::lists::{Constant, NUM_ADAMW_FACTORS};
-use super::{ABSENT, Argument, Command, Exact, Gpu, Launch, Launcher, Stored, blocks, expect_len, lock};
+use super::{ABSENT, Argument, Command, Exact, Gpu, Launch, Launcher, OutputKind, Stored, blocks, expect_len, lock};
 use crate::KernelError;
 use crate::blockwise;
-use crate::operations::{AdamState, AdamW, AdamWFactors, Done, Moments};
+use crate::operations::{AdamState, AdamW, AdamWFactors, Done, Gradient, Moments};
 
 const KERNEL: &str = "adamw";
 
@@ -16,7 +17,7 @@ const PARTS: usize = 1024;
 const BLOCKWISE_BLOCKS: u32 = 1024;
 
 impl<L: Launcher> Gpu<L> {
-    pub(super) fn squares(&self, values: &[&Exact<L>]) -> Result<Vec<f64>, KernelError> {
+    pub(super) fn squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
         // The totals, then the parts of one after another.
         let size = size_of::<f64>();
         let mut totals = lock(&self.totals);
@@ -27,9 +28,14 @@ impl<L: Launcher> Gpu<L> {
             // What has no numbers has no squares.
             self.run(Command::Clear { address: address(0), bytes: size * values.len() })?;
             for (at, values) in values.iter().enumerate() {
-                let parts = blocks(KERNEL, values.len, 256)?.min(PARTS as u32);
-                let launch = Launch { kernel: "square_partials", grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
-                self.launch(launch, &[partials, self.pointer(values), Argument::U64(values.len as u64)])?;
+                let Numbers { address, len, kind } = self.numbers(values);
+                let parts = blocks(KERNEL, len, 256)?.min(PARTS as u32);
+                let kernel = match kind {
+                    OutputKind::Exact => "square_partials",
+                    OutputKind::Stored => "square_partials_stored",
+                };
+                let launch = Launch { kernel, grid: [parts, 1, 1], threads: 256, shared_bytes: 0 };
+                self.launch(launch, &[partials, Argument::Pointer(address), Argument::U64(len as u64)])?;
                 let launch = Launch { kernel: "sum_doubles", grid: [parts.min(1), 1, 1], threads: 256, shared_bytes: 0 };
                 self.launch(launch, &[total(at), partials, Argument::U32(parts)])?;
             }
@@ -47,8 +53,8 @@ impl<L: Launcher> Gpu<L> {
         self.launch(Launch { kernel: "add", grid: [blocks("add", sum.len, 256)?, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }
 
-    pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Exact<L>, state: &AdamState<Self>, weight: &Stored<L>) -> Done {
-        let wanted = weight.len;
+    pub(super) fn adamw_step(&self, settings: &AdamW, grad: &Gradient<Self>, state: &AdamState<Self>, weight: &Stored<L>) -> Done {
+        let (wanted, grad) = (weight.len, self.numbers(grad));
         expect_len(KERNEL, &[("grad", grad.len, wanted), ("rest", state.rest.as_ref().map_or(wanted, |rest| rest.len), wanted)])?;
         let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
         let factors: [f64; NUM_ADAMW_FACTORS] =
@@ -57,21 +63,25 @@ impl<L: Launcher> Gpu<L> {
         let factors = self.constant(which, factors.map(|factor| factor as f32))?;
         let mut arguments = vec![self.pointer(weight), state.rest.as_ref().map_or(ABSENT, |rest| self.pointer(rest))];
         let all = blocks(KERNEL, wanted, blockwise::BLOCK)?;
-        let (kernel, grid) = match &state.moments {
+        let ([of_exact, of_stored], grid) = match &state.moments {
             Moments::Exact { first, second } => {
                 expect_len(KERNEL, &[("first", first.len, wanted), ("second", second.len, wanted)])?;
                 arguments.extend([self.pointer(first), self.pointer(second)]);
-                ("adamw", all)
+                (["adamw", "adamw_stored"], all)
             }
             Moments::Blockwise { first, second } => {
                 for (name, moment) in [("first", first), ("second", second)] {
                     expect_len(KERNEL, &[(name, moment.codes.len, wanted), (name, moment.scales.len, all as usize)])?;
                     arguments.extend([self.pointer(&moment.codes), self.pointer(&moment.scales)]);
                 }
-                ("adamw_blockwise", all.min(BLOCKWISE_BLOCKS))
+                (["adamw_blockwise", "adamw_blockwise_stored"], all.min(BLOCKWISE_BLOCKS))
             }
         };
-        arguments.extend([self.pointer(grad), Argument::U64(wanted as u64), factors]);
+        arguments.extend([Argument::Pointer(grad.address), Argument::U64(wanted as u64), factors]);
+        let kernel = match grad.kind {
+            OutputKind::Exact => of_exact,
+            OutputKind::Stored => of_stored,
+        };
         self.launch(Launch { kernel, grid: [grid, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
     }
 }

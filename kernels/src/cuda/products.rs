@@ -184,11 +184,7 @@ impl Products {
 }
 
 fn output_bytes(product: &Product) -> usize {
-    let size = match product.output_kind {
-        OutputKind::Stored => 2,
-        OutputKind::Exact => 4,
-    };
-    product.rows * product.columns * size
+    product.rows * product.columns * product.output_kind.bytes()
 }
 
 fn failed(what: &str, error: CublasError) -> KernelError {

@@ -70,13 +70,25 @@ pub const UNITS: &[Unit] = &[
     ),
     unit!("dispatch", ["permute_forward", "combine_forward", "combine_backward"]),
     unit!("embedding", ["embedding_forward", "embedding_backward"]),
-    unit!("grouped" after "tiles.cuh" after "grouped.cuh", ["grouped_forward", "grouped_backward_input", "grouped_backward_weight"]),
+    unit!("grouped" after "tiles.cuh" after "grouped.cuh", ["grouped_forward", "grouped_backward_input", "grouped_backward_weight", "grouped_backward_weight_stored"]),
     unit!(
         hopper "grouped_hopper" after "tiles_hopper.cuh" after "grouped.cuh",
-        ["grouped_forward_hopper", "grouped_backward_input_hopper", "grouped_backward_weight_hopper"]
+        ["grouped_forward_hopper", "grouped_backward_input_hopper", "grouped_backward_weight_hopper", "grouped_backward_weight_stored_hopper"]
     ),
     unit!("head_loss", ["cross_entropy"]),
-    unit!("optimiser", ["square_partials", "sum_doubles", "add", "adamw", "adamw_blockwise"]),
+    unit!(
+        "optimiser",
+        [
+            "square_partials",
+            "square_partials_stored",
+            "sum_doubles",
+            "add",
+            "adamw",
+            "adamw_stored",
+            "adamw_blockwise",
+            "adamw_blockwise_stored",
+        ]
+    ),
     unit!("rmsnorm", ["rmsnorm_forward", "rmsnorm_backward"]),
     unit!("rotary", ["rotary_forward", "rotary_backward"]),
     unit!("route", ["route_forward", "route_backward", "balance_partials", "balance_loss"]),

@@ -1,6 +1,6 @@
 //! AdamW over all parameters, with clipping by the norm of all gradients.
 
-use crate::model::{Gradients, Model, ModelError, Parameter, Parameters};
+use crate::model::{GradientKind, Gradients, Model, ModelError, Parameter, Parameters};
 use osler_kernels::operations::{AdamState, AdamW};
 use osler_kernels::{Memory, Operations};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ pub struct Settings {
     /// Largest norm of all gradients together; larger ones are scaled down to it.
     pub clip: Option<f64>,
     pub moments: MomentKind,
+    pub gradients: GradientKind,
 }
 
 /// How moments are kept.
@@ -42,7 +43,8 @@ const BLOCKWISE_WEIGHTS_MIN: usize = 4096;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: Some(1.0), moments: MomentKind::F32 }
+        let (moments, gradients) = (MomentKind::F32, GradientKind::F32);
+        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: Some(1.0), moments, gradients }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a run will do, before it does it: steps, memory to the byte, operations.
 
 use crate::data::Data;
-use crate::model::{Config, Gradients, KeptLosses, Model, ModelError, Parameters, Recompute, Workspace};
+use crate::model::{Config, GradientKind, KeptLosses, Model, ModelError, Parameters, Recompute, Workspace};
 use crate::optimiser::Optimiser;
 use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
@@ -48,10 +48,10 @@ impl MemoryTable {
         let weights = counter.take();
         let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
         let fullest = fullest(&model.parameters, &owners);
-        let MachineSettings { ranks, sums_in_any_order, .. } = recipe.machine;
-        let are_in_sums = passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order);
+        let (MachineSettings { ranks, sums_in_any_order, .. }, kind) = (recipe.machine, recipe.optimiser.gradients);
+        let are_in_sums = passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order || kind == GradientKind::Bf16);
         passes::gradients(&counter, &model.parameters, are_in_sums, are_devices(recipe))?;
-        Gradients::of_part(&counter, &model.parameters, |at| owners[at] == fullest)?;
+        passes::sums(&counter, &model.parameters, kind, are_in_sums, |at| owners[at] == fullest)?;
         let gradients = counter.take() + staging_bytes(recipe, &model.parameters, &owners);
         Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
         let optimiser = counter.take();
@@ -370,6 +370,18 @@ mod tests {
             // There a master weight takes but the other half of an f32.
             assert_eq!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
             assert!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().weights < table.weights);
+            // Half the sums of layers' matrices.
+            let half = Recipe { optimiser: OptimiserSettings { gradients: GradientKind::Bf16, ..Default::default() }, ..device.clone() };
+            let matrices: usize = layers
+                .iter()
+                .flat_map(|layer| layer.parameters())
+                .filter(|&at| model.parameters.list[at].decays())
+                .map(|at| model.weights[at].len())
+                .sum();
+            let sums = MemoryTable::new(&config, 24, 1, &device, Recompute::None).unwrap().gradients;
+            for passes in [1, 2] {
+                assert_eq!(MemoryTable::new(&config, 24, passes, &half, Recompute::None).unwrap().gradients, sums - 2 * matrices as u64);
+            }
             // Moments of 8 bits and their scales, where a parameter is large enough.
             let wide = Config { intermediate_size: 256, ..config.clone() };
             let lens: Vec<usize> =

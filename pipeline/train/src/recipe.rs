@@ -1,6 +1,6 @@
 //! Recipes of training runs: what is trained on what, and how, in one TOML file. Defaults are those of the source paper where it has any.
 
-use crate::model::Recompute;
+use crate::model::{GradientKind, Recompute};
 use crate::optimiser::{MomentKind, Settings};
 use crate::schedule::{Decay, Schedule};
 use osler_schemas::recipe::{self, RecipeError};
@@ -121,6 +121,8 @@ pub struct OptimiserSettings {
     pub clip: f64,
     /// `f32`, or `8-bit` for a quarter of their memory.
     pub moments: MomentKind,
+    /// `f32`, or `bf16` for half the memory of those of layers' matrices: of one rank, whose passes each round what they add.
+    pub gradients: GradientKind,
 }
 
 /// Text that is measured and not trained on.
@@ -222,7 +224,7 @@ impl Default for BatchSettings {
 
 impl Default for OptimiserSettings {
     fn default() -> Self {
-        let Settings { beta1, beta2, epsilon, weight_decay, clip, moments } = Settings::default();
+        let Settings { beta1, beta2, epsilon, weight_decay, clip, moments, gradients } = Settings::default();
         Self {
             learning_rate: 3e-4,
             learning_rate_end: 0.0,
@@ -236,6 +238,7 @@ impl Default for OptimiserSettings {
             weight_decay,
             clip: clip.unwrap_or(0.0),
             moments,
+            gradients,
         }
     }
 }
@@ -343,8 +346,18 @@ impl Recipe {
 
     /// The optimiser's constants.
     pub(crate) fn settings(&self) -> Settings {
-        let OptimiserSettings { beta1, beta2, epsilon, weight_decay, clip, moments, .. } = self.optimiser;
-        Settings { beta1, beta2, epsilon, weight_decay, clip: (clip > 0.0).then_some(clip), moments }
+        let OptimiserSettings { beta1, beta2, epsilon, weight_decay, clip, moments, gradients, .. } = self.optimiser;
+        Settings { beta1, beta2, epsilon, weight_decay, clip: (clip > 0.0).then_some(clip), moments, gradients }
+    }
+
+    /// Gradients of bf16 need products that round, and sums that no other rank adds to.
+    fn check_gradients(&self) -> Result<(), RecipeError> {
+        let problem = match (self.optimiser.gradients, self.precision, self.machine.ranks) {
+            (GradientKind::F32, ..) | (_, Precision::Bf16, ..=1) => return Ok(()),
+            (_, Precision::F32, _) => "is `bf16`, which a run in f32 does not have: set precision = \"bf16\", or leave it out".to_string(),
+            (.., ranks) => format!("is `bf16`, but {ranks} ranks add to sums in f32, of which each holds a part: leave it out"),
+        };
+        Err(key("optimiser.gradients", problem))
     }
 
     /// Sequences in one pass, and passes in a step.
@@ -395,6 +408,7 @@ impl Recipe {
         if self.machine.ranks == 0 {
             return Err(key("machine.ranks", "must be at least 1".into()));
         }
+        self.check_gradients()?;
         if self.held_out.every_chunks == 1 {
             return Err(key("held_out.every_chunks", "is 1: nothing would be left to train on".into()));
         }
@@ -441,6 +455,9 @@ mod tests {
         };
         check("[optimiser]\nlearning_rates = 1", "did you mean `learning_rate`?");
         check("[optimiser]\nmoments = '4-bit'", "unknown variant `4-bit`, expected `f32` or `8-bit`");
+        check("[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'", "`optimiser.gradients`: is `bf16`, which a run in f32 does not have");
+        let several = "precision = 'bf16'\n[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'\n[machine]\nranks = 2";
+        check(several, "`optimiser.gradients`: is `bf16`, but 2 ranks add to sums in f32");
         check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
         check("", "recipe key `model`: give `path`");
         check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");

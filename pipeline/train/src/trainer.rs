@@ -2,7 +2,7 @@
 
 pub(crate) mod passes;
 
-use crate::model::{self, Batch, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
+use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{Optimiser, Settings};
 use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
@@ -93,6 +93,13 @@ pub struct Plan {
     pub sums_in_any_order: bool,
 }
 
+impl Plan {
+    /// Whether one rank's passes after the first add to the sums, too.
+    fn adds_in_place(&self) -> bool {
+        self.sums_in_any_order || self.optimiser.gradients == GradientKind::Bf16
+    }
+}
+
 /// Cross entropy over some targets.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Entropy {
@@ -167,9 +174,9 @@ impl<O: Operations> Trainer<O> {
     pub fn new(ops: &O, model: Model<O>, plan: Plan, ranks: Box<dyn Communicator<O>>) -> Result<Self, TrainError> {
         let owners = ranks::owners(&model.parameters, ranks.ranks());
         let holds = |at: usize| owners[at] == ranks.rank();
-        let are_in_sums = passes::are_in_sums(ranks.ranks(), plan.accumulation, plan.sums_in_any_order);
+        let are_in_sums = passes::are_in_sums(ranks.ranks(), plan.accumulation, plan.adds_in_place());
         let grads = passes::gradients(ops, &model.parameters, are_in_sums, ranks.overlaps())?;
-        let sums = Gradients::of_part(ops, &model.parameters, holds)?;
+        let sums = passes::sums(ops, &model.parameters, plan.optimiser.gradients, are_in_sums, holds)?;
         let optimiser = Optimiser::of_part(ops, &model.parameters, plan.optimiser, holds)?;
         Ok(Self { optimiser, grads, sums, owners, work: None, kept: KeptLosses::new(), ahead: None, plan, model, ranks })
     }
@@ -389,6 +396,7 @@ mod tests {
     use crate::ranks::Alone;
     use crate::schedule::Decay;
     use osler_kernels::Cpu;
+    use osler_kernels::operations::Gradient;
 
     /// Texts in which each token is three times the one before, or any.
     struct Texts {
@@ -437,7 +445,13 @@ mod tests {
 
     #[test]
     fn a_resumed_run_is_a_straight_run() {
-        for open in [Cpu::<f32>::new, Cpu::bf16] {
+        type Open = fn(usize) -> Result<Cpu<f32>, osler_kernels::KernelError>;
+        let cases = [(Cpu::new as Open, GradientKind::F32), (Cpu::bf16, GradientKind::F32), (Cpu::bf16, GradientKind::Bf16)];
+        for (open, gradients) in cases {
+            let plan = |rate, passes| {
+                let plan = plan(rate, passes);
+                Plan { optimiser: Settings { gradients, ..plan.optimiser }, ..plan }
+            };
             let (ops, folder) = (open(2).unwrap(), tempfile::tempdir().unwrap());
             for kind in ["mixtral", "qwen2"] {
                 let texts = Texts { documents: 3, passes: 2 };
@@ -477,6 +491,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Passes add to sums of bf16 as they go, those of none among them; several ranks' sums are f32.
+    #[test]
+    fn passes_add_to_gradients_of_bf16() {
+        let ops = Cpu::bf16(2).unwrap();
+        let with = |gradients| {
+            let plan = plan(1e-3, 4);
+            begin(&ops, "mixtral", Plan { optimiser: Settings { gradients, ..plan.optimiser }, ..plan })
+        };
+        let (mut exact, mut rounded) = (with(GradientKind::F32), with(GradientKind::Bf16));
+        assert_eq!((exact.grads.buffers.is_empty(), rounded.grads.buffers.is_empty()), (false, true));
+        for step in 0..5 {
+            let [wanted, got] = [&mut exact, &mut rounded].map(|trainer| trainer.step(&ops, &Texts { documents: 2, passes: 4 }).unwrap());
+            assert!((got.loss - wanted.loss).abs() < 1e-3 * wanted.loss, "{got:?} {wanted:?}");
+            assert!((got.norm - wanted.norm).abs() < 1e-2 * wanted.norm && got.norm != wanted.norm, "step {step}: {got:?} {wanted:?}");
+        }
+        let kinds = |are_in_sums| {
+            let sums = passes::sums(&ops, &exact.model.parameters, GradientKind::Bf16, are_in_sums, |_| true).unwrap();
+            sums.buffers.iter().filter(|sum| matches!(sum, Gradient::Stored(_))).count()
+        };
+        // Of two layers, four matrices of attention, the router, and three of experts.
+        assert_eq!((kinds(true), kinds(false)), (2 * 8, 0));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! the asking is faster. Numbers are random: on zeros a GPU is faster than it will ever be.
 
 use osler_kernel_cases::numbers;
-use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, LinearShape, RotaryShape, RouteShape};
+use osler_kernels::operations::{
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Gradient, LinearShape, RotaryShape, RouteShape,
+};
 use osler_kernels::{KernelError, Operations};
-use osler_train::model::{Batch, Config, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
+use osler_train::model::{Batch, Config, GradientKind, Gradients, KeptLosses, Model, ModelError, Workspace};
 use osler_train::optimiser::{MomentKind, Optimiser, Settings};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -95,7 +97,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
         ("product", products),
         ("head loss", head_loss),
         ("experts", experts),
-        ("step", |clock, give| step(clock, clock.sizes.model, (Recompute::None, MomentKind::F32), give)),
+        ("step", |clock, give| step(clock, clock.sizes.model, Settings::default(), give)),
         ("large step", large_step),
     ];
     let wanted: Vec<_> = groups.iter().filter(|(name, _)| name.contains(only)).collect();
@@ -152,6 +154,10 @@ impl<O: Operations> Clock<'_, O> {
         Ok(buffer)
     }
 
+    fn gradient(&self, len: usize, is_stored: bool) -> Result<Gradient<O>, KernelError> {
+        Ok(if is_stored { Gradient::Stored(self.stored(len)?) } else { Gradient::Exact(self.exact(len)?) })
+    }
+
     fn index(&self, values: &[u32]) -> Result<O::Index, KernelError> {
         let mut buffer = self.ops.new_index(values.len())?;
         self.ops.write_index(&mut buffer, values)?;
@@ -205,15 +211,19 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     let seconds = clock.seconds(|| ops.swiglu_backward(&gate, &up, &grad, &mut gate_grad, &mut up_grad))?;
     row("swiglu backward", case, 10 * len, seconds, "");
     drop((gate, up, grad, output, gate_grad, up_grad));
-    let grad = clock.exact(weights)?;
     let mut weight = clock.stored(weights)?;
     let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
-    for (what, is_blockwise, moment_bytes) in [("adamw", false, 4), ("adamw, 8-bit moments", true, 1)] {
+    for (what, is_blockwise, moment_bytes, is_stored) in
+        [("adamw", false, 4, false), ("adamw, 8-bit moments", true, 1, false), ("adamw, 8-bit moments, bf16 gradients", true, 1, true)]
+    {
+        let grad = clock.gradient(weights, is_stored)?;
         let mut state = AdamState::new(ops, weights, is_blockwise)?;
         let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
         // Gradient, moments, weight and its rest read; all but the gradient written.
-        row(what, format!("{weights} weights"), (4 + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
+        let grad_bytes = if is_stored { 2 } else { 4 };
+        row(what, format!("{weights} weights"), (grad_bytes + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
     }
+    let grad = clock.gradient(weights, false)?;
     let seconds = clock.seconds(|| ops.sums_of_squares(&[&grad]).map(drop))?;
     row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
     Ok(())
@@ -261,7 +271,7 @@ fn products<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> R
         let shape = LinearShape { rows, inputs, outputs };
         let (input, weight, grad) = (clock.stored(rows * inputs)?, clock.stored(inputs * outputs)?, clock.stored(rows * outputs)?);
         let (mut output, mut input_grad) = (ops.new_stored(rows * outputs)?, ops.new_stored(rows * inputs)?);
-        let mut weight_grad = ops.new_exact(inputs * outputs)?;
+        let mut weight_grad = Gradient::new(ops, inputs * outputs, false)?;
         let times = [
             ("product forward", clock.seconds(|| ops.linear_forward(shape, &input, &weight, None, &mut output))?),
             ("product to input", clock.seconds(|| ops.linear_backward_input(shape, &grad, &weight, false, &mut input_grad))?),
@@ -370,7 +380,7 @@ impl<O: Operations> Layer<O> {
             ops.permute_backward(*moves, &slots, &sent_grad, &mut input_grad)
         })?;
         let matrix = experts * hidden * inner;
-        let mut weight_grad = ops.new_exact(matrix)?;
+        let mut weight_grad = Gradient::new(ops, matrix, false)?;
         let backward = clock.seconds(|| {
             ops.grouped_linear_backward_input(narrow, &segments, &returned_grad, &self.down, false, &mut product_grad)?;
             ops.grouped_linear_backward_weight(narrow, &segments, &returned_grad, &product, false, &mut weight_grad)?;
@@ -395,9 +405,10 @@ impl<O: Operations> Layer<O> {
     }
 }
 
-/// What has to fit into 80 GB: the layers' activations are computed again, and moments are of 8 bits.
+/// What has to fit into 80 GB, with nothing computed twice: moments are of 8 bits, and gradients of 16.
 fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
-    match step(clock, clock.sizes.large_model, (Recompute::Layer, MomentKind::EightBit), give) {
+    let settings = Settings { moments: MomentKind::EightBit, gradients: GradientKind::Bf16, ..Settings::default() };
+    match step(clock, clock.sizes.large_model, settings, give) {
         Err(KernelError::Memory { bytes }) => {
             eprintln!("large step: left out, the device has no memory for a buffer of {bytes} bytes beside the others");
             Ok(())
@@ -406,12 +417,7 @@ fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) ->
     }
 }
 
-fn step<O: Operations>(
-    clock: &Clock<'_, O>,
-    shape: Shape,
-    (recompute, moments): (Recompute, MomentKind),
-    give: &mut dyn FnMut(Row),
-) -> Result<(), KernelError> {
+fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
     let failed = |error: ModelError| match error {
         ModelError::Kernel(error) => error,
         error => KernelError::Launch(error.to_string()),
@@ -430,9 +436,9 @@ fn step<O: Operations>(
     }
     let mut batch = Batch::default();
     batch.push(&(0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect::<Vec<_>>());
-    let mut work = Workspace::with_recompute(ops, &model.config, rows, recompute).map_err(failed)?;
-    let (mut grads, mut kept) = (Gradients::new(ops, &model.parameters).map_err(failed)?, KeptLosses::new());
-    let mut optimiser = Optimiser::new(ops, &model, Settings { moments, ..Settings::default() }).map_err(failed)?;
+    let mut work = Workspace::new(ops, &model.config, rows).map_err(failed)?;
+    let mut grads = Gradients::of_kind(ops, &model.parameters, settings.gradients, |_| true).map_err(failed)?;
+    let (mut kept, mut optimiser) = (KeptLosses::new(), Optimiser::new(ops, &model, settings).map_err(failed)?);
     let scale = 1.0 / batch.num_targets() as f64;
     let seconds = clock.seconds(|| {
         let mut one = || {
@@ -451,8 +457,9 @@ fn step<O: Operations>(
     let pairs = rows as f64 * (rows + 1) as f64 / 2.0;
     let operations = 6.0 * (weights - vocabulary * hidden) as f64 * rows as f64 + 12.0 * pairs * (layers * hidden) as f64;
     let peer = json!({ "kind": "step", "config": config, "tokens": rows, "operations": operations });
-    let kept = if moments == MomentKind::EightBit { ", 8-bit moments" } else { "" };
-    let case = format!("{weights} weights, one sequence of {rows}, recompute {}{kept}", recompute.name());
+    let moments = if settings.moments == MomentKind::EightBit { ", 8-bit moments" } else { "" };
+    let gradients = if settings.gradients == GradientKind::Bf16 { ", bf16 gradients" } else { "" };
+    let case = format!("{weights} weights, one sequence of {rows}{moments}{gradients}");
     give(Row { what: "training step", case, seconds, amount: Amount::Tokens(rows as f64, operations), peer });
     Ok(())
 }

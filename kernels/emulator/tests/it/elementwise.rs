@@ -3,7 +3,7 @@
 use crate::common::Emulated;
 use osler_emulator::Emulator;
 use osler_kernel_cases::elementwise::{visit, visit_hopper};
-use osler_kernel_cases::{exact, index, numbers, read_exact, read_stored, stored};
+use osler_kernel_cases::{gradient, index, numbers, read_gradient, read_stored, stored};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{LinearShape, RotaryShape};
 use osler_kernels::{Memory, Operations};
@@ -32,12 +32,12 @@ fn what_one_expert_has_does_not_reach_another() {
             rows[10 * 64..20 * 64].fill(of_the_second);
             let rows = stored(&gpu, &rows);
             let [mut output, mut input_grad] = [(); 2].map(|()| gpu.new_stored(30 * 64).unwrap());
-            let mut weight_grad = exact(&gpu, &vec![f32::NAN; experts * 4096]);
+            let mut weight_grad = gradient(&gpu, &vec![f32::NAN; experts * 4096], false);
             gpu.grouped_linear_forward(shape, &segments, &rows, &weight, &mut output).unwrap();
             gpu.grouped_linear_backward_input(shape, &segments, &rows, &weight, false, &mut input_grad).unwrap();
             gpu.grouped_linear_backward_weight(shape, &segments, &rows, &rows, false, &mut weight_grad).unwrap();
             let (output, input_grad) = (read_stored(&gpu, &output, 30 * 64), read_stored(&gpu, &input_grad, 30 * 64));
-            let weight_grad = read_exact(&gpu, &weight_grad, 3 * 4096);
+            let weight_grad = read_gradient(&gpu, &weight_grad, 3 * 4096);
             let parts = [(&output, 640), (&input_grad, 640), (&weight_grad, 4096)];
             let (others, own): (Vec<_>, Vec<_>) =
                 parts.iter().map(|(all, each)| ([&all[..*each], &all[2 * each..]].concat(), all[*each])).unzip();

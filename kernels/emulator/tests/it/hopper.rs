@@ -141,7 +141,7 @@ fn blocks_take_turns() {
         let [turns, number] = [(); 2].map(|()| DEVICE.allocate(16).unwrap());
         let launch = Launch { kernel: "probe_turns", grid: [blocks, 1, 1], threads: 32, shared_bytes: 16 };
         let pointers = [&turns, &number].map(|memory| Argument::Pointer(DEVICE.address(memory)));
-        let command = Command::Launch(launch, vec![pointers[0].clone(), pointers[1].clone(), Argument::U32(takes)]);
+        let command = Command::Launch(launch, vec![pointers[0], pointers[1], Argument::U32(takes)]);
         Emulator { order, ..DEVICE }.run(&command).map_err(|error| error.to_string()).map(|()| read_floats(&number, 1)[0])
     };
     let doubled = |blocks: u32| (0..2 * blocks).fold(0.0, |number, at| 2.0 * number + (at % blocks) as f32);

@@ -5,6 +5,7 @@ use super::*;
 use crate::optimiser::{MomentKind, Optimiser, Settings};
 use osler_kernels::Cpu;
 use osler_kernels::cpu::Number;
+use osler_kernels::operations::Gradient;
 use serde_json::json;
 
 const KINDS: [&str; 4] = ["mistral", "mixtral", "qwen2", "qwen3"];
@@ -38,7 +39,16 @@ fn passes<F: Number>(ops: &Cpu<F>, model: &Model<Cpu<F>>, batches: &[Batch]) -> 
         let mut work = Workspace::new(ops, &model.config, batch.len()).unwrap();
         losses.extend(model.forward_backward(ops, batch, 1.0 / targets as f64, &mut work, &mut grads).unwrap().rows);
     }
-    (losses, grads.buffers)
+    (losses, exact(grads))
+}
+
+/// Gradients in f32.
+fn exact<F: Number>(grads: Gradients<Cpu<F>>) -> Vec<Vec<F>> {
+    let numbers = |gradient: Gradient<Cpu<F>>| match gradient {
+        Gradient::Exact(numbers) => numbers,
+        Gradient::Stored(_) => panic!("asked for f32"),
+    };
+    grads.buffers.into_iter().map(numbers).collect()
 }
 
 #[track_caller]
@@ -83,7 +93,7 @@ fn recomputing_changes_no_bit() {
         // Twice, since buffers have been swapped by then.
         model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
         let losses = model.forward_backward(ops, &batch, 0.02, &mut work, &mut grads).unwrap();
-        (losses, grads.buffers)
+        (losses, exact(grads))
     }
     let (exact, rounded) = (Cpu::<f32>::new(2).unwrap(), Cpu::bf16(2).unwrap());
     for kind in KINDS {
@@ -192,7 +202,7 @@ fn gradients_match_slopes() {
 fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, steps: u64) -> Vec<f64> {
     let mut model = Model::random(ops, Config { initializer_range: 0.1, ..config }, 1).unwrap();
     let mut optimiser = Optimiser::new(ops, &model, settings).unwrap();
-    let mut grads = Gradients::new(ops, &model.parameters).unwrap();
+    let mut grads = Gradients::of_kind(ops, &model.parameters, settings.gradients, |_| true).unwrap();
     let mut work = Workspace::new(ops, &model.config, 128).unwrap();
     let step = |step: u64| {
         let mut random = crate::random::Random::new(step, "text");
@@ -225,6 +235,20 @@ fn moments_of_8_bits_learn_as_exact_ones_do() {
         assert!(exact != narrow, "{kind}: no parameter is large enough");
         for (step, (exact, narrow)) in exact.iter().zip(&narrow).enumerate() {
             assert!((exact - narrow).abs() < 0.01 * exact, "{kind} step {step}: {exact} {narrow}");
+        }
+    }
+}
+
+/// 50 steps within 1 %.
+#[test]
+fn gradients_of_bf16_learn_as_exact_ones_do() {
+    let ops = Cpu::bf16(2).unwrap();
+    for kind in KINDS {
+        let with = |gradients| curve(&ops, config(kind, &[]), Settings { gradients, ..Settings::default() }, 50);
+        let (exact, rounded) = (with(GradientKind::F32), with(GradientKind::Bf16));
+        assert!(exact != rounded, "{kind}: none is rounded");
+        for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+            assert!((exact - rounded).abs() < 0.01 * exact, "{kind} step {step}: {exact} {rounded}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub use batch::Batch;
 pub use config::{Config, Experts, Kind};
 pub use decode::Decoder;
 pub use files::{FILE_BYTES, State, read_state, read_weights, state_tensors, write, write_state};
-pub use gradients::Gradients;
+pub use gradients::{GradientKind, Gradients};
 pub use losses::{KeptLosses, Losses};
 pub use parameters::{Parameter, Parameters};
 #[cfg(test)]
@@ -172,7 +172,7 @@ impl<O: Operations> Model<O> {
         ops.as_one(|| {
             self.body(ops, batch, work)?;
             let (head, shape) = (&self.weights[self.parameters.head], self.head_shape(work.rows));
-            let (targets, (add, head_grad)) = (&work.input.targets, grads.product(self.parameters.head));
+            let (targets, (add, head_grad)) = (&work.input.targets, grads.exact_product(self.parameters.head)?);
             let (losses, normed_grad) = (&mut work.losses, &mut work.normed_grad);
             ops.head_loss_forward_backward(shape, &work.normed, head, targets, loss_scale, losses, normed_grad, add, head_grad)?;
             self.balance(ops, work, share)?;

@@ -3,7 +3,7 @@
 //! So all sums have the bits that one rank gives them.
 
 use super::{BySource, Entropy, TrainError, Trainer, workspace};
-use crate::model::{Batch, Gradients, KeptLosses, Losses, ModelError, Parameters};
+use crate::model::{Batch, GradientKind, Gradients, KeptLosses, Losses, ModelError, Parameters};
 use crate::ranks::{Addends, Communicator, RankError, Round};
 use osler_kernels::operations::IGNORED;
 use osler_kernels::{Memory, Operations};
@@ -90,9 +90,20 @@ pub(super) fn gather<O: Operations>(ranks: &mut dyn Communicator<O>, own: &[Told
 }
 
 /// Whether the gradients of all of a step's passes are the sums': one rank's first pass begins them where they are, and others add to them as they
-/// go where the order may be any.
-pub(crate) fn are_in_sums(ranks: usize, num_passes: u32, in_any_order: bool) -> bool {
-    ranks == 1 && (num_passes <= 1 || in_any_order)
+/// go if that is wanted.
+pub(crate) fn are_in_sums(ranks: usize, num_passes: u32, adds_in_place: bool) -> bool {
+    ranks == 1 && (num_passes <= 1 || adds_in_place)
+}
+
+/// Room for the sums of a step that are held here. Products alone add to those of bf16, so the sums of several ranks are f32.
+pub(crate) fn sums<O: Memory>(
+    memory: &O,
+    parameters: &Parameters,
+    kind: GradientKind,
+    are_in_sums: bool,
+    holds: impl Fn(usize) -> bool,
+) -> Result<Gradients<O>, ModelError> {
+    Gradients::of_kind(memory, parameters, if are_in_sums { kind } else { GradientKind::F32 }, holds)
 }
 
 /// Room for the gradients of a pass, layer by layer; none where they are the sums'. Where they are read while the next layer's are computed,
@@ -160,7 +171,7 @@ impl<O: Operations> Trainer<O> {
             };
             match batches.get(round) {
                 // The first's: the same bits as from a sum that begins with the pass's, and the same buffers in every step.
-                Some(batch) if takes && is_alone && (begins || plan.sums_in_any_order) => {
+                Some(batch) if takes && is_alone && (begins || plan.adds_in_place()) => {
                     if begins {
                         sums.clear();
                     }
