@@ -13,13 +13,39 @@ DEVICE double block_sum_of_doubles(double value, double* partial) {
 DEVICE float number(float value) { return value; }
 DEVICE float number(uint16_t value) { return bf16_to_float(value); }
 
-// partials[block] = the sum of squares of every gridDim.x-th piece of a block's threads, in f64 as products of two floats need it.
+// 16 bytes of them, aligned.
+DEVICE void load_piece(float (&values)[4], const float* from) {
+    const float4 piece = *reinterpret_cast<const float4*>(from);
+    values[0] = piece.x, values[1] = piece.y, values[2] = piece.z, values[3] = piece.w;
+}
+DEVICE void load_piece(float (&values)[8], const uint16_t* from) {
+    const Eight eight = load_eight(from, 0);
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] = eight.value[i];
+}
+
+// partials[block] = the sum of squares of every gridDim.x-th piece of a block's threads, in f64 as products of two floats need it. Four
+// loads of each thread are on their way at a time.
 template <typename Number>
 DEVICE void add_squares(double* partials, const Number* values, uint64_t count) {
     SHARED_ARRAY(double, partial, 8);
-    const uint64_t stride = uint64_t(gridDim.x) * blockDim.x;
+    constexpr int PIECE = 16 / sizeof(Number), PIECES = 4;
+    const uint64_t first = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x, stride = uint64_t(gridDim.x) * blockDim.x;
+    const uint64_t pieces = count / PIECE;
     double sum = 0.0;
-    for (uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += stride) {
+    for (uint64_t at = first; at < pieces; at += PIECES * stride) {
+        float piece[PIECES][PIECE] = {};
+#pragma unroll
+        for (int i = 0; i < PIECES; i++) {
+            if (at + i * stride < pieces) load_piece(piece[i], values + (at + i * stride) * PIECE);
+        }
+#pragma unroll
+        for (int i = 0; i < PIECES; i++) {
+#pragma unroll
+            for (int k = 0; k < PIECE; k++) sum += double(piece[i][k]) * piece[i][k];
+        }
+    }
+    for (uint64_t at = pieces * PIECE + first; at < count; at += stride) {
         const float value = number(values[at]);
         sum += double(value) * value;
     }
@@ -107,61 +133,131 @@ DEVICE float unsigned_share(uint32_t code) {
     return code == 255 ? 1.0f : share(code + 1, 4);
 }
 
-// The code nearest to `value`, the lower of two. What is below zero never becomes zero, nor does a second moment above it.
-DEVICE uint8_t nearest_code(const float* map, float value) {
-    uint32_t code = 0;
-    for (uint32_t step = 128; step > 0; step /= 2) {
-        const uint32_t below = code + step - 1;
-        if (value > (map[below] + map[below + 1]) * 0.5f) code += step;
+// The code nearest to `value`, from -1 (0 where not SIGNED) to 1, the lower of two: so many of `halfway`, the middles of neighbouring codes,
+// are below it. What is below zero never becomes zero, nor does a second moment above it.
+//
+// The size alone gives that code or a neighbour: each of seven decades is cut into equal cells, twice as many as the one below it (one cell
+// in the first, or two), and codes are their middles.
+template <bool SIGNED>
+DEVICE uint8_t nearest_code(const float* halfway, float value) {
+    const float size = fabsf(value);
+    uint32_t cells = SIGNED ? 1 : 2;
+    float factor = 1e7f / 9.0f * cells, decade = 1e-6f;
+#pragma unroll
+    for (int at = 0; at < 6; at++, decade *= 10.0f) {
+        if (size >= decade) {
+            cells *= 2;
+            factor *= 0.2f;
+        }
     }
-    if (map[code] == 0.0f) {
-        if (value < 0.0f && code > 0) code--;
-        if (value > 0.0f && code == 0) code++;
-    }
-    return static_cast<uint8_t>(code);
+    const int cell = static_cast<int>(size * factor - cells * (1.0f / 9.0f));
+    const int place = int(cells) + max(0, min(cell, int(cells) - 1));
+    int code = !SIGNED ? place - 1 : value < 0.0f ? 127 - place : 127 + place;
+    if (code > 0 && !(value > halfway[code - 1])) code--;
+    else if (code < 255 && value > halfway[code]) code++;
+    if (SIGNED && code == 127 && value < 0.0f) code = 126;
+    if (!SIGNED && code == 0 && value > 0.0f) code = 1;
+    // What is not a number is below all.
+    return value == value ? static_cast<uint8_t>(code) : 0;
 }
 
-// The largest of a block's numbers, to every thread; NaN is larger than nothing.
-DEVICE float block_max(float value, float* partial) {
-    value = warp_max(value);
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-    __syncthreads();
-    float most = 0.0f;
-    for (unsigned warp = 0; warp < blockDim.x / 32; warp++) most = fmaxf(most, partial[warp]);
-    return most;
+// Eight neighbouring numbers of memory that has them all, or the first `inside` of them and zeros.
+template <typename Packed, typename Number>
+DEVICE void load_several(Number (&to)[8], const Number* from, int inside) {
+    union Together {
+        Packed packed;
+        Number numbers[8];
+    } all = {};
+    if (inside == 8) {
+        all.packed = *reinterpret_cast<const Packed*>(from);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i < inside) all.numbers[i] = from[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = all.numbers[i];
 }
+template <typename Packed, typename Number>
+DEVICE void store_several(Number* to, const Number (&from)[8], int inside) {
+    union Together {
+        Packed packed;
+        Number numbers[8];
+    } all = {};
+#pragma unroll
+    for (int i = 0; i < 8; i++) all.numbers[i] = from[i];
+    if (inside == 8) {
+        *reinterpret_cast<Packed*>(to) = all.packed;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i < inside) to[i] = all.numbers[i];
+        }
+    }
+}
+DEVICE void load_gradients(float (&to)[8], const uint16_t* from, int inside) {
+    uint16_t stored[8];
+    load_several<uint4>(stored, from, inside);
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = bf16_to_float(stored[i]);
+}
+struct __align__(16) EightFloats {
+    float4 low, high;
+};
+DEVICE void load_gradients(float (&to)[8], const float* from, int inside) { load_several<EightFloats>(to, from, inside); }
 
-// As adamw, with moments of 8 bits and a scale for every 256 of them; a block takes every gridDim.x-th 256.
+// As adamw, with moments of 8 bits and a scale for every 256 of them: a warp takes 256, eight to a lane, and as many others after them as
+// there are warps.
 template <typename Number>
 DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
                            const Number* grad, uint64_t count, const float* factors) {
     SHARED_ARRAY(float, signed_map, 256);
     SHARED_ARRAY(float, unsigned_map, 256);
-    SHARED_ARRAY(float, first_partial, 8);
-    SHARED_ARRAY(float, second_partial, 8);
+    SHARED_ARRAY(float, signed_halfway, 256);
+    SHARED_ARRAY(float, unsigned_halfway, 256);
     const Step step(factors);
     signed_map[threadIdx.x] = signed_share(threadIdx.x);
     unsigned_map[threadIdx.x] = unsigned_share(threadIdx.x);
-    for (uint64_t block = blockIdx.x; block * 256 < count; block += gridDim.x) {
-        // The maps are whole, and nobody reads the partials of the block before.
-        __syncthreads();
-        const uint64_t at = block * 256 + threadIdx.x;
-        float m = 0.0f, v = 0.0f;
-        if (at < count) {
-            m = signed_map[first[at]] * first_scales[block];
-            v = unsigned_map[second[at]] * second_scales[block];
-            step.take(weight + at, rest ? rest + at : nullptr, &m, &v, number(grad[at]));
+    __syncthreads();
+    const unsigned next = min(threadIdx.x + 1, 255u);
+    signed_halfway[threadIdx.x] = (signed_map[threadIdx.x] + signed_map[next]) * 0.5f;
+    unsigned_halfway[threadIdx.x] = (unsigned_map[threadIdx.x] + unsigned_map[next]) * 0.5f;
+    __syncthreads();
+    const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    for (uint64_t block = uint64_t(blockIdx.x) * warps + threadIdx.x / 32; block * 256 < count; block += uint64_t(gridDim.x) * warps) {
+        const uint64_t at = block * 256 + 8 * lane;
+        const int inside = at >= count ? 0 : count - at < 8 ? int(count - at) : 8;
+        uint16_t weights[8], rests[8] = {};
+        uint8_t first_codes[8], second_codes[8];
+        float grads[8], m[8], v[8];
+        load_several<uint4>(weights, weight + at, inside);
+        if (rest) load_several<uint4>(rests, rest + at, inside);
+        load_several<uint2>(first_codes, first + at, inside);
+        load_several<uint2>(second_codes, second + at, inside);
+        load_gradients(grads, grad + at, inside);
+        const float old_first = first_scales[block], old_second = second_scales[block];
+        float first_scale = 0.0f, second_scale = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            m[i] = signed_map[first_codes[i]] * old_first;
+            v[i] = unsigned_map[second_codes[i]] * old_second;
+            step.take(weights + i, rest ? rests + i : nullptr, m + i, v + i, grads[i]);
+            // NaN is larger than nothing.
+            if (i < inside) first_scale = fmaxf(first_scale, fabsf(m[i])), second_scale = fmaxf(second_scale, v[i]);
         }
-        const float first_scale = block_max(fabsf(m), first_partial);
-        const float second_scale = block_max(v, second_partial);
-        if (at < count) {
-            first[at] = nearest_code(signed_map, first_scale > 0.0f ? m / first_scale : 0.0f);
-            second[at] = nearest_code(unsigned_map, second_scale > 0.0f ? v / second_scale : 0.0f);
+        first_scale = warp_max(first_scale);
+        second_scale = warp_max(second_scale);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            first_codes[i] = nearest_code<true>(signed_halfway, first_scale > 0.0f ? m[i] / first_scale : 0.0f);
+            second_codes[i] = nearest_code<false>(unsigned_halfway, second_scale > 0.0f ? v[i] / second_scale : 0.0f);
         }
-        if (threadIdx.x == 0) {
-            first_scales[block] = first_scale;
-            second_scales[block] = second_scale;
-        }
+        store_several<uint4>(weight + at, weights, inside);
+        if (rest) store_several<uint4>(rest + at, rests, inside);
+        store_several<uint2>(first + at, first_codes, inside);
+        store_several<uint2>(second + at, second_codes, inside);
+        if (lane == 0) first_scales[block] = first_scale, second_scales[block] = second_scale;
     }
 }
 KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,

@@ -162,10 +162,12 @@ impl<M: Memory> AdamState<M> {
     }
 }
 
-/// The gradient of a matrix of weights: exact, or in half the memory, where each pass that adds to it rounds.
+/// The gradient of a tensor of weights.
 #[derive(Debug)]
 pub enum Gradient<M: Memory> {
+    /// f32.
     Exact(M::Exact),
+    /// In half the memory on a device that stores bf16. Each product that adds to it rounds.
     Stored(M::Stored),
 }
 

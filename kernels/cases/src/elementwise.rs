@@ -4,8 +4,8 @@ use crate::{
     EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, gradient, index, numbers, read_exact, read_gradient, read_stored, stored,
 };
 use osler_kernels::Operations;
-use osler_kernels::blockwise;
-use osler_kernels::operations::{AdamState, AdamW, LinearShape, Moments, RotaryShape};
+use osler_kernels::blockwise::{self, SIGNED, UNSIGNED};
+use osler_kernels::operations::{AdamState, AdamW, Blockwise, LinearShape, Moments, RotaryShape};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
@@ -37,6 +37,7 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows_each, inputs, outputs) in [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24)] {
         visitor.visit(&Grouped { rows_each, inputs, outputs });
     }
+    visitor.visit(&Codes);
     for (is_blockwise, is_stored) in [(false, false), (true, false), (false, true), (true, true)] {
         [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count, is_blockwise, is_stored }));
     }
@@ -371,6 +372,58 @@ impl Work for Optimiser {
         }
         // The largest of a block may have been a code apart.
         got.iter().zip(wanted).skip(6).try_for_each(|(got, wanted)| nearly_all("scales", got, wanted, EXACT, 1e-2))
+    }
+}
+
+/// Codes of moments that are the gradients, or their squares, and nothing else: at each code, halfway between two, where decades begin, and
+/// next to all of these.
+struct Codes;
+
+impl Codes {
+    /// Blocks of 256, each with a 1, so that their scale is that.
+    fn gradients() -> Vec<f32> {
+        let halfway = |map: &[f32; 256]| map.windows(2).map(|pair| (pair[0] + pair[1]) * 0.5).collect::<Vec<_>>();
+        let decades = (-9..=0).map(|power| 10f32.powi(power));
+        let firsts = SIGNED.iter().copied().chain(halfway(&SIGNED)).chain(decades.clone()).chain([f32::MIN_POSITIVE, 1e-42, 0.0]);
+        let seconds = UNSIGNED.iter().copied().chain(halfway(&UNSIGNED)).chain(decades).map(f32::sqrt);
+        let around = |value: f32| (0..7).scan(value.next_down().next_down().next_down(), |at, _| Some(std::mem::replace(at, at.next_up())));
+        let all: Vec<f32> = firsts.chain(seconds).flat_map(around).flat_map(|value| [value, -value]).filter(|x| x.abs() <= 1.0).collect();
+        all.chunks(255).flat_map(|values| values.iter().copied().chain([1.0])).collect()
+    }
+}
+
+impl Work for Codes {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let gradients = Self::gradients();
+        let count = gradients.len();
+        let (grad, mut weight) = (gradient(device, &gradients, false), stored(device, &vec![0.0; count]));
+        let mut state = AdamState::new(device, count, true).unwrap();
+        let settings = AdamW { learning_rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1e-8, weight_decay: 0.0, step: 1, gradient_scale: 1.0 };
+        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        let Moments::Blockwise { first, second } = &state.moments else { return Vec::new() };
+        let codes = |moment: &Blockwise<O>| {
+            let mut codes = vec![0; count];
+            device.read_bytes(&moment.codes, 0, &mut codes).unwrap();
+            codes.into_iter().map(f32::from).collect()
+        };
+        vec![codes(first), codes(second)]
+    }
+
+    fn name(&self) -> String {
+        format!("codes of {} moments", Self::gradients().len())
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        // Nothing is left to rounding: all are the CPU's.
+        for (map, got, wanted) in [("first", &got[0], &wanted[0]), ("second", &got[1], &wanted[1])] {
+            if let Some(at) = got.iter().zip(wanted).position(|(got, wanted)| got != wanted) {
+                return Err(format!("{map} moment of {}: code {}, wanted {}", Self::gradients()[at], got[at], wanted[at]));
+            }
+            if (0..=255).any(|code| !wanted.contains(&(code as f32)) && (map, code) != ("second", 0)) {
+                return Err(format!("{map}: some code is not among them"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ mod lists;
 pub mod nccl;
 mod operations;
 mod optimiser;
+mod paper;
 mod products;
 mod rmsnorm;
 mod rotary;
@@ -32,6 +33,7 @@ mod uploads;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
 pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
+pub use paper::Paper;
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
@@ -86,6 +88,11 @@ impl<L: Launcher> Gpu<L> {
     /// The device itself.
     pub fn launcher(&self) -> &L {
         &self.launcher
+    }
+
+    /// Bytes that kernels have needed for themselves, so far.
+    pub fn scratch_bytes(&self) -> u64 {
+        [&self.scratch, &self.totals].into_iter().map(|held| lock(held).bytes() as u64).sum()
     }
 
     /// Whether it runs the kernels for Hopper alone.
@@ -178,6 +185,10 @@ impl<M> Default for Growing<M> {
 }
 
 impl<M> Growing<M> {
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |(held, _)| *held)
+    }
+
     /// Whether it is large enough as it is.
     fn has(&self, bytes: usize) -> bool {
         self.0.as_ref().is_some_and(|(held, _)| *held >= bytes)

@@ -1,5 +1,6 @@
 //! Launches of `cuda/optimiser.cu`.
 
+use super::buffer::narrow;
 use super::linear::Numbers;
 use super::lists::{Constant, NUM_ADAMW_FACTORS};
 use super::{ABSENT, Argument, Command, Exact, Gpu, Launch, Launcher, OutputKind, Stored, blocks, expect_len, lock};
@@ -12,9 +13,9 @@ const KERNEL: &str = "adamw";
 /// Partial sums of a norm at most: enough to fill a GPU, and fixed, so that the order of the sum depends on the length alone.
 const PARTS: usize = 1024;
 
-/// Blocks of a step on blockwise moments at most, about as many as a GPU holds at a time: each makes the tables of codes once, and then takes
-/// one block of numbers after another.
-const BLOCKWISE_BLOCKS: u32 = 1024;
+/// Blocks of a step on blockwise moments that a multiprocessor holds at a time: no more are begun, since each makes the tables of codes, and
+/// then its eight warps take one block of numbers after another.
+const BLOCKWISE_BLOCKS_EACH: usize = 3;
 
 impl<L: Launcher> Gpu<L> {
     pub(super) fn squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
@@ -74,7 +75,8 @@ impl<L: Launcher> Gpu<L> {
                     expect_len(KERNEL, &[(name, moment.codes.len, wanted), (name, moment.scales.len, all as usize)])?;
                     arguments.extend([self.pointer(&moment.codes), self.pointer(&moment.scales)]);
                 }
-                (["adamw_blockwise", "adamw_blockwise_stored"], all.min(BLOCKWISE_BLOCKS))
+                let most = BLOCKWISE_BLOCKS_EACH * self.launcher.multiprocessors();
+                (["adamw_blockwise", "adamw_blockwise_stored"], all.div_ceil(8).min(narrow(KERNEL, "blocks", most)?))
             }
         };
         arguments.extend([Argument::Pointer(grad.address), Argument::U64(wanted as u64), factors]);

@@ -312,7 +312,7 @@ CALL(cublasLtMatmulPreferenceSetAttribute, Preference* preference, int attribute
 }
 CALL(cublasLtMatmulAlgoGetHeuristic, void* lt, Computed* computed, Layout* a, Layout* b, Layout*, Layout* d, Preference* preference, int wanted,
      Proposal* proposals, int* found) {
-    if (lt != &handle || !fits(computed, a, b, d) || preference->values.size() != 5 || wanted < 2) return INVALID;
+    if (lt != &handle || !fits(computed, a, b, d) || preference->values.size() != 6 || preference->values[3] != 2 || wanted < 2) return INVALID;
     for (uint64_t way = 0; way < 2; way++) proposals[way] = {{{way + 1}}, 1 << 20, SUCCESS, 1, {}};
     return *found = 2, SUCCESS;
 }

@@ -153,7 +153,7 @@ fn describe(outline: &Outline) -> String {
 
 fn describe_budget(budget: &Budget) -> String {
     let Budget { config, solved, memory, machine, .. } = budget;
-    let MemoryTable { weights, gradients, optimiser, activations } = *memory;
+    let MemoryTable { weights, gradients, optimiser, activations, scratch } = *memory;
     let mut lines = vec![format!(
         "model     {:?}: {} weights, of which a token meets {}; {} layers of {}, vocabulary {}",
         config.kind,
@@ -184,9 +184,9 @@ fn describe_budget(budget: &Budget) -> String {
             100.0 * machine.utilisation
         ));
     }
-    for (name, bytes) in
-        [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations), ("in all", memory.total())]
-    {
+    let parts = [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations)];
+    let scratch = Some(("scratch", scratch)).filter(|_| scratch > 0);
+    for (name, bytes) in parts.into_iter().chain(scratch).chain([("in all", memory.total())]) {
         lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
     }
     if machine.ranks > 1 {

@@ -1,14 +1,14 @@
 //! What a run will do, before it does it: steps, memory to the byte, operations.
 
 use crate::data::Data;
-use crate::model::{Config, GradientKind, KeptLosses, Model, ModelError, Parameters, Recompute, Workspace};
+use crate::model::{Batch, Config, GradientKind, Gradients, KeptLosses, Model, ModelError, Parameters, Recompute, Workspace};
 use crate::optimiser::Optimiser;
 use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use crate::trainer::passes;
 use osler_kernels::Counter;
-use osler_kernels::cuda::exchange;
+use osler_kernels::cuda::{Gpu, Paper, exchange};
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
 use osler_tokens::schedule::Solved;
@@ -30,6 +30,8 @@ pub struct MemoryTable {
     pub optimiser: u64,
     /// Of one pass: what layers keep for their backward pass, and what they share; the losses of all.
     pub activations: u64,
+    /// What a GPU's kernels need for themselves, one after the other: on a Hopper, whose need the most.
+    pub scratch: u64,
 }
 
 impl MemoryTable {
@@ -57,18 +59,22 @@ impl MemoryTable {
         let optimiser = counter.take();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
-        Ok(Self { weights, gradients, optimiser, activations: counter.take() })
+        let activations = counter.take();
+        let scratch = if recipe.device == "cpu" { 0 } else { scratch_bytes(config, rows)? };
+        Ok(Self { weights, gradients, optimiser, activations, scratch })
     }
 
-    /// What one device holds of weights, gradients and optimiser: what its rank does or, of more devices than ranks, each an equal part.
+    /// What one device holds besides activations: of weights, gradients and optimiser what its rank does or, of more devices than ranks, each
+    /// an equal part.
     fn resident(&self, machine: &MachineSettings) -> u64 {
         let all = self.weights + self.gradients + self.optimiser;
-        if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) }
+        let part = if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) };
+        part + self.scratch
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimiser + self.activations
+        self.weights + self.gradients + self.optimiser + self.activations + self.scratch
     }
 }
 
@@ -164,6 +170,27 @@ fn fullest(parameters: &Parameters, owners: &[usize]) -> usize {
 /// Numbers that a rank holds of some parameters.
 fn load(parameters: &Parameters, owners: &[usize], rank: usize, group: Range<usize>) -> usize {
     group.filter(|&at| owners[at] == rank).map(|at| parameters.list[at].len()).sum()
+}
+
+/// What the kernels of a GPU ask for in a pass over so many rows, and for the norm.
+fn scratch_bytes(config: &Config, rows: usize) -> Result<u64, ModelError> {
+    let gpu = Gpu::new(Paper::default());
+    let mut config = config.clone();
+    if config.experts.is_some() {
+        // Experts of other sizes are multiplied one by one, by the rows that each has got: none, on paper.
+        for size in [&mut config.hidden_size, &mut config.intermediate_size] {
+            *size = size.next_multiple_of(64);
+        }
+    }
+    let model = Model::allocate(&gpu, config.clone())?;
+    let mut grads = Gradients::new(&gpu, &model.parameters)?;
+    let mut batch = Batch::default();
+    let documents = vec![0; rows];
+    documents.chunks(config.max_positions.max(1)).for_each(|document| batch.push(document));
+    let mut work = Workspace::new(&gpu, &config, rows)?;
+    model.start_forward_backward(&gpu, &batch, 1.0, &mut work, &mut grads, &mut |_, _| Ok(()))?;
+    grads.norm(&gpu)?;
+    Ok(gpu.scratch_bytes())
 }
 
 /// Every rank has to have something to do: which passes a step has decides its bits, so it is not for the ranks to change.
@@ -347,11 +374,32 @@ mod tests {
     use crate::recipe::OptimiserSettings;
     use osler_kernels::Cpu;
 
+    /// A small config, with heads that a GPU takes.
+    fn config(kind: &str) -> Config {
+        Config { head_dim: 32, ..Config::read(&golden_folder(kind).join("config.json")).unwrap() }
+    }
+
+    /// Kernels' own memory is counted where there are some, and a size that they do not take is an error before anything is begun.
+    #[test]
+    fn scratch_is_that_of_the_kernels() {
+        let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
+        let table =
+            |head_dim, recipe: &Recipe| MemoryTable::new(&Config { head_dim, ..config("mistral") }, 640, 1, recipe, Recompute::None);
+        let (cpu, small, large) = (table(32, &Recipe::default()).unwrap(), table(32, &device).unwrap(), table(128, &device).unwrap());
+        assert_eq!((cpu.scratch, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
+        assert_eq!(small.total() - small.scratch, small.weights + small.gradients + small.optimiser + small.activations);
+        // Attention's sums of four heads on Hopper, which has no kernels of its own for heads of 32.
+        let sums = 640 * 4 * 128 * 4;
+        assert!(small.scratch > 0 && small.scratch < sums && (sums..sums + sums / 20).contains(&large.scratch), "{small:?} {large:?}");
+        let error = table(48, &device).unwrap_err().to_string();
+        assert!(error.contains("`head_dim` must be 32, 64, 80, 96, 128 or 256 on a GPU"), "{error}");
+    }
+
     /// The table against the buffers that a run really makes.
     #[test]
     fn the_table_is_what_a_run_takes() {
         for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
-            let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
+            let config = config(kind);
             let ops = Cpu::<f32>::new(1).unwrap();
             let model = Model::random(&ops, config.clone(), 1).unwrap();
             let table = MemoryTable::new(&config, 24, 2, &Recipe::default(), Recompute::None).unwrap();
@@ -401,7 +449,7 @@ mod tests {
     #[test]
     fn the_table_is_what_a_rank_takes() {
         for kind in ["mistral", "mixtral"] {
-            let config = Config::read(&golden_folder(kind).join("config.json")).unwrap();
+            let config = config(kind);
             let table = |ranks: u32| {
                 let machine = MachineSettings { ranks, ..MachineSettings::default() };
                 MemoryTable::new(&config, 24, 2, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()

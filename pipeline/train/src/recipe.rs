@@ -352,7 +352,8 @@ impl Recipe {
 
     /// Gradients of bf16 need products that round, and sums that no other rank adds to.
     fn check_gradients(&self) -> Result<(), RecipeError> {
-        let problem = match (self.optimiser.gradients, self.precision, self.machine.ranks) {
+        // As many devices as are reckoned with take as many ranks.
+        let problem = match (self.optimiser.gradients, self.precision, self.machine.ranks.max(self.machine.devices)) {
             (GradientKind::F32, ..) | (_, Precision::Bf16, ..=1) => return Ok(()),
             (_, Precision::F32, _) => "is `bf16`, which a run in f32 does not have: set precision = \"bf16\", or leave it out".to_string(),
             (.., ranks) => format!("is `bf16`, but {ranks} ranks add to sums in f32, of which each holds a part: leave it out"),

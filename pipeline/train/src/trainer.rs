@@ -493,7 +493,38 @@ mod tests {
         }
     }
 
-    /// Passes add to sums of bf16 as they go, those of none among them; several ranks' sums are f32.
+    /// Texts of which one pass in each step has none.
+    struct Gaps(Texts);
+
+    impl Source for Gaps {
+        fn batch(&self, step: u64, pass: u32) -> Result<Batch, TrainError> {
+            let gap = (step % u64::from(self.0.passes + 1)) as u32;
+            if pass == gap { Ok(Batch::default()) } else { self.0.batch(step, pass - u32::from(pass > gap)) }
+        }
+    }
+
+    /// Whichever it is: the first, one between, or the last.
+    #[test]
+    fn a_pass_without_text_adds_nothing() {
+        let ops = Cpu::bf16(2).unwrap();
+        for gradients in [GradientKind::F32, GradientKind::Bf16] {
+            let with = |passes| {
+                let plan = plan(1e-2, passes);
+                begin(&ops, "mixtral", Plan { optimiser: Settings { gradients, ..plan.optimiser }, ..plan })
+            };
+            let (mut whole, mut gaps) = (with(2), with(3));
+            for _ in 0..4 {
+                let [wanted, got] = [
+                    whole.step(&ops, &Texts { documents: 2, passes: 2 }).unwrap(),
+                    gaps.step(&ops, &Gaps(Texts { documents: 2, passes: 2 })).unwrap(),
+                ];
+                assert_eq!((got.loss.to_bits(), got.norm.to_bits()), (wanted.loss.to_bits(), wanted.norm.to_bits()), "{gradients:?}");
+            }
+            assert_eq!(gaps.model.weights, whole.model.weights);
+        }
+    }
+
+    /// Passes add to sums of bf16 as they go; several ranks' sums are f32.
     #[test]
     fn passes_add_to_gradients_of_bf16() {
         let ops = Cpu::bf16(2).unwrap();

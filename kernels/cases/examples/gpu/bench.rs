@@ -82,9 +82,6 @@ impl Sizes {
     };
 }
 
-/// Name of the group of attention.
-pub const ATTENTION: &str = "attention";
-
 /// Measures the groups that have `only` in their name.
 ///
 /// # Errors
@@ -93,7 +90,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
     let clock = Clock { ops, sizes, probe: ops.new_exact(1)? };
     let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 7] = [
         ("elementwise", elementwise),
-        (ATTENTION, attention),
+        ("attention", attention),
         ("product", products),
         ("head loss", head_loss),
         ("experts", experts),

@@ -192,7 +192,7 @@ inline void wait_for_turn(const uint32_t* turns, uint32_t turn, const char* file
     while (*turns != turn) emulator::pause({"the turn after so many:", turn, {file, line}});
 }
 
-// In the backward order all other blocks that have begun go first then.
+// In the backward order the last block that has begun goes on first then.
 inline void give_turn(uint32_t* turns, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     const emulator::StoreGroups& stores = emulator::block->store_groups[emulator::block->current];
     if (!stores.open.empty() || !stores.committed.empty()) emulator::fail("a turn is given while bulk stores are in flight");

@@ -1,8 +1,10 @@
 //! One step of a small model against the CPU twin.
 
 use crate::common::{Emulated, watched};
-use osler_kernel_cases::model::{visit, visit_hopper};
+use osler_emulator::Emulator;
+use osler_kernel_cases::model::{Step, visit, visit_hopper};
 use osler_kernel_cases::ranks::Course;
+use osler_kernels::cuda::{Gpu, Paper};
 use osler_train::ranks::Alone;
 
 #[test]
@@ -27,5 +29,18 @@ fn the_host_waits_twice_a_step() {
             trainer.step(&gpu, &course).unwrap();
             assert_eq!(asked.take_reads(), 2, "{kind}");
         }
+    }
+}
+
+/// What kernels ask for themselves is known before there is a device.
+#[test]
+fn scratch_on_paper_is_that_of_a_device() {
+    for kind in ["mistral", "mixtral", "qwen2"] {
+        let (device, paper) = (Gpu::new(Emulator { wgmma: true, ..Emulator::default() }), Gpu::new(Paper::default()));
+        let step = Step::for_hopper(kind);
+        step.several(&device, 1, || {});
+        step.several(&paper, 1, || {});
+        assert!(device.scratch_bytes() > 0);
+        assert_eq!(device.scratch_bytes(), paper.scratch_bytes(), "{kind}");
     }
 }

@@ -80,13 +80,16 @@ impl Problem {
         preference.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes as u64)?;
         let [a, b] = self.addresses.map(alignment);
         let output = alignment(product.output);
-        for (attribute, bytes) in [
+        // Parts of a sum are added as they are computed, in f32: by default, those of a bf16 output may be rounded one by one.
+        let in_f32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        for (attribute, value) in [
+            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, in_f32),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, output),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, output),
         ] {
-            preference.set(attribute, bytes)?;
+            preference.set(attribute, value)?;
         }
         let mut proposed = vec![MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); count];
         let mut found = 0;

@@ -97,8 +97,9 @@ impl<O: Memory> Gradients<O> {
         let (places, empty) = (&self.places, &mut self.empty);
         let mut one = |parameter: usize| {
             let place = (*places.get(parameter)?)?;
+            let gradient = buffers[place].take()?.exact()?;
             empty[place] = false;
-            buffers[place].take()?.exact()
+            Some(gradient)
         };
         parameters.map(&mut one).collect()
     }

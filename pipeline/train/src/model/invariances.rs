@@ -198,27 +198,29 @@ fn gradients_match_slopes() {
     }
 }
 
-/// The losses of so many steps on texts with something to learn: each token is the one before times three, or any.
-fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, steps: u64) -> Vec<f64> {
+/// The losses of so many steps, each of four texts in one, two or four passes, with something to learn: each token is the one before times three,
+/// or any.
+fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, passes: usize, steps: u64) -> Vec<f64> {
     let mut model = Model::random(ops, Config { initializer_range: 0.1, ..config }, 1).unwrap();
     let mut optimiser = Optimiser::new(ops, &model, settings).unwrap();
     let mut grads = Gradients::of_kind(ops, &model.parameters, settings.gradients, |_| true).unwrap();
-    let mut work = Workspace::new(ops, &model.config, 128).unwrap();
+    let mut work = Workspace::new(ops, &model.config, 128 / passes).unwrap();
     let step = |step: u64| {
         let mut random = crate::random::Random::new(step, "text");
-        let mut texts = Batch::default();
-        for _ in 0..4 {
+        let mut batches: Vec<Batch> = (0..passes).map(|_| Batch::default()).collect();
+        for text in 0..4 {
             let mut token = 1;
-            texts.push(&std::array::from_fn::<u32, 32, _>(|_| {
+            batches[text % passes].push(&std::array::from_fn::<u32, 32, _>(|_| {
                 token = if random.uniform() < 0.5 { token * 3 % 40 } else { (random.bits() % 40) as u32 };
                 token
             }));
         }
         grads.clear();
-        let scale = 1.0 / texts.num_targets() as f64;
-        let losses = model.forward_backward(ops, &texts, scale, &mut work, &mut grads).unwrap();
+        let scale = 1.0 / batches.iter().map(Batch::num_targets).sum::<usize>() as f64;
+        let mut pass = |batch: &Batch| model.forward_backward(ops, batch, scale, &mut work, &mut grads).unwrap().sum();
+        let loss: f64 = batches.iter().map(&mut pass).sum();
         optimiser.step(ops, 3e-3, grads.norm(ops).unwrap(), &grads, &mut model).unwrap();
-        losses.sum() * scale
+        loss * scale
     };
     (0..steps).map(step).collect()
 }
@@ -230,7 +232,7 @@ fn moments_of_8_bits_learn_as_exact_ones_do() {
         let ops: Cpu<f32> = open(2).unwrap();
         // The matrices of the feed-forward part are just large enough.
         let config = config(kind, &[("intermediate_size", json!(256))]);
-        let with = |moments| curve(&ops, config.clone(), Settings { moments, ..Settings::default() }, 50);
+        let with = |moments| curve(&ops, config.clone(), Settings { moments, ..Settings::default() }, 1, 50);
         let (exact, narrow) = (with(MomentKind::F32), with(MomentKind::EightBit));
         assert!(exact != narrow, "{kind}: no parameter is large enough");
         for (step, (exact, narrow)) in exact.iter().zip(&narrow).enumerate() {
@@ -244,11 +246,13 @@ fn moments_of_8_bits_learn_as_exact_ones_do() {
 fn gradients_of_bf16_learn_as_exact_ones_do() {
     let ops = Cpu::bf16(2).unwrap();
     for kind in KINDS {
-        let with = |gradients| curve(&ops, config(kind, &[]), Settings { gradients, ..Settings::default() }, 50);
-        let (exact, rounded) = (with(GradientKind::F32), with(GradientKind::Bf16));
-        assert!(exact != rounded, "{kind}: none is rounded");
-        for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
-            assert!((exact - rounded).abs() < 0.01 * exact, "{kind} step {step}: {exact} {rounded}");
+        for passes in [1, 4] {
+            let with = |gradients| curve(&ops, config(kind, &[]), Settings { gradients, ..Settings::default() }, passes, 50);
+            let (exact, rounded) = (with(GradientKind::F32), with(GradientKind::Bf16));
+            assert!(exact != rounded, "{kind}: none is rounded");
+            for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+                assert!((exact - rounded).abs() < 0.01 * exact, "{kind}, {passes} passes, step {step}: {exact} {rounded}");
+            }
         }
     }
 }
@@ -256,7 +260,7 @@ fn gradients_of_bf16_learn_as_exact_ones_do() {
 /// 200 steps in f32 and in bf16 mode.
 #[test]
 fn bf16_learns_as_f32_does() {
-    let curve = |ops: Cpu<f32>, kind: &str| curve(&ops, config(kind, &[]), Settings::default(), 200);
+    let curve = |ops: Cpu<f32>, kind: &str| curve(&ops, config(kind, &[]), Settings::default(), 1, 200);
     for kind in ["mistral", "mixtral"] {
         let (exact, rounded) = (curve(Cpu::new(2).unwrap(), kind), curve(Cpu::bf16(2).unwrap(), kind));
         for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
