@@ -9,6 +9,8 @@ DEVICE double block_sum_of_doubles(double value, double* partial) {
     return sum;
 }
 
+DEVICE float infinite() { return __uint_as_float(0x7F800000u); }
+
 // Gradients are f32 or bf16.
 DEVICE float number(float value) { return value; }
 DEVICE float number(uint16_t value) { return bf16_to_float(value); }
@@ -95,7 +97,8 @@ struct Step {
         *m = *m * beta1 + slope * rest1;
         *v = *v * beta2 + slope * slope * rest2;
         const float old = rest ? join(*weight, *rest) : bf16_to_float(*weight);
-        const float value = old * keep - rate * *m / (sqrtf(*v) * correction + epsilon);
+        // What is off in the step's last bits is lost in the weight's.
+        const float value = old * keep - divide_fast(rate * *m, sqrt_fast(*v) * correction + epsilon);
         const uint16_t stored = float_to_bf16(value);
         if (rest) *rest = rest_of(value, stored);
         *weight = stored;
@@ -133,33 +136,69 @@ DEVICE float unsigned_share(uint32_t code) {
     return code == 255 ? 1.0f : share(code + 1, 4);
 }
 
-// The code nearest to `value`, from -1 (0 where not SIGNED) to 1, the lower of two: so many of `halfway`, the middles of neighbouring codes,
-// are below it. What is below zero never becomes zero, nor does a second moment above it.
+// One of the two kinds of codes: what they stand for; the middles of neighbouring ones, with what is below and above all of them; and of each
+// decade, cells in a unit, and those that would lie below it.
+struct Codes {
+    float stands_for[256], halfway[257];
+    float2 decades[7];
+};
+
+// By all of a block's 256 threads.
+template <bool SIGNED>
+DEVICE void fill(Codes* codes) {
+    const unsigned at = threadIdx.x;
+    codes->stands_for[at] = SIGNED ? signed_share(at) : unsigned_share(at);
+    if (at < 7) {
+        // 10^7 / 2, and so on: each decade has twice the cells of the one below it, in ten times the room.
+        float factor = SIGNED ? 1e7f / 9.0f : 2e7f / 9.0f;
+        for (unsigned decade = 0; decade < at; decade++) factor *= 0.2f;
+        codes->decades[at] = make_float2(factor, float((SIGNED ? 1 : 2) << at) / 9.0f);
+    }
+    __syncthreads();
+    if (at == 0) codes->halfway[0] = -infinite(), codes->halfway[256] = infinite();
+    else codes->halfway[at] = (codes->stands_for[at - 1] + codes->stands_for[at]) * 0.5f;
+    __syncthreads();
+}
+
+// The code nearest to `value`, from -1 (0 where not SIGNED) to 1, the lower of two: so many of the middles between codes are below it. What is
+// below zero never becomes zero, nor does a second moment above it.
 //
 // The size alone gives that code or a neighbour: each of seven decades is cut into equal cells, twice as many as the one below it (one cell
 // in the first, or two), and codes are their middles.
 template <bool SIGNED>
-DEVICE uint8_t nearest_code(const float* halfway, float value) {
+DEVICE uint8_t nearest_code(const Codes& codes, float value) {
+    constexpr float LOG10_2 = 0.30103f;
     const float size = fabsf(value);
-    uint32_t cells = SIGNED ? 1 : 2;
-    float factor = 1e7f / 9.0f * cells, decade = 1e-6f;
-#pragma unroll
-    for (int at = 0; at < 6; at++, decade *= 10.0f) {
-        if (size >= decade) {
-            cells *= 2;
-            factor *= 0.2f;
-        }
-    }
-    const int cell = static_cast<int>(size * factor - cells * (1.0f / 9.0f));
-    const int place = int(cells) + max(0, min(cell, int(cells) - 1));
+    const int decade = static_cast<int>(fminf(fmaxf(log2_fast(size) * LOG10_2 + 7.0f, 0.0f), 6.0f));
+    const int cells = (SIGNED ? 1 : 2) << decade;
+    const float2 scale = codes.decades[decade];
+    const int cell = static_cast<int>(size * scale.x - scale.y);
+    const int place = cells + max(0, min(cell, cells - 1));
     int code = !SIGNED ? place - 1 : value < 0.0f ? 127 - place : 127 + place;
-    if (code > 0 && !(value > halfway[code - 1])) code--;
-    else if (code < 255 && value > halfway[code]) code++;
+    code += int(value > codes.halfway[code + 1]) - int(!(value > codes.halfway[code]));
     if (SIGNED && code == 127 && value < 0.0f) code = 126;
     if (!SIGNED && code == 0 && value > 0.0f) code = 1;
     // What is not a number is below all.
     return value == value ? static_cast<uint8_t>(code) : 0;
 }
+
+// Shares of a block's largest number: quotients as division rounds them, but faster, as they have the divisor in common. Where that is so
+// small or large that its inverse would be out of range, both are scaled, by a power of two.
+struct Shares {
+    float scale, largest, inverse;
+
+    DEVICE explicit Shares(float most)
+        : scale(most < 1e-30f ? 0x1p100f : most > 1e30f ? 0x1p-100f : 1.0f), largest(most * scale),
+          inverse(largest > 0.0f ? 1.0f / largest : 0.0f) {}
+
+    DEVICE float of(float value) const {
+        value *= scale;
+        // Markstein 1990: with the nearest inverse and a quotient that is off by less than a unit, the next is the nearest.
+        float quotient = value * inverse;
+        quotient = fmaf(fmaf(-quotient, largest, value), inverse, quotient);
+        return fmaf(fmaf(-quotient, largest, value), inverse, quotient);
+    }
+};
 
 // Eight neighbouring numbers of memory that has them all, or the first `inside` of them and zeros.
 template <typename Packed, typename Number>
@@ -212,18 +251,11 @@ DEVICE void load_gradients(float (&to)[8], const float* from, int inside) { load
 template <typename Number>
 DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
                            const Number* grad, uint64_t count, const float* factors) {
-    SHARED_ARRAY(float, signed_map, 256);
-    SHARED_ARRAY(float, unsigned_map, 256);
-    SHARED_ARRAY(float, signed_halfway, 256);
-    SHARED_ARRAY(float, unsigned_halfway, 256);
+    SHARED_ARRAY(Codes, with_sign, 1);
+    SHARED_ARRAY(Codes, without_sign, 1);
     const Step step(factors);
-    signed_map[threadIdx.x] = signed_share(threadIdx.x);
-    unsigned_map[threadIdx.x] = unsigned_share(threadIdx.x);
-    __syncthreads();
-    const unsigned next = min(threadIdx.x + 1, 255u);
-    signed_halfway[threadIdx.x] = (signed_map[threadIdx.x] + signed_map[next]) * 0.5f;
-    unsigned_halfway[threadIdx.x] = (unsigned_map[threadIdx.x] + unsigned_map[next]) * 0.5f;
-    __syncthreads();
+    fill<true>(with_sign);
+    fill<false>(without_sign);
     const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
     for (uint64_t block = uint64_t(blockIdx.x) * warps + threadIdx.x / 32; block * 256 < count; block += uint64_t(gridDim.x) * warps) {
         const uint64_t at = block * 256 + 8 * lane;
@@ -240,18 +272,19 @@ DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, flo
         float first_scale = 0.0f, second_scale = 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            m[i] = signed_map[first_codes[i]] * old_first;
-            v[i] = unsigned_map[second_codes[i]] * old_second;
+            m[i] = with_sign->stands_for[first_codes[i]] * old_first;
+            v[i] = without_sign->stands_for[second_codes[i]] * old_second;
             step.take(weights + i, rest ? rests + i : nullptr, m + i, v + i, grads[i]);
             // NaN is larger than nothing.
             if (i < inside) first_scale = fmaxf(first_scale, fabsf(m[i])), second_scale = fmaxf(second_scale, v[i]);
         }
         first_scale = warp_max(first_scale);
         second_scale = warp_max(second_scale);
+        const Shares first_shares(first_scale), second_shares(second_scale);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            first_codes[i] = nearest_code<true>(signed_halfway, first_scale > 0.0f ? m[i] / first_scale : 0.0f);
-            second_codes[i] = nearest_code<false>(unsigned_halfway, second_scale > 0.0f ? v[i] / second_scale : 0.0f);
+            first_codes[i] = nearest_code<true>(*with_sign, first_shares.of(m[i]));
+            second_codes[i] = nearest_code<false>(*without_sign, second_shares.of(v[i]));
         }
         store_several<uint4>(weight + at, weights, inside);
         if (rest) store_several<uint4>(rest + at, rests, inside);

@@ -57,6 +57,18 @@ DEVICE float log2_fast(float x) {
     return logarithm;
 }
 
+// Within 1 unit in the last place, and 2 where `below` is between 2^-126 and 2^126. What is less than 2^-126 is 0.
+DEVICE float sqrt_fast(float x) {
+    float root;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+    return root;
+}
+DEVICE float divide_fast(float above, float below) {
+    float quotient;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(quotient) : "f"(above), "f"(below));
+    return quotient;
+}
+
 // Barrier `id` among `threads` threads of the block; 0 is that of __syncthreads.
 DEVICE void barrier_sync(unsigned id, unsigned threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void barrier_arrive(unsigned id, unsigned threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

@@ -376,11 +376,11 @@ impl Work for Optimiser {
 }
 
 /// Codes of moments that are the gradients, or their squares, and nothing else: at each code, halfway between two, where decades begin, and
-/// next to all of these.
+/// next to all of these, times scales that are easy and hard to divide by.
 struct Codes;
 
 impl Codes {
-    /// Blocks of 256, each with a 1, so that their scale is that.
+    /// Blocks of 256, each with what is to be its scale.
     fn gradients() -> Vec<f32> {
         let halfway = |map: &[f32; 256]| map.windows(2).map(|pair| (pair[0] + pair[1]) * 0.5).collect::<Vec<_>>();
         let decades = (-9..=0).map(|power| 10f32.powi(power));
@@ -388,7 +388,9 @@ impl Codes {
         let seconds = UNSIGNED.iter().copied().chain(halfway(&UNSIGNED)).chain(decades).map(f32::sqrt);
         let around = |value: f32| (0..7).scan(value.next_down().next_down().next_down(), |at, _| Some(std::mem::replace(at, at.next_up())));
         let all: Vec<f32> = firsts.chain(seconds).flat_map(around).flat_map(|value| [value, -value]).filter(|x| x.abs() <= 1.0).collect();
-        all.chunks(255).flat_map(|values| values.iter().copied().chain([1.0])).collect()
+        let blocks = |scale: f32| all.chunks(255).flat_map(move |values| values.iter().chain([&1.0]).map(move |value| value * scale));
+        // The fifth has squares of zero; of the fourth they are nearly that.
+        [1.0, 0.3, 2f32.next_down(), 3.3e-17, 7.7e-33].into_iter().flat_map(blocks).collect()
     }
 }
 

@@ -17,6 +17,8 @@ inline uint32_t pack_bf16(float low, float high) { return float_to_bf16(low) | u
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }
+inline float sqrt_fast(float x) { return std::sqrt(x); }
+inline float divide_fast(float above, float below) { return above / below; }
 
 inline void barrier_sync(unsigned id, unsigned threads, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     if (id >= emulator::NAMED_BARRIERS || threads % 32 != 0) emulator::fail("no such named barrier", {file, line});
