@@ -33,20 +33,29 @@ KERNEL(rmsnorm_forward, 256)(uint16_t* output, float* scale, uint16_t* sum, cons
     }
 }
 
+// sum += products * factor.
+DEVICE void add_four(float4* sum, const float* products, float factor) {
+    float4 four = *sum;
+    four.x += products[0] * factor;
+    four.y += products[1] * factor;
+    four.z += products[2] * factor;
+    four.w += products[3] * factor;
+    *sum = four;
+}
+
 // With s the row's scale and g = weight * output_grad: input_grad += s * (g - input * s^2 * mean(g * input)). A block takes
 // `rows_per_block` rows in order and writes its part of weight_grad, the sum over its rows of output_grad * input * s, to
 // partials[block]. Dynamic shared memory: that part in f32, and the two rows at hand. A thread has the same columns throughout, so only
-// the sum of a row needs others.
+// the sum of a row needs others. Of a thread's eight columns the lower four are in one half of that part, the upper in the other: neighbouring
+// threads then have neighbouring 16 bytes.
 KERNEL(rmsnorm_backward, 256)(uint16_t* input_grad, float* partials, const uint16_t* input, const uint16_t* weight, const float* scale,
                               const uint16_t* output_grad, uint64_t rows, uint32_t hidden, uint32_t rows_per_block) {
     DYNAMIC_SHARED(float, weight_grad);
     SHARED_ARRAY(float, partial, 8);
     uint16_t* input_row = reinterpret_cast<uint16_t*>(weight_grad + hidden);
     uint16_t* grad_row = input_row + hidden;
-    for (uint32_t at = 8 * threadIdx.x; at < hidden; at += 8 * blockDim.x) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) weight_grad[at + i] = 0.0f;
-    }
+    float4 *low = reinterpret_cast<float4*>(weight_grad), *high = low + hidden / 8;
+    for (uint32_t at = threadIdx.x; at < hidden / 8; at += blockDim.x) low[at] = high[at] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const uint64_t first = uint64_t(blockIdx.x) * rows_per_block;
     for (uint64_t row = first; row < rows && row < first + rows_per_block; row++) {
         const float factor = scale[row];
@@ -56,12 +65,14 @@ KERNEL(rmsnorm_backward, 256)(uint16_t* input_grad, float* partials, const uint1
             const Eight factors = load_eight(weight, at);
             store_eight(input_row, at, value);
             store_eight(grad_row, at, grad);
+            float product[8];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const float product = grad.value[i] * value.value[i];
-                dot += product * factors.value[i];
-                weight_grad[at + i] += product * factor;
+                product[i] = grad.value[i] * value.value[i];
+                dot += product[i] * factors.value[i];
             }
+            add_four(low + at / 8, product, factor);
+            add_four(high + at / 8, product + 4, factor);
         }
         const float pull = block_sum(dot, partial) / float(hidden) * factor * factor;
         for (uint32_t at = 8 * threadIdx.x; at < hidden; at += 8 * blockDim.x) {
@@ -72,8 +83,9 @@ KERNEL(rmsnorm_backward, 256)(uint16_t* input_grad, float* partials, const uint1
             store_eight(input_grad, row * hidden + at, slope);
         }
     }
-    for (uint32_t at = 8 * threadIdx.x; at < hidden; at += 8 * blockDim.x) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) partials[uint64_t(blockIdx.x) * hidden + at + i] = weight_grad[at + i];
+    float4* part = reinterpret_cast<float4*>(partials + uint64_t(blockIdx.x) * hidden);
+    for (uint32_t at = threadIdx.x; at < hidden / 8; at += blockDim.x) {
+        part[2 * at] = low[at];
+        part[2 * at + 1] = high[at];
     }
 }

@@ -1,4 +1,4 @@
-// Sums over rows in one order, whatever runs when: each block sums a part of the rows, then one thread per column adds the parts.
+// Sums over rows in one order, whatever runs when: each block sums a part of the rows, then a block has 32 columns and adds their parts.
 
 // partials[block, column] = the sum of `rows_per_block` rows of input [rows, columns].
 KERNEL(column_partials, 256)(float* partials, const uint16_t* input, uint64_t rows, uint32_t columns, uint32_t rows_per_block) {
@@ -10,12 +10,23 @@ KERNEL(column_partials, 256)(float* partials, const uint16_t* input, uint64_t ro
     }
 }
 
-// output[column] += the sum over `parts` rows of partials [parts, columns].
+// output[column] += the sum over `parts` rows of partials [parts, columns]: each of eight warps adds an eighth of them, and the first adds the
+// eighths.
 KERNEL(add_partials, 256)(float* output, const float* partials, uint32_t parts, uint64_t columns) {
-    const uint64_t column = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (column >= columns) return;
+    constexpr unsigned WARPS = 8;
+    SHARED_ARRAY(float, eighths, WARPS * 32);
+    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint64_t column = uint64_t(blockIdx.x) * 32 + lane;
+    const uint32_t each = (parts + WARPS - 1) / WARPS, first = warp * each, end = min(first + each, parts);
     float sum = 0.0f;
-    for (uint32_t part = 0; part < parts; part++) sum += partials[part * columns + column];
+    if (column < columns) {
+#pragma unroll 4
+        for (uint32_t part = first; part < end; part++) sum += partials[part * columns + column];
+    }
+    eighths[threadIdx.x] = sum;
+    __syncthreads();
+    if (warp != 0 || column >= columns) return;
+    for (unsigned other = 1; other < WARPS; other++) sum += eighths[other * 32 + lane];
     output[column] += sum;
 }
 

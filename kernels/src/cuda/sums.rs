@@ -18,7 +18,7 @@ impl<L: Launcher> Gpu<L> {
             fill(partials)?;
             let parts = super::buffer::narrow(KERNEL, "rows", parts)?;
             let arguments = [Argument::Pointer(output), Argument::Pointer(partials), Argument::U32(parts), Argument::U64(columns as u64)];
-            let launch = Launch { kernel: "add_partials", grid: [blocks(KERNEL, columns, 256)?, 1, 1], threads: 256, shared_bytes: 0 };
+            let launch = Launch { kernel: "add_partials", grid: [blocks(KERNEL, columns, 32)?, 1, 1], threads: 256, shared_bytes: 0 };
             self.launch(launch, &arguments)
         })
     }

@@ -536,7 +536,7 @@ mod tests {
         let mut rows = Vec::new();
         run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
         let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
-        assert_eq!((rows.len(), named.len()), (10 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 2, rows.len()));
+        assert_eq!((rows.len(), named.len()), (11 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 2, rows.len()));
         assert!(rows.iter().all(|row| row.seconds.is_finite()));
         assert!(run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "nothing", &mut |_| ()).is_err());
         let table = Table::new(false, 1e15);
