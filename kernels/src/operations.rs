@@ -220,11 +220,12 @@ pub trait Memory {
     /// # Errors
     /// [`KernelError::Memory`].
     fn new_bytes(&self, len: usize) -> Result<Self::Bytes, KernelError>;
-    /// Sees to it that a device with memory of its own has `bytes` for what follows, in one piece.
+    /// Sees to it that a device with memory of its own has `bytes` for what follows, in one piece, and `scratch` more if its kernels are those that
+    /// need so much for themselves.
     ///
     /// # Errors
     /// [`KernelError::Memory`] if it has not.
-    fn reserve(&self, _bytes: u64) -> Result<(), KernelError> {
+    fn reserve(&self, _bytes: u64, _scratch: u64) -> Result<(), KernelError> {
         Ok(())
     }
 }

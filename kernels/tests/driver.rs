@@ -113,7 +113,8 @@ fn memory_is_zero_and_is_copied_to_the_byte() {
     }
     let (gpu, bytes) = (Gpu::new(open(&shared_cache())), 1 << 46);
     assert!(
-        gpu.reserve(1 << 20).is_ok() && matches!(gpu.reserve(bytes as u64), Err(KernelError::Memory { bytes: wanted }) if wanted == bytes)
+        gpu.reserve(1 << 20, 0).is_ok()
+            && matches!(gpu.reserve(bytes as u64, 0), Err(KernelError::Memory { bytes: wanted }) if wanted == bytes)
     );
     let empty = driver.allocate(0).unwrap();
     driver.read(&empty, 0, &mut []).unwrap();

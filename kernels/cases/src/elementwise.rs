@@ -388,9 +388,11 @@ impl Codes {
         let seconds = UNSIGNED.iter().copied().chain(halfway(&UNSIGNED)).chain(decades).map(f32::sqrt);
         let around = |value: f32| (0..7).scan(value.next_down().next_down().next_down(), |at, _| Some(std::mem::replace(at, at.next_up())));
         let all: Vec<f32> = firsts.chain(seconds).flat_map(around).flat_map(|value| [value, -value]).filter(|x| x.abs() <= 1.0).collect();
-        let blocks = |scale: f32| all.chunks(255).flat_map(move |values| values.iter().chain([&1.0]).map(move |value| value * scale));
-        // The fifth has squares of zero; of the fourth they are nearly that.
-        [1.0, 0.3, 2f32.next_down(), 3.3e-17, 7.7e-33].into_iter().flat_map(blocks).collect()
+        let of_255 = |values: &[f32]| (0..255).map(|at| values.get(at).copied().unwrap_or_default()).collect::<Vec<_>>();
+        let one =
+            |scale: f32| all.chunks(255).flat_map(move |values| of_255(values).into_iter().chain([1.0]).map(move |value| value * scale));
+        // Of the last two squares are zero; of those before they are small.
+        [1.0, 0.3, 2f32.next_down(), 3.3e-9, 3e-15, 3.3e-17, 1.3e-29, 7.7e-33].into_iter().flat_map(one).collect()
     }
 }
 

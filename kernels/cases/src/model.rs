@@ -166,7 +166,7 @@ impl Work for Step {
             let length = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
             let apart = length(&mut got.iter().zip(wanted).map(|(got, wanted)| got - wanted));
             let whole = length(&mut wanted.iter().copied());
-            // Some forty stores one after the other, each up to half a unit (1/512) off, and at random.
+            // Some forty stores one after the other, each up to half a unit (1/256) off, and at random.
             if got.len() != wanted.len() || apart.is_nan() || apart > 40f64.sqrt() / 512.0 * whole {
                 return Err(format!("{name}: {apart} of {whole} apart"));
             }

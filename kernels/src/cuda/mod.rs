@@ -238,7 +238,8 @@ impl<L: Launcher> Memory for Gpu<L> {
     }
 
     /// What is given back stays with the device's pool, which cuts it up again.
-    fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
+    fn reserve(&self, bytes: u64, scratch: u64) -> Result<(), KernelError> {
+        let bytes = bytes + if self.has_wgmma() { scratch } else { 0 };
         let bytes = usize::try_from(bytes).map_err(|_| KernelError::Memory { bytes: usize::MAX })?;
         self.allocate(bytes).map(drop)
     }

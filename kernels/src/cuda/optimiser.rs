@@ -30,7 +30,8 @@ impl<L: Launcher> Gpu<L> {
             self.run(Command::Clear { address: address(0), bytes: size * values.len() })?;
             for (at, values) in values.iter().enumerate() {
                 let Numbers { address, len, kind } = self.numbers(values);
-                let parts = blocks(KERNEL, len, 256)?.min(PARTS as u32);
+                // Each thread has four loads of 16 bytes at a time.
+                let parts = blocks(KERNEL, len, 256 * 4 * (16 / kind.bytes()))?.min(PARTS as u32);
                 let kernel = match kind {
                     OutputKind::Exact => "square_partials",
                     OutputKind::Stored => "square_partials_stored",

@@ -38,7 +38,7 @@ impl MemoryTable {
     /// Of steps of `num_passes`, each over `rows` tokens.
     ///
     /// # Errors
-    /// Never; the device's errors have their type.
+    /// [`ModelError::Kernel`] for sizes that no GPU's kernels take, where the recipe is for one.
     pub fn new(config: &Config, rows: usize, num_passes: u32, recipe: &Recipe, recompute: Recompute) -> Result<Self, ModelError> {
         let counter = match recipe.precision {
             Precision::F32 => Counter::new(4),
@@ -178,8 +178,9 @@ fn scratch_bytes(config: &Config, rows: usize) -> Result<u64, ModelError> {
     let mut config = config.clone();
     if config.experts.is_some() {
         // Experts of other sizes are multiplied one by one, by the rows that each has got: none, on paper.
-        for size in [&mut config.hidden_size, &mut config.intermediate_size] {
-            *size = size.next_multiple_of(64);
+        config.intermediate_size = config.intermediate_size.next_multiple_of(64);
+        if config.hidden_size.is_multiple_of(8) {
+            config.hidden_size = config.hidden_size.next_multiple_of(64);
         }
     }
     let model = Model::allocate(&gpu, config.clone())?;

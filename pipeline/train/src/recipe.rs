@@ -352,11 +352,15 @@ impl Recipe {
 
     /// Gradients of bf16 need products that round, and sums that no other rank adds to.
     fn check_gradients(&self) -> Result<(), RecipeError> {
-        // As many devices as are reckoned with take as many ranks.
-        let problem = match (self.optimiser.gradients, self.precision, self.machine.ranks.max(self.machine.devices)) {
-            (GradientKind::F32, ..) | (_, Precision::Bf16, ..=1) => return Ok(()),
-            (_, Precision::F32, _) => "is `bf16`, which a run in f32 does not have: set precision = \"bf16\", or leave it out".to_string(),
-            (.., ranks) => format!("is `bf16`, but {ranks} ranks add to sums in f32, of which each holds a part: leave it out"),
+        let MachineSettings { ranks, devices, .. } = self.machine;
+        let problem = match (self.optimiser.gradients, self.precision) {
+            (GradientKind::F32, _) => return Ok(()),
+            (_, Precision::Bf16) if ranks.max(devices) <= 1 => return Ok(()),
+            (_, Precision::F32) => "is `bf16`, which a run in f32 does not have: set precision = \"bf16\", or leave it out".to_string(),
+            _ => format!(
+                "is `bf16`, for one rank on one device, but `machine` has ranks = {ranks} and devices = {devices}, which add to sums in f32, of \
+                 which each holds a part: leave it out"
+            ),
         };
         Err(key("optimiser.gradients", problem))
     }
@@ -409,6 +413,9 @@ impl Recipe {
         if self.machine.ranks == 0 {
             return Err(key("machine.ranks", "must be at least 1".into()));
         }
+        if self.device != "cpu" && self.optimiser.epsilon < 1e-15 {
+            return Err(key("optimiser.epsilon", "must be 1e-15 or more on a GPU, where roots of less than 2⁻¹²⁶ are 0".into()));
+        }
         self.check_gradients()?;
         if self.held_out.every_chunks == 1 {
             return Err(key("held_out.every_chunks", "is 1: nothing would be left to train on".into()));
@@ -456,9 +463,10 @@ mod tests {
         };
         check("[optimiser]\nlearning_rates = 1", "did you mean `learning_rate`?");
         check("[optimiser]\nmoments = '4-bit'", "unknown variant `4-bit`, expected `f32` or `8-bit`");
+        check("device = 'cuda'\n[model]\npath = 'x'\n[optimiser]\nepsilon = 0.0", "`optimiser.epsilon`: must be 1e-15 or more on a GPU");
         check("[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'", "`optimiser.gradients`: is `bf16`, which a run in f32 does not have");
         let several = "precision = 'bf16'\n[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'\n[machine]\nranks = 2";
-        check(several, "`optimiser.gradients`: is `bf16`, but 2 ranks add to sums in f32");
+        check(several, "`optimiser.gradients`: is `bf16`, for one rank on one device, but `machine` has ranks = 2 and devices = 1");
         check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
         check("", "recipe key `model`: give `path`");
         check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");

@@ -362,7 +362,8 @@ fn prepare<O: Operations>(
     let checkpoint = checkpoints(options.out)?.pop();
     agree(ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), options.out)?;
     // All at once, so that what is missing is missed before weights are read.
-    ops.reserve(outline.budget.memory.total())?;
+    let memory = &outline.budget.memory;
+    ops.reserve(memory.total() - memory.scratch, memory.scratch)?;
     let checkpoint = checkpoint.map(|(_, path)| path);
     let model = match checkpoint.as_ref().or(outline.weights.as_ref()) {
         Some(path) => model::read_weights(ops, path)?,

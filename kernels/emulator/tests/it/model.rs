@@ -35,7 +35,7 @@ fn the_host_waits_twice_a_step() {
 /// What kernels ask for themselves is known before there is a device.
 #[test]
 fn scratch_on_paper_is_that_of_a_device() {
-    for kind in ["mistral", "mixtral", "qwen2"] {
+    for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
         let (device, paper) = (Gpu::new(Emulator { wgmma: true, ..Emulator::default() }), Gpu::new(Paper::default()));
         let step = Step::for_hopper(kind);
         step.several(&device, 1, || {});

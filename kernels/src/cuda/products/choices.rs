@@ -64,10 +64,11 @@ impl fmt::Display for Key {
     }
 }
 
-/// The file's name for a device and a version of cuBLASLt.
+/// The file's name for a device and a version of cuBLASLt. The 2 is for what ways are asked for: those of files without it may round parts of a
+/// sum.
 pub(super) fn file_name(device: &str, version: usize) -> String {
     let device: String = device.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    format!("products-{device}-{version}.tsv")
+    format!("products-2-{device}-{version}.tsv")
 }
 
 /// Choices by key, and the file that they are kept in.
@@ -169,7 +170,7 @@ mod tests {
     fn choices_are_kept_and_damaged_ones_are_not() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("cache").join(file_name("NVIDIA H100 80GB HBM3", 130_000));
-        assert!(path.ends_with("products-nvidia-h100-80gb-hbm3-130000.tsv"));
+        assert!(path.ends_with("products-2-nvidia-h100-80gb-hbm3-130000.tsv"));
         let (first, second) = (Key::of(&PRODUCT), Key::of(&Product { add: true, ..PRODUCT }));
         let mut choices = Choices::open(Some(path.clone()));
         assert_eq!(choices.get(&first), None);
