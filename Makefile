@@ -61,10 +61,8 @@ scale: ## ten million documents in 4 GiB, and 8 GB of text in 2 GiB, with plante
 fuzz: ## fuzzes every parser for a minute each (needs cargo-fuzz)
 	tests/fuzz/run
 
-kernels-asan: ## runs the CUDA kernels on a CPU under AddressSanitizer (x86-64, g++ and its libasan)
-	OSLER_EMULATOR_SANITIZE=address \
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0" \
-	$(CARGO) test -p osler-emulator --tests
+kernels-asan: ## runs the CUDA kernels on a CPU under AddressSanitizer: make kernels-asan [ARGS=hopper]
+	tests/kernels/sanitize $(ARGS)
 
 fmt: ## formats the code
 	$(CARGO) fmt --all

@@ -5,8 +5,6 @@
 
 constexpr float LOG2_E = 1.44269504f;
 
-DEVICE float infinite() { return __uint_as_float(0x7F800000u); }
-
 // Starts copying ROWS rows from `first` on of a tensor whose rows lie `stride` numbers apart; rows from `end` on become zero.
 template <int HEAD_DIM, int ROWS, int THREADS>
 DEVICE void load_tile(uint16_t* tile, const uint16_t* from, uint32_t first, uint32_t end, uint64_t stride) {

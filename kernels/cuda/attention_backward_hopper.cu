@@ -35,11 +35,19 @@ struct Ring {
     uint32_t ticket;
 };
 
-// Keys of a head that a block has, and the rows that see them, from the last tile down to the block's own, each for all heads.
+// Keys of a head that a block has, and the rows that see them.
 struct KeyWalk {
     uint32_t key_head, first_key, tiles, first_head, end_head;
 
-    DEVICE uint32_t row(uint32_t tile) const { return first_key + tile * QUERY_ROWS; }
+    // Visits (step, first row, head) from the last tile down to the block's own, each for all heads.
+    template <typename Visit>
+    DEVICE void each(Visit visit) const {
+        uint32_t step = 0;
+        for (uint32_t tile = tiles; tile-- > 0;) {
+#pragma unroll 1
+            for (uint32_t head = first_head; head < end_head; head++, step++) visit(step, first_key + tile * QUERY_ROWS, head);
+        }
+    }
 };
 
 // Takes the next block of keys. Its number is not the block's own: a block waits for those with lower numbers alone, and they have begun.
@@ -71,40 +79,32 @@ DEVICE void fetch_tiles(Ring* ring, uint16_t* keys, const TensorMap* query, cons
     uint16_t *queries = keys + 2 * FIXED, *grads = queries + STAGES * STAGE;
     fetch<HEAD_DIM, KEY_ROWS>(keys, key, &ring->fixed_full, walk.key_head, walk.first_key);
     fetch<HEAD_DIM, KEY_ROWS>(keys + FIXED, value, &ring->fixed_full, walk.key_head, walk.first_key);
-    uint32_t step = 0;
-    for (uint32_t tile = walk.tiles; tile-- > 0;) {
-#pragma unroll 1
-        for (uint32_t head = walk.first_head; head < walk.end_head; head++, step++) {
-            const unsigned stage = step % STAGES;
-            mbarrier_wait(&ring->empty[stage], (step / STAGES % 2) ^ 1);
-            fetch<HEAD_DIM, QUERY_ROWS>(queries + stage * STAGE, query, &ring->full[stage], head, walk.row(tile));
-            fetch<HEAD_DIM, QUERY_ROWS>(grads + stage * STAGE, output_grad, &ring->full[stage], head, walk.row(tile));
-        }
-    }
+    walk.each([&](uint32_t step, uint32_t first_row, uint32_t head) {
+        const unsigned stage = step % STAGES;
+        mbarrier_wait(&ring->empty[stage], (step / STAGES % 2) ^ 1);
+        fetch<HEAD_DIM, QUERY_ROWS>(queries + stage * STAGE, query, &ring->full[stage], head, first_row);
+        fetch<HEAD_DIM, QUERY_ROWS>(grads + stage * STAGE, output_grad, &ring->full[stage], head, first_row);
+    });
 }
 
 // What belongs to the tiles' rows, by one warp.
 DEVICE void fetch_rows(Ring* ring, RowStage* row_stages, const float* log_sum_exp, const float* delta, const uint32_t* lo,
                        const KeyWalk& walk, uint32_t rows) {
-    uint32_t step = 0;
-    for (uint32_t tile = walk.tiles; tile-- > 0;) {
+    walk.each([&](uint32_t step, uint32_t first_row, uint32_t head) {
+        RowStage& stage = row_stages[step % STAGES];
+        const uint64_t first = uint64_t(head) * rows;
+        mbarrier_wait(&ring->empty[step % STAGES], (step / STAGES % 2) ^ 1);
 #pragma unroll 1
-        for (uint32_t head = walk.first_head; head < walk.end_head; head++, step++) {
-            RowStage& stage = row_stages[step % STAGES];
-            const uint64_t first = uint64_t(head) * rows;
-            mbarrier_wait(&ring->empty[step % STAGES], (step / STAGES % 2) ^ 1);
-#pragma unroll 1
-            for (unsigned at = threadIdx.x % 32; at < QUERY_ROWS; at += 32) {
-                const uint32_t row = walk.row(tile) + at;
-                const bool inside = row < rows;
-                // A row past the end has a sum of infinity, so that its probabilities are zero.
-                stage.log_sum_exp[at] = inside ? log_sum_exp[first + row] * LOG2_E : infinite();
-                stage.delta[at] = inside ? delta[first + row] : 0.0f;
-                stage.lo[at] = inside ? lo[row] : 0xFFFFFFFFu;
-            }
-            mbarrier_arrive(&ring->full[step % STAGES]);
+        for (unsigned at = threadIdx.x % 32; at < QUERY_ROWS; at += 32) {
+            const uint32_t row = first_row + at;
+            const bool inside = row < rows;
+            // A row past the end has a sum of infinity, so that its probabilities are zero.
+            stage.log_sum_exp[at] = inside ? log_sum_exp[first + row] * LOG2_E : infinite();
+            stage.delta[at] = inside ? delta[first + row] : 0.0f;
+            stage.lo[at] = inside ? lo[row] : 0xFFFFFFFFu;
         }
-    }
+        mbarrier_arrive(&ring->full[step % STAGES]);
+    });
 }
 
 // Adds one part of each tile's sums to memory, by one thread, when the blocks of all keys before these have added theirs; the first that
@@ -113,23 +113,19 @@ template <int HEAD_DIM>
 DEVICE void add_parts(Ring* ring, float* query_sums, uint32_t* turns, const float* staged, unsigned part, const uint32_t* lo,
                       const KeyWalk& walk, uint32_t rows) {
     const uint32_t tiles = (rows + QUERY_ROWS - 1) / QUERY_ROWS;
-    uint32_t step = 0;
-    for (uint32_t tile = walk.tiles; tile-- > 0;) {
-        const uint32_t row = walk.row(tile), turn = walk.first_key / KEY_ROWS - lo[row] / KEY_ROWS;
-#pragma unroll 1
-        for (uint32_t head = walk.first_head; head < walk.end_head; head++, step++) {
-            const uint64_t at = (uint64_t(head) * tiles + row / QUERY_ROWS) * PARTS + part;
-            float* sums = query_sums + at * PART<HEAD_DIM>;
-            mbarrier_wait(&ring->part_full[part], step % 2);
-            wait_for_turn(turns + at, turn);
-            if (turn == 0) bulk_store(sums, staged, PART<HEAD_DIM> * 4);
-            else bulk_reduce_add(sums, staged, PART<HEAD_DIM> * 4);
-            bulk_commit();
-            bulk_wait<0>();
-            give_turn(turns + at);
-            mbarrier_arrive(&ring->part_empty[part]);
-        }
-    }
+    walk.each([&](uint32_t step, uint32_t first_row, uint32_t head) {
+        const uint64_t at = (uint64_t(head) * tiles + first_row / QUERY_ROWS) * PARTS + part;
+        const uint32_t turn = walk.first_key / KEY_ROWS - lo[first_row] / KEY_ROWS;
+        float* sums = query_sums + at * PART<HEAD_DIM>;
+        mbarrier_wait(&ring->part_full[part], step % 2);
+        wait_for_turn(turns + at, turn);
+        if (turn == 0) bulk_store(sums, staged, PART<HEAD_DIM> * 4);
+        else bulk_reduce_add(sums, staged, PART<HEAD_DIM> * 4);
+        bulk_commit();
+        bulk_wait<0>();
+        give_turn(turns + at);
+        mbarrier_arrive(&ring->part_empty[part]);
+    });
 }
 
 // Scores, keys by queries, into probabilities. `first_key` is the thread's first; where MASKED is false, all rows see all keys.
@@ -205,49 +201,45 @@ DEVICE void consume(Ring* ring, float (&key_sum)[HEAD_DIM / 2], float (&value_su
     float score[QUERY_ROWS / 2], slope[QUERY_ROWS / 2], sum[COLUMNS / 2];
     uint32_t probability[QUERY_ROWS / 16][4], packed_slope[QUERY_ROWS / 16][4];
     mbarrier_wait(&ring->fixed_full, 0);
-    uint32_t step = 0;
-    for (uint32_t tile = walk.tiles; tile-- > 0;) {
-        const uint32_t first_query = walk.row(tile);
-        for (uint32_t head = walk.first_head; head < walk.end_head; head++, step++) {
-            const unsigned stage = step % STAGES, round = step / STAGES % 2;
-            const RowStage& row_stage = row_stages[stage];
-            const uint16_t *query = queries + stage * STAGE, *grad = grads + stage * STAGE;
-            uint16_t* slope_tile = slope_tiles + stage * SLOPES;
-            mbarrier_wait(&ring->full[stage], round);
-            wgmma_fence();
-            start_rows<HEAD_DIM, KEY_ROWS, QUERY_ROWS>(score, own, query);
-            wgmma_commit();
-            start_rows<HEAD_DIM, KEY_ROWS, QUERY_ROWS>(slope, values, grad);
-            wgmma_commit();
-            wgmma_wait<1>();
-            const bool whole = row_stage.lo[QUERY_ROWS - 1] <= group_key && group_key + 63 <= first_query;
-            if (whole) probabilities<false>(score, row_stage, group_key + row_in_group(), first_query, factor);
-            else probabilities<true>(score, row_stage, group_key + row_in_group(), first_query, factor);
-            pack<QUERY_ROWS>(probability, score);
-            // The values' sum runs while slopes are made.
-            wgmma_fence();
-            start_registers<HEAD_DIM, QUERY_ROWS>(value_sum, probability, grad, step > 0);
-            wgmma_commit();
-            wgmma_wait<1>();
-            slopes(slope, score, row_stage);
-            pack<QUERY_ROWS>(packed_slope, slope);
-            // What was here was read two steps ago, and who read it has written slopes since.
-            store_slopes(slope_tile, packed_slope, group * 64 + row_in_group(), &ring->slopes_full[stage]);
-            wgmma_fence();
-            start_registers<HEAD_DIM, QUERY_ROWS>(key_sum, packed_slope, query, step > 0);
-            wgmma_commit();
-            // The other warpgroup's slopes may come while the keys' sum is made.
-            mbarrier_wait(&ring->slopes_full[stage], round);
-            start_part<COLUMNS>(sum, slope_tile, columns);
-            wgmma_commit();
-            // No product goes on into the next step: its operands and the next scores do not fit the registers together, and then the
-            // compiler lets no two products overlap. The other warpgroup has the tensor cores meanwhile.
-            wgmma_wait<0>();
-            release(&ring->empty[stage]);
-            mbarrier_wait(&ring->part_empty[group], (step % 2) ^ 1);
-            stage_part(part, sum, &ring->part_full[group]);
-        }
-    }
+    walk.each([&](uint32_t step, uint32_t first_query, uint32_t) {
+        const unsigned stage = step % STAGES, round = step / STAGES % 2;
+        const RowStage& row_stage = row_stages[stage];
+        const uint16_t *query = queries + stage * STAGE, *grad = grads + stage * STAGE;
+        uint16_t* slope_tile = slope_tiles + stage * SLOPES;
+        mbarrier_wait(&ring->full[stage], round);
+        wgmma_fence();
+        start_rows<HEAD_DIM, KEY_ROWS, QUERY_ROWS>(score, own, query);
+        wgmma_commit();
+        start_rows<HEAD_DIM, KEY_ROWS, QUERY_ROWS>(slope, values, grad);
+        wgmma_commit();
+        wgmma_wait<1>();
+        const bool whole = row_stage.lo[QUERY_ROWS - 1] <= group_key && group_key + 63 <= first_query;
+        if (whole) probabilities<false>(score, row_stage, group_key + row_in_group(), first_query, factor);
+        else probabilities<true>(score, row_stage, group_key + row_in_group(), first_query, factor);
+        pack<QUERY_ROWS>(probability, score);
+        // The values' sum runs while slopes are made.
+        wgmma_fence();
+        start_registers<HEAD_DIM, QUERY_ROWS>(value_sum, probability, grad, step > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        slopes(slope, score, row_stage);
+        pack<QUERY_ROWS>(packed_slope, slope);
+        // What was here was read two steps ago, and who read it has written slopes since.
+        store_slopes(slope_tile, packed_slope, group * 64 + row_in_group(), &ring->slopes_full[stage]);
+        wgmma_fence();
+        start_registers<HEAD_DIM, QUERY_ROWS>(key_sum, packed_slope, query, step > 0);
+        wgmma_commit();
+        // The other warpgroup's slopes may come while the keys' sum is made.
+        mbarrier_wait(&ring->slopes_full[stage], round);
+        start_part<COLUMNS>(sum, slope_tile, columns);
+        wgmma_commit();
+        // No product goes on into the next step: its operands and the next scores do not fit the registers together, and then the
+        // compiler lets no two products overlap. The other warpgroup has the tensor cores meanwhile.
+        wgmma_wait<0>();
+        release(&ring->empty[stage]);
+        mbarrier_wait(&ring->part_empty[group], (step % 2) ^ 1);
+        stage_part(part, sum, &ring->part_full[group]);
+    });
 }
 
 template <int HEAD_DIM>

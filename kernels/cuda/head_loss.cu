@@ -11,8 +11,8 @@ struct Powers {
 
 DEVICE Powers join(Powers a, Powers b) {
     const float largest = fmaxf(a.largest, b.largest);
-    // Nothing seen yet on either side.
-    if (largest == -__uint_as_float(0x7F800000u)) return {largest, a.sum + b.sum};
+    // Nothing seen yet on either side. What is not a number is no maximum, but makes the sum none either.
+    if (a.largest == -infinite() && b.largest == -infinite()) return {largest, a.sum + b.sum};
     return {largest, a.sum * exp2_fast((a.largest - largest) * LOG2_E) + b.sum * exp2_fast((b.largest - largest) * LOG2_E)};
 }
 
@@ -28,7 +28,7 @@ KERNEL(cross_entropy, 512)(float* losses, uint16_t* slopes, const float* logits,
         if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
         return;
     }
-    Powers powers = {-__uint_as_float(0x7F800000u), 0.0f};
+    Powers powers = {-infinite(), 0.0f};
     for (uint32_t at = threadIdx.x; at < vocabulary; at += blockDim.x) powers = join(powers, {logits[start + at], 1.0f});
     for (int distance = 16; distance > 0; distance /= 2) {
         const float largest = __shfl_xor_sync(0xFFFFFFFFu, powers.largest, distance);

@@ -9,8 +9,6 @@ DEVICE double block_sum_of_doubles(double value, double* partial) {
     return sum;
 }
 
-DEVICE float infinite() { return __uint_as_float(0x7F800000u); }
-
 // Gradients are f32 or bf16.
 DEVICE float number(float value) { return value; }
 DEVICE float number(uint16_t value) { return bf16_to_float(value); }
@@ -149,7 +147,7 @@ DEVICE void fill(Codes* codes) {
     const unsigned at = threadIdx.x;
     codes->stands_for[at] = SIGNED ? signed_share(at) : unsigned_share(at);
     if (at < 7) {
-        // 10^7 / 2, and so on: each decade has twice the cells of the one below it, in ten times the room.
+        // 10^7 / 9, or twice that, and so on: each decade has twice the cells of the one below it, in ten times the room.
         float factor = SIGNED ? 1e7f / 9.0f : 2e7f / 9.0f;
         for (unsigned decade = 0; decade < at; decade++) factor *= 0.2f;
         codes->decades[at] = make_float2(factor, float((SIGNED ? 1 : 2) << at) / 9.0f);
@@ -200,51 +198,17 @@ struct Shares {
     }
 };
 
-// Eight neighbouring numbers of memory that has them all, or the first `inside` of them and zeros.
-template <typename Packed, typename Number>
-DEVICE void load_several(Number (&to)[8], const Number* from, int inside) {
-    union Together {
-        Packed packed;
-        Number numbers[8];
-    } all = {};
-    if (inside == 8) {
-        all.packed = *reinterpret_cast<const Packed*>(from);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (i < inside) all.numbers[i] = from[i];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = all.numbers[i];
-}
-template <typename Packed, typename Number>
-DEVICE void store_several(Number* to, const Number (&from)[8], int inside) {
-    union Together {
-        Packed packed;
-        Number numbers[8];
-    } all = {};
-#pragma unroll
-    for (int i = 0; i < 8; i++) all.numbers[i] = from[i];
-    if (inside == 8) {
-        *reinterpret_cast<Packed*>(to) = all.packed;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (i < inside) to[i] = all.numbers[i];
-        }
-    }
-}
-DEVICE void load_gradients(float (&to)[8], const uint16_t* from, int inside) {
-    uint16_t stored[8];
-    load_several<uint4>(stored, from, inside);
-#pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = bf16_to_float(stored[i]);
-}
 struct __align__(16) EightFloats {
     float4 low, high;
 };
-DEVICE void load_gradients(float (&to)[8], const float* from, int inside) { load_several<EightFloats>(to, from, inside); }
+DEVICE Several<EightFloats, float> load_gradients(const float* from, int inside) { return load_some<EightFloats>(from, inside); }
+DEVICE Several<EightFloats, float> load_gradients(const uint16_t* from, int inside) {
+    const Eight eight = unpack_eight(load_some<uint4>(from, inside).packed);
+    Several<EightFloats, float> grads;
+#pragma unroll
+    for (int i = 0; i < 8; i++) grads.numbers[i] = eight.value[i];
+    return grads;
+}
 
 // As adamw, with moments of 8 bits and a scale for every 256 of them: a warp takes 256, eight to a lane, and as many others after them as
 // there are warps.
@@ -259,37 +223,33 @@ DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, flo
     const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
     for (uint64_t block = uint64_t(blockIdx.x) * warps + threadIdx.x / 32; block * 256 < count; block += uint64_t(gridDim.x) * warps) {
         const uint64_t at = block * 256 + 8 * lane;
-        const int inside = at >= count ? 0 : count - at < 8 ? int(count - at) : 8;
-        uint16_t weights[8], rests[8] = {};
-        uint8_t first_codes[8], second_codes[8];
-        float grads[8], m[8], v[8];
-        load_several<uint4>(weights, weight + at, inside);
-        if (rest) load_several<uint4>(rests, rest + at, inside);
-        load_several<uint2>(first_codes, first + at, inside);
-        load_several<uint2>(second_codes, second + at, inside);
-        load_gradients(grads, grad + at, inside);
+        const int some = inside(at, count, 8);
+        Several<uint4, uint16_t> weights = load_some<uint4>(weight + at, some), rests = {};
+        if (rest) rests = load_some<uint4>(rest + at, some);
+        Several<uint2, uint8_t> first_codes = load_some<uint2>(first + at, some), second_codes = load_some<uint2>(second + at, some);
+        const Several<EightFloats, float> grads = load_gradients(grad + at, some);
         const float old_first = first_scales[block], old_second = second_scales[block];
-        float first_scale = 0.0f, second_scale = 0.0f;
+        float m[8], v[8], first_scale = 0.0f, second_scale = 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            m[i] = with_sign->stands_for[first_codes[i]] * old_first;
-            v[i] = without_sign->stands_for[second_codes[i]] * old_second;
-            step.take(weights + i, rest ? rests + i : nullptr, m + i, v + i, grads[i]);
+            m[i] = with_sign->stands_for[first_codes.numbers[i]] * old_first;
+            v[i] = without_sign->stands_for[second_codes.numbers[i]] * old_second;
+            step.take(weights.numbers + i, rest ? rests.numbers + i : nullptr, m + i, v + i, grads.numbers[i]);
             // NaN is larger than nothing.
-            if (i < inside) first_scale = fmaxf(first_scale, fabsf(m[i])), second_scale = fmaxf(second_scale, v[i]);
+            if (i < some) first_scale = fmaxf(first_scale, fabsf(m[i])), second_scale = fmaxf(second_scale, v[i]);
         }
         first_scale = warp_max(first_scale);
         second_scale = warp_max(second_scale);
         const Shares first_shares(first_scale), second_shares(second_scale);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            first_codes[i] = nearest_code<true>(*with_sign, first_shares.of(m[i]));
-            second_codes[i] = nearest_code<false>(*without_sign, second_shares.of(v[i]));
+            first_codes.numbers[i] = nearest_code<true>(*with_sign, first_shares.of(m[i]));
+            second_codes.numbers[i] = nearest_code<false>(*without_sign, second_shares.of(v[i]));
         }
-        store_several<uint4>(weight + at, weights, inside);
-        if (rest) store_several<uint4>(rest + at, rests, inside);
-        store_several<uint2>(first + at, first_codes, inside);
-        store_several<uint2>(second + at, second_codes, inside);
+        store_some(weight + at, weights, some);
+        if (rest) store_some(rest + at, rests, some);
+        store_some(first + at, first_codes, some);
+        store_some(second + at, second_codes, some);
         if (lane == 0) first_scales[block] = first_scale, second_scales[block] = second_scale;
     }
 }

@@ -126,6 +126,8 @@ DEVICE void cp_async_wait() {
 
 #endif
 
+DEVICE float infinite() { return __uint_as_float(0x7F800000u); }
+
 // Sums and maxima over `width` neighbouring lanes, given to all of them. The tree is fixed, so the bits are too.
 DEVICE float warp_sum(float value, int width = 32) {
     for (int distance = width / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, distance);
@@ -176,4 +178,41 @@ DEVICE Eight load_eight(const uint16_t* from, uint64_t at) {
 }
 DEVICE void store_eight(uint16_t* to, uint64_t at, const Eight& eight) {
     *reinterpret_cast<uint4*>(to + at) = pack_eight(eight);
+}
+
+// Neighbouring numbers that one access moves.
+template <typename Packed, typename Number>
+union Several {
+    static constexpr int COUNT = sizeof(Packed) / sizeof(Number);
+    Packed packed;
+    Number numbers[COUNT];
+};
+
+// How many of `wanted` numbers from `at` on are among `count`.
+DEVICE int inside(uint64_t at, uint64_t count, int wanted) { return at >= count ? 0 : count - at < wanted ? int(count - at) : wanted; }
+
+// All of them, aligned, or the first `inside` and zeros.
+template <typename Packed, typename Number>
+DEVICE Several<Packed, Number> load_some(const Number* from, int inside) {
+    Several<Packed, Number> some = {};
+    if (inside == some.COUNT) {
+        some.packed = *reinterpret_cast<const Packed*>(from);
+    } else {
+#pragma unroll
+        for (int i = 0; i < some.COUNT; i++) {
+            if (i < inside) some.numbers[i] = from[i];
+        }
+    }
+    return some;
+}
+template <typename Packed, typename Number>
+DEVICE void store_some(Number* to, const Several<Packed, Number>& some, int inside) {
+    if (inside == some.COUNT) {
+        *reinterpret_cast<Packed*>(to) = some.packed;
+    } else {
+#pragma unroll
+        for (int i = 0; i < some.COUNT; i++) {
+            if (i < inside) to[i] = some.numbers[i];
+        }
+    }
 }

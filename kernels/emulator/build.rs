@@ -4,9 +4,6 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// `address` builds with AddressSanitizer, which finds accesses outside buffers and names the kernel's line.
-const SANITIZE: &str = "OSLER_EMULATOR_SANITIZE";
-
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
@@ -14,15 +11,15 @@ fn main() {
     for path in ["include", "src", "../cuda"] {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
-    println!("cargo:rerun-if-env-changed={SANITIZE}");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).flag("-ftree-vectorize").flag("-g1").define("OSLER_EMULATOR", None);
     build.include(root.join("include")).include(&cuda);
     // Kernels are full of pragmas for another compiler; their warnings are that compiler's to give.
     build.flag("-Wno-unknown-pragmas").warnings(false);
-    if env::var(SANITIZE).is_ok_and(|kind| kind == "address") {
+    // Finds accesses outside buffers and names the kernel's line.
+    if env::var_os("CARGO_FEATURE_ADDRESS_SANITIZER").is_some() {
         build.flag("-fsanitize=address").flag("-fno-omit-frame-pointer");
-        // rustc links without the compiler's own libraries; what runs the tests must load this one first (see the Makefile).
+        // rustc links without the compiler's own libraries; what runs the tests must load this one first (tests/kernels/sanitize).
         println!("cargo:rustc-link-lib=dylib=asan");
     }
     // Nothing asks for a symbol of the units that enter kernels into the table, so the linker must be told to keep them.

@@ -1,20 +1,31 @@
 //! `cuda/attention_forward.cu`, `cuda/attention_backward.cu` and their siblings for Hopper.
 
-use crate::{Tolerance, Visitor, Work, close, index, largest, numbers, read_exact, read_stored, stored};
+use crate::{Tolerance, Visitor, Work, close, index, largest, numbers, read_exact, read_stored, spoil, stored};
 use osler_kernels::Operations;
 use osler_kernels::operations::{AttentionInput, AttentionShape};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
     CASES.iter().for_each(|case| visitor.visit(case));
+    visitor.visit(&Spoilt(Case { name: "documents", heads: (1, 1), head_dim: 32, lengths: &[70, 70], window: 1000, sharpness: 1.0 }));
     for (before, rows) in [(100, 1), (64, 3), (7, 70)] {
-        visitor.visit(&Cached { before, rows });
+        visitor.visit(&Cached { before, rows, head_dim: 32 });
     }
 }
 
 /// Those of devices with wgmma.
 pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
+    // Windows within a tile, of one, past one, and of one row: tiles are 64 and 128.
+    for window in [1, 63, 64, 65, 127, 128] {
+        visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim: 64, lengths: &[200], window, sharpness: 1.0 });
+    }
+    let spoilt = Case { name: "documents", heads: (1, 1), head_dim: 64, lengths: &[130, 130], window: 1000, sharpness: 1.0 };
+    visitor.visit(&Spoilt(spoilt));
+    visitor.visit(&Spoilt(Case { name: "a window", heads: (2, 1), head_dim: 128, lengths: &[70, 70], window: 60, sharpness: 1.0 }));
+    for (before, rows, head_dim) in [(300, 1, 64), (128, 3, 80), (7, 130, 96), (127, 2, 128), (64, 65, 256)] {
+        visitor.visit(&Cached { before, rows, head_dim });
+    }
 }
 
 /// Cases of sizes that models have.
@@ -43,14 +54,22 @@ struct Case {
     sharpness: f32,
 }
 
-impl Work for Case {
-    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let rows = self.lengths.iter().sum();
+impl Case {
+    fn rows(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    fn query(&self) -> Vec<f32> {
+        numbers(self.rows() * self.heads.0 * self.head_dim, 1).iter().map(|x| x * self.sharpness).collect()
+    }
+
+    /// What both passes give for a query.
+    fn of<O: Operations>(&self, device: &O, query: &[f32]) -> Vec<Vec<f32>> {
+        let rows = self.rows();
         let (query_heads, key_heads) = self.heads;
         let shape = AttentionShape { rows, query_heads, key_heads, head_dim: self.head_dim };
         let (queries, keys) = (rows * query_heads * self.head_dim, rows * key_heads * self.head_dim);
-        let query: Vec<f32> = numbers(queries, 1).iter().map(|x| x * self.sharpness).collect();
-        let (query, key, value) = (stored(device, &query), stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
+        let (query, key, value) = (stored(device, query), stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
         let lo = index(device, &lo(self.lengths, self.window));
         let input = || AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
         let (mut output, mut sums) = (device.new_stored(queries).unwrap(), device.new_exact(rows * query_heads).unwrap());
@@ -68,23 +87,54 @@ impl Work for Case {
         ]
     }
 
-    fn name(&self) -> String {
-        let Self { name, heads, head_dim, lengths, window, .. } = self;
-        format!("attention, {name}: {heads:?} heads of {head_dim}, {} rows, window {window}", lengths.iter().sum::<usize>())
-    }
-
-    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+    fn judge_forward(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         // Probabilities are rounded below running maxima that differ between the two, half a unit (1/512) each, and so are results. Values are
         // at most 1.5, and probabilities add up to one.
         close("output", &got[0], &wanted[0], Tolerance { relative: 1.0 / 128.0, absolute: 1.5 / 256.0 })?;
         // Scores of some hundreds in f32.
-        close("log_sum_exp", &got[1], &wanted[1], Tolerance { relative: 2e-6, absolute: 1e-5 * self.sharpness.max(1.0) })?;
+        close("log_sum_exp", &got[1], &wanted[1], Tolerance { relative: 2e-6, absolute: 1e-5 * self.sharpness.max(1.0) })
+    }
+}
+
+impl Work for Case {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        self.of(device, &self.query())
+    }
+
+    fn name(&self) -> String {
+        let Self { name, heads, head_dim, window, .. } = self;
+        format!("attention, {name}: {heads:?} heads of {head_dim}, {} rows, window {window}", self.rows())
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        self.judge_forward(got, wanted)?;
         for (at, what) in [(2, "query_grad"), (3, "key_grad"), (4, "value_grad")] {
             // Sums of terms rounded to 1/512 that may cancel: as large as the largest gradient. Of one row there is none but noise.
             let absolute = largest(&wanted[at]) / 128.0 + 1e-6;
             close(what, &got[at], &wanted[at], Tolerance { relative: 1.0 / 128.0, absolute })?;
         }
         Ok(())
+    }
+}
+
+/// A case where a row's query has an infinite number, and another row's one that is none: their results are no numbers, and those of all other
+/// rows as ever. Backward, what is not a number may reach whatever is multiplied with it, hidden or not: devices differ there.
+struct Spoilt(Case);
+
+impl Work for Spoilt {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let mut query = self.0.query();
+        let (infinite, none) = (query.len() / 2, query.len() / 3);
+        spoil(&mut query, infinite, none);
+        self.0.of(device, &query)
+    }
+
+    fn name(&self) -> String {
+        format!("{}, spoilt", self.0.name())
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        self.0.judge_forward(got, wanted)
     }
 }
 
@@ -117,6 +167,7 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "a window", heads: (1, 1), head_dim: 64, lengths: &[300], window: 129, sharpness: 1.0 },
     Case { name: "heads in a group", heads: (3, 1), head_dim: 64, lengths: &[90], window: 30, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (2, 1), head_dim: 128, lengths: &[130, 7], window: 100, sharpness: 1.0 },
+    Case { name: "one key takes all", heads: (1, 1), head_dim: 128, lengths: &[150], window: 150, sharpness: 200.0 },
     Case { name: "one row of 128", heads: (1, 1), head_dim: 128, lengths: &[1], window: 1, sharpness: 1.0 },
     Case { name: "blocks of keys", heads: (1, 1), head_dim: 128, lengths: &[460], window: 1000, sharpness: 2.0 },
     Case {
@@ -145,24 +196,25 @@ const LARGE_CASES: &[Case] = &[
 struct Cached {
     before: usize,
     rows: usize,
+    head_dim: usize,
 }
 
 impl Work for Cached {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let Self { before, rows } = *self;
-        let shape = AttentionShape { rows, query_heads: 2, key_heads: 1, head_dim: 32 };
-        let keys = (before + rows + 5) * 32;
-        let query = stored(device, &numbers(rows * 64, 1));
+        let Self { before, rows, head_dim } = *self;
+        let shape = AttentionShape { rows, query_heads: 2, key_heads: 1, head_dim };
+        let (keys, queries) = ((before + rows + 5) * head_dim, 2 * rows * head_dim);
+        let query = stored(device, &numbers(queries, 1));
         let (key, value) = (stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
         let lo = index(device, &(0..rows).map(|row| (before + row).saturating_sub(90) as u32).collect::<Vec<_>>());
-        let mut output = device.new_stored(rows * 64).unwrap();
+        let mut output = device.new_stored(queries).unwrap();
         let input = AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
         device.attention_cached(shape, before, input, &mut output).unwrap();
-        vec![read_stored(device, &output, rows * 64)]
+        vec![read_stored(device, &output, queries)]
     }
 
     fn name(&self) -> String {
-        format!("attention, {} rows after {} held ones", self.rows, self.before)
+        format!("attention, {} rows after {} held ones, heads of {}", self.rows, self.before, self.head_dim)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

@@ -1,7 +1,8 @@
 //! Rotary positions, the gated activation, embeddings, linear maps and the optimiser.
 
 use crate::{
-    EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, gradient, index, numbers, read_exact, read_gradient, read_stored, stored,
+    EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, gradient, index, numbers, read_exact, read_gradient, read_stored, spoil,
+    stored,
 };
 use osler_kernels::Operations;
 use osler_kernels::blockwise::{self, SIGNED, UNSIGNED};
@@ -15,7 +16,7 @@ pub fn visit(visitor: &mut impl Visitor) {
             visitor.visit(&Rotary { shape: RotaryShape { rows, heads, head_dim }, norm });
         }
     }
-    [1, 8, 13, 2048, 4099].into_iter().for_each(|count| visitor.visit(&Swiglu { count }));
+    [0, 1, 8, 13, 2048, 4099].into_iter().for_each(|count| visitor.visit(&Swiglu { count }));
     let mixed = |rows: usize, vocabulary: usize| (0..rows).map(|row| (row * row * 31 % vocabulary) as u32).collect();
     let embeddings: [(Vec<u32>, usize, usize); 6] = [
         (vec![2], 3, 8),
@@ -29,15 +30,23 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (tokens, vocabulary, hidden) in embeddings {
         visitor.visit(&Embedding { tokens, vocabulary, hidden });
     }
-    for (rows, inputs, outputs) in [(1, 8, 16), (70, 24, 40), (9, 40, 8)] {
+    // More outputs than a block sums the columns of.
+    for (rows, inputs, outputs) in [(1, 8, 16), (70, 24, 40), (9, 40, 8), (5, 8, 300)] {
         visitor.visit(&Linear { shape: LinearShape { rows, inputs, outputs } });
     }
-    // Experts without rows, with one, with a tile and one more; tails of rows, of columns and of the inner dimension.
+    // Experts without rows, with one, with a tile and one more, with all; tails of rows, of columns and of the inner dimension; as many experts
+    // as there can be.
     let mixed = [0, 1, 0, 0, 37, 128, 3, 0, 12, 129, 1, 1, 0, 20, 0, 5, 2, 30, 0].to_vec();
-    for (rows_each, inputs, outputs) in [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24)] {
+    let all_to_one = |experts: usize, one: usize, rows: usize| (0..experts).map(|expert| if expert == one { rows } else { 0 }).collect();
+    let many = || (0..256).map(|expert| expert % 3).collect();
+    for (rows_each, inputs, outputs) in
+        [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24), (all_to_one(17, 11, 300), 24, 40), (many(), 8, 16)]
+    {
         visitor.visit(&Grouped { rows_each, inputs, outputs });
     }
     visitor.visit(&Codes);
+    // More than the blocks of a norm take in one round.
+    visitor.visit(&Squares { count: 5_000_003 });
     for (is_blockwise, is_stored) in [(false, false), (true, false), (false, true), (true, true)] {
         [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count, is_blockwise, is_stored }));
     }
@@ -46,7 +55,10 @@ pub fn visit(visitor: &mut impl Visitor) {
 /// Those of devices with wgmma: as above, where inputs and outputs are whole steps; more steps than a ring has stages, and few experts.
 pub fn visit_hopper(visitor: &mut impl Visitor) {
     let mixed = vec![1, 0, 63, 64, 65, 130, 0, 7];
-    for (rows_each, inputs, outputs) in [(mixed, 320, 192), (vec![0, 0, 300, 0], 64, 576), (vec![200], 64, 64), (vec![0; 2], 64, 64)] {
+    let many = (0..256).map(|expert| expert % 2).collect();
+    for (rows_each, inputs, outputs) in
+        [(mixed, 320, 192), (vec![0, 0, 300, 0], 64, 576), (vec![200], 64, 64), (vec![0; 2], 64, 64), (many, 64, 64)]
+    {
         visitor.visit(&Grouped { rows_each, inputs, outputs });
     }
 }
@@ -84,7 +96,10 @@ impl Work for Rotary {
         });
         let table = exact(device, &angles.collect::<Vec<_>>());
         let positions = index(device, &positions);
-        let (input, weight) = (stored(device, &numbers(len, 1)), stored(device, &numbers(head_dim, 2)));
+        let mut input = numbers(len, 1);
+        // Of heads over several blocks.
+        spoil(&mut input, 1000 * head_dim + 1, 1100 * head_dim);
+        let (input, weight) = (stored(device, &input), stored(device, &numbers(head_dim, 2)));
         let (mut output, mut scale) = (device.new_stored(len).unwrap(), device.new_exact(rows * heads).unwrap());
         let norm = self.norm.then_some((&weight, 1e-6));
         device.rotary_forward(self.shape, &table, &positions, &input, norm, &mut output, &mut scale).unwrap();
@@ -126,7 +141,9 @@ impl Work for Swiglu {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let count = self.count;
         let mut gates: Vec<f32> = numbers(count, 1).iter().enumerate().map(|(at, x)| x * (at % 10 + 1) as f32).collect();
-        gates[0] = -200.0;
+        gates.iter_mut().take(1).for_each(|gate| *gate = -200.0);
+        spoil(&mut gates, 9, 10);
+        gates.iter_mut().skip(11).take(1).for_each(|gate| *gate = f32::NEG_INFINITY);
         let (gate, up) = (stored(device, &gates), stored(device, &numbers(count, 2)));
         let grad = stored(device, &numbers(count, 3));
         let [mut output, mut gate_grad, mut up_grad] = [(); 3].map(|()| device.new_stored(count).unwrap());
@@ -372,6 +389,27 @@ impl Work for Optimiser {
         }
         // The largest of a block may have been a code apart.
         got.iter().zip(wanted).skip(6).try_for_each(|(got, wanted)| nearly_all("scales", got, wanted, EXACT, 1e-2))
+    }
+}
+
+/// The square of a norm.
+struct Squares {
+    count: usize,
+}
+
+impl Work for Squares {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let squares = |is_stored| device.sums_of_squares(&[&gradient(device, &numbers(self.count, 1), is_stored)]).unwrap()[0] as f32;
+        vec![vec![squares(false), squares(true)]]
+    }
+
+    fn name(&self) -> String {
+        format!("sum of {} squares", self.count)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        // Sums in f64.
+        equal("squares", &got[0], &wanted[0])
     }
 }
 

@@ -1,35 +1,58 @@
 //! `cuda/head_loss.cu` and the products around it.
 
-use crate::{Tolerance, Visitor, Work, close, equal, exact, index, largest, numbers, read_exact, read_stored, stored};
+use crate::{Tolerance, Visitor, Work, close, equal, exact, index, largest, numbers, read_exact, read_stored, spoil, stored};
 use osler_kernels::Operations;
 use osler_kernels::operations::{IGNORED, LinearShape};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
-    // One word; less than a warp of words; more words than a block has threads; a row that is sure of itself; no rows.
-    let cases = [(1, 8, 1, 1.0), (11, 16, 20, 1.0), (9, 24, 1300, 1.0), (6, 8, 100, 50.0), (0, 8, 10, 1.0)];
+    // One word; less than a warp of words; more words than a block has threads; a row that is sure of itself; no rows; rows that meet a
+    // second block of logits.
+    let cases = [(1, 8, 1, 1.0), (11, 16, 20, 1.0), (9, 24, 1300, 1.0), (6, 8, 100, 50.0), (0, 8, 10, 1.0), (4100, 8, 3, 1.0)];
     for (rows, inputs, outputs, sharpness) in cases {
-        visitor.visit(&Case { shape: LinearShape { rows, inputs, outputs }, sharpness });
+        visitor.visit(&Case { shape: LinearShape { rows, inputs, outputs }, sharpness, special: Special::Nothing });
+    }
+    for special in [Special::NoTargets, Special::SpoiltRows, Special::SpoiltWords] {
+        visitor.visit(&Case { shape: LinearShape { rows: 7, inputs: 8, outputs: 700 }, sharpness: 1.0, special });
     }
 }
 
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
-    visitor.visit(&Case { shape: LinearShape { rows: 300, inputs: 1024, outputs: 32_000 }, sharpness: 0.1 });
+    visitor.visit(&Case { shape: LinearShape { rows: 300, inputs: 1024, outputs: 32_000 }, sharpness: 0.1, special: Special::Nothing });
 }
 
 struct Case {
     shape: LinearShape,
     /// Factor on the hidden rows: how sure the model is.
     sharpness: f32,
+    special: Special,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Special {
+    Nothing,
+    /// All are to be ignored.
+    NoTargets,
+    /// A row has a number that is infinite, another one that is none.
+    SpoiltRows,
+    /// The weights of a word, so that a logit of each row is none, the first that its thread sees; of another infinite ones of both signs.
+    SpoiltWords,
 }
 
 impl Work for Case {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        let hidden: Vec<f32> = numbers(rows * inputs, 1).iter().map(|x| x * self.sharpness).collect();
-        let (hidden, weight) = (stored(device, &hidden), stored(device, &numbers(inputs * outputs, 2)));
-        let targets: Vec<u32> = (0..rows).map(|row| if row % 5 == 3 { IGNORED } else { (row * 7 % outputs) as u32 }).collect();
+        let mut hidden: Vec<f32> = numbers(rows * inputs, 1).iter().map(|x| x * self.sharpness).collect();
+        let mut weight = numbers(inputs * outputs, 2);
+        match self.special {
+            Special::SpoiltRows => spoil(&mut hidden, inputs, 5 * inputs),
+            Special::SpoiltWords => spoil(&mut weight, 600 * inputs, 5 * inputs),
+            Special::Nothing | Special::NoTargets => {}
+        }
+        let (hidden, weight) = (stored(device, &hidden), stored(device, &weight));
+        let is_ignored = |row: usize| row % 5 == 3 || self.special == Special::NoTargets;
+        let targets: Vec<u32> = (0..rows).map(|row| if is_ignored(row) { IGNORED } else { (row * 7 % outputs) as u32 }).collect();
         let targets = index(device, &targets);
         let [mut alone, mut losses] = [(); 2].map(|()| device.new_exact(rows).unwrap());
         let mut hidden_grad = stored(device, &numbers(rows * inputs, 3));
@@ -64,7 +87,7 @@ impl Work for Case {
 
     fn name(&self) -> String {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        format!("head loss, {rows} x {inputs} x {outputs}")
+        format!("head loss, {rows} x {inputs} x {outputs}, {:?}", self.special)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

@@ -1,31 +1,39 @@
 //! `cuda/rmsnorm.cu`.
 
-use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, numbers, read_exact, read_stored, stored};
+use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, numbers, read_exact, read_stored, spoil, stored};
 use osler_kernels::Operations;
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
-    // One thread's columns, a part of a warp, columns over several passes of a block; one row, and rows over several blocks.
-    for (rows, hidden) in [(1, 8), (3, 40), (5, 256), (33, 64), (67, 72), (2, 2056)] {
-        visitor.visit(&Case { rows, hidden });
+    // One thread's columns, a part of a warp, columns over several passes of a block; one row, none, and rows over several blocks, and over
+    // more than the warps that add their parts.
+    for (rows, hidden) in [(1, 8), (3, 40), (5, 256), (33, 64), (67, 72), (2, 2056), (300, 8), (0, 8)] {
+        visitor.visit(&Case { rows, hidden, is_spoilt: false });
     }
+    visitor.visit(&Case { rows: 40, hidden: 24, is_spoilt: true });
 }
 
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
-    visitor.visit(&Case { rows: 4096, hidden: 4096 });
+    visitor.visit(&Case { rows: 4096, hidden: 4096, is_spoilt: false });
 }
 
 struct Case {
     rows: usize,
     hidden: usize,
+    /// Whether a row has a number that is infinite, and another one that is none.
+    is_spoilt: bool,
 }
 
 impl Work for Case {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let Self { rows, hidden } = *self;
+        let Self { rows, hidden, is_spoilt } = *self;
         let len = rows * hidden;
-        let (input, addend) = (stored(device, &numbers(len, 1)), stored(device, &numbers(len, 2)));
+        let mut input = numbers(len, 1);
+        if is_spoilt {
+            spoil(&mut input, 5 * hidden + 3, 35 * hidden);
+        }
+        let (input, addend) = (stored(device, &input), stored(device, &numbers(len, 2)));
         let (weight, grad) = (stored(device, &numbers(hidden, 3)), stored(device, &numbers(len, 4)));
         let (mut sum, mut output) = (device.new_stored(len).unwrap(), device.new_stored(len).unwrap());
         let mut scale = device.new_exact(rows).unwrap();
@@ -42,7 +50,7 @@ impl Work for Case {
     }
 
     fn name(&self) -> String {
-        format!("rmsnorm, {} x {}", self.rows, self.hidden)
+        format!("rmsnorm, {} x {}, spoilt {}", self.rows, self.hidden, self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

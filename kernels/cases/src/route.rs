@@ -7,7 +7,7 @@ use osler_kernels::operations::{DispatchShape, RouteShape};
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
     for (rows, experts, top_k) in [(1, 1, 1), (13, 8, 2), (300, 8, 1), (9, 33, 3), (20, 64, 8), (11, 256, 8), (5, 4, 4)] {
-        for logits in [Logits::Mixed, Logits::Ties, Logits::OneExpert, Logits::Broken] {
+        for logits in [Logits::Mixed, Logits::Ties, Logits::OneExpert, Logits::Broken, Logits::Spoilt] {
             visitor.visit(&Route { shape: RouteShape { rows, experts, top_k }, logits });
         }
     }
@@ -46,6 +46,8 @@ enum Logits {
     OneExpert,
     /// Nothing but what is not a number in every third row.
     Broken,
+    /// In each row one that is infinite, or one that is not a number, or one that is minus infinity.
+    Spoilt,
 }
 
 impl Logits {
@@ -64,6 +66,8 @@ impl Logits {
                         *value
                     }
                 }
+                Self::Spoilt if row % shape.experts != expert => *value,
+                Self::Spoilt => [f32::INFINITY, f32::NAN, f32::NEG_INFINITY][row % 3],
             };
         }
         values

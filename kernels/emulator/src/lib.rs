@@ -39,21 +39,26 @@ const BOX_COLUMNS: u64 = 64;
 /// Memory of the emulated device: whole 16-byte units, each piece an allocation of its own, so that a sanitizer sees its end.
 #[derive(Debug)]
 pub struct Allocation {
-    units: Vec<Unit>,
+    units: Vec<u128>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C, align(16))]
-struct Unit([u8; 16]);
+const _: () = assert!(align_of::<u128>() == 16, "kernels load 16 bytes at once");
 
 impl Allocation {
+    /// Zeros, which the system makes when they are first touched: memory may be larger than the machine's.
+    fn zeros(bytes: usize) -> Result<Self, KernelError> {
+        let count = bytes.div_ceil(16);
+        Vec::<u128>::new().try_reserve_exact(count).map_err(|_| KernelError::Memory { bytes })?;
+        Ok(Self { units: vec![0; count] })
+    }
+
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `Unit` is 16 bytes without padding, and any bytes are valid as u8.
+        // SAFETY: a `u128` is 16 bytes without padding, and any bytes are valid as u8.
         unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast(), self.units.len() * 16) }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; any bytes are a valid `Unit` too, and the slice is borrowed mutably.
+        // SAFETY: as in `bytes`; any bytes are a valid `u128` too, and the slice is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.units.as_mut_ptr().cast(), self.units.len() * 16) }
     }
 }
@@ -97,10 +102,14 @@ impl Launcher for Emulator {
     type Mark = u64;
 
     fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
-        let mut units = Vec::new();
-        units.try_reserve_exact(bytes.div_ceil(16)).map_err(|_| KernelError::Memory { bytes })?;
-        units.resize(bytes.div_ceil(16), Unit::default());
-        Ok(Allocation { units })
+        Allocation::zeros(bytes)
+    }
+
+    /// What is read before it is written is no number, and as an index far outside.
+    fn allocate_unwritten(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        let mut memory = Allocation::zeros(bytes)?;
+        memory.units.fill(u128::MAX);
+        Ok(memory)
     }
 
     fn address(&self, memory: &Allocation) -> u64 {

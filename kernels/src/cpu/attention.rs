@@ -194,6 +194,7 @@ impl<'a, F: Number> Forward<'a, F> {
             if new == F::NEG_INFINITY {
                 // Nothing is seen yet. A NaN in the scores goes on as it is.
                 scores.iter_mut().for_each(|score| *score = if *score == F::NEG_INFINITY { F::ZERO } else { *score });
+                self.sums[row] += F::of(number::sum(scores));
                 continue;
             }
             for score in scores.iter_mut() {

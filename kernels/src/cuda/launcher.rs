@@ -23,6 +23,13 @@ pub trait Launcher: Send + Sync + Debug {
     /// # Errors
     /// [`KernelError::Memory`].
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError>;
+    /// `bytes` bytes whose contents are anything.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    fn allocate_unwritten(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
+        self.allocate(bytes)
+    }
     /// The address of its first byte on the device.
     fn address(&self, memory: &Self::Memory) -> u64;
     /// Copies `bytes` to the device, from byte `at` on.

@@ -200,7 +200,7 @@ impl<M> Growing<M> {
             // Given back first: the two need not fit together.
             gpu.start_listed()?;
             self.0 = None;
-            self.0 = Some((bytes, gpu.allocate(bytes)?));
+            self.0 = Some((bytes, Held::new(gpu.launcher.allocate_unwritten(bytes)?, gpu.lists.clone())));
         }
         self.0.as_ref().map(|(_, memory)| memory).ok_or(KernelError::Memory { bytes })
     }

@@ -15,7 +15,7 @@ const PARTS: usize = 1024;
 
 /// Blocks of a step on blockwise moments that a multiprocessor holds at a time: no more are begun, since each makes the tables of codes, and
 /// then its eight warps take one block of numbers after another.
-const BLOCKWISE_BLOCKS_EACH: usize = 3;
+const BLOCKWISE_BLOCKS_EACH: usize = 4;
 
 impl<L: Launcher> Gpu<L> {
     pub(super) fn squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {

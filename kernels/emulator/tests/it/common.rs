@@ -72,6 +72,10 @@ impl Launcher for Watched {
         self.device.allocate(bytes)
     }
 
+    fn allocate_unwritten(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.device.allocate_unwritten(bytes)
+    }
+
     fn address(&self, memory: &Allocation) -> u64 {
         self.device.address(memory)
     }

@@ -11,6 +11,7 @@ use osler_kernels::{Memory, Operations};
 #[test]
 fn elementwise_kernels_agree_with_their_twins() {
     visit(&mut Emulated { wgmma: false });
+    visit(&mut Emulated { wgmma: true });
 }
 
 #[test]
