@@ -123,14 +123,26 @@ fn faults(unit: &Unit, architecture: Architecture, resources: &[Resources], prod
     if found != wanted {
         faults.push(format!("{place} has the kernels {found:?}, and the table of units says {wanted:?}"));
     }
-    if unit.needs_wgmma && products.values().all(|products| products.warpgroup == 0) {
-        faults.push(format!("{place} is meant to multiply by warpgroups, and has no HGMMA instruction"));
-    }
-    if calls_tensor_cores(unit) && !unit.needs_wgmma && products.values().all(|products| products.warp == 0) {
-        faults.push(format!("{place} is meant to multiply on tensor cores, and has no HMMA instruction"));
+    for kernel in unit.kernels.iter().filter(|kernel| !WITHOUT_PRODUCTS.contains(kernel)) {
+        let Products { warp, warpgroup } = products.get(*kernel).copied().unwrap_or_default();
+        if unit.needs_wgmma && warpgroup == 0 {
+            faults.push(format!("{place}: {kernel} is meant to multiply by warpgroups, and has no HGMMA instruction"));
+        }
+        if !unit.needs_wgmma && calls_tensor_cores(unit) && warp == 0 {
+            faults.push(format!("{place}: {kernel} is meant to multiply on tensor cores, and has no HMMA instruction"));
+        }
     }
     faults
 }
+
+/// Kernels that multiply nothing, in units of others that do.
+const WITHOUT_PRODUCTS: &[&str] = &[
+    "attention_delta",
+    "attention_query_slopes_hopper_64",
+    "attention_query_slopes_hopper_80",
+    "attention_query_slopes_hopper_96",
+    "attention_query_slopes_hopper_128",
+];
 
 /// Whether a unit calls the product of a warp: in its own files, after that of the wrappers, which is the first.
 fn calls_tensor_cores(unit: &Unit) -> bool {
@@ -243,6 +255,17 @@ mod tests {
         assert!(found(&by_warpgroup, "forward", warpgroup).is_empty());
         assert!(found(&by_warpgroup, "forward", warp)[0].contains("no HGMMA"));
         assert!(found(&UNIT, "other", none)[0].contains("has the kernels {\"other\"}"));
+        let kernels: Vec<&str> = UNITS.iter().flat_map(|unit| unit.kernels).copied().collect();
+        assert!(WITHOUT_PRODUCTS.iter().all(|kernel| kernels.contains(kernel)));
+    }
+
+    #[test]
+    fn a_kernel_without_products_is_not_covered_by_another() {
+        let unit = Unit { needs_wgmma: true, kernels: &["one", "other", "attention_delta"], ..UNIT };
+        let resources = unit.kernels.iter().map(|&kernel| Resources { kernel: kernel.into(), ..Resources::default() }).collect::<Vec<_>>();
+        let products = BTreeMap::from([("one".to_string(), Products { warp: 0, warpgroup: 3 })]);
+        let faults = faults(&unit, Architecture::SM_90A, &resources, &products);
+        assert!(faults.len() == 1 && faults[0].contains(": other is meant"), "{faults:?}");
     }
 
     #[test]

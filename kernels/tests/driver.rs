@@ -51,7 +51,7 @@ fn shared_cache() -> PathBuf {
 }
 
 fn open(cache: &Path) -> Driver {
-    match Driver::open(&Options { ordinal: 0, libraries: &LIBRARIES, cache: Some(cache) }) {
+    match Driver::open(&Options { ordinal: 0, libraries: &LIBRARIES, cache: Some(cache), ..Options::default() }) {
         Ok(driver) => driver,
         Err(error) => panic!("{error}\nfor tests: tests/kernels/install"),
     }
@@ -148,6 +148,17 @@ fn kernels_are_launched_with_their_arguments_and_no_others() {
     }
     let error = driver.run(&Command::Launch(Launch { kernel: "nothing", ..launch }, arguments.to_vec())).unwrap_err().to_string();
     assert!(error.contains("no kernel `nothing` is loaded for sm_"), "{error}");
+}
+
+#[test]
+fn kernels_for_hopper_may_be_left_out() {
+    let cache = shared_cache();
+    let (hopper, older) = (open(&cache), |without_wgmma| Options { cache: Some(&cache), libraries: &LIBRARIES, ordinal: 0, without_wgmma });
+    let older = Driver::open(&older(true)).unwrap();
+    assert_eq!((hopper.has_wgmma(), older.has_wgmma()), (hopper.found().architecture.has_wgmma(), false));
+    let launch = Launch { kernel: "grouped_forward_hopper", grid: [1, 1, 1], threads: 32, shared_bytes: 0 };
+    let error = older.run(&Command::Launch(launch, Vec::new())).unwrap_err().to_string();
+    assert!(error.contains("grouped_forward_hopper"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 """Puts PyTorch's times beside those of `osler-gpu bench --json`, which come by standard input; alone where PyTorch sees no GPU."""
 
 import json
+import os
 import sys
 import time
 
@@ -12,19 +13,27 @@ try:
 except (ImportError, OSError):
     on_gpu = False
 
+# OSLER_BENCH_DEVICE=cpu tries that all of this runs, on sizes for a CPU.
+device = os.environ.get("OSLER_BENCH_DEVICE", "cuda" if on_gpu else "")
+
+
+def wait():
+    if device == "cuda":
+        torch.cuda.synchronize()
+
 
 def seconds(run, rounds=4, round_seconds=0.2):
     """Of one run, the fastest of some rounds, as the other program measures."""
     for _ in range(3):
         run()
-    torch.cuda.synchronize()
+    wait()
     best, count = float("inf"), 1
     for _ in range(rounds):
         while True:
             begun = time.perf_counter()
             for _ in range(count):
                 run()
-            torch.cuda.synchronize()
+            wait()
             taken = time.perf_counter() - begun
             best = min(best, taken / count)
             if taken >= round_seconds:
@@ -34,7 +43,7 @@ def seconds(run, rounds=4, round_seconds=0.2):
 
 
 def random(*shape):
-    return torch.rand(*shape, device="cuda", dtype=torch.bfloat16) * 3 - 1.5
+    return torch.rand(*shape, device=device, dtype=torch.bfloat16) * 3 - 1.5
 
 
 def attention(peer):
@@ -93,19 +102,42 @@ def swiglu(peer):
 def head_loss(peer):
     hidden = random(peer["rows"], peer["hidden"]).requires_grad_()
     weight = (random(peer["vocabulary"], peer["hidden"]) * 0.02).requires_grad_()
-    targets = torch.randint(0, peer["vocabulary"], (peer["rows"],), device="cuda")
+    targets = torch.randint(0, peer["vocabulary"], (peer["rows"],), device=device)
     return seconds(lambda: torch.autograd.grad(F.cross_entropy((hidden @ weight.T).float(), targets), (hidden, weight))), "cross_entropy"
+
+
+def experts(peer):
+    """The products of all experts, each with as many rows, by PyTorch's grouped ones where it has them; routing is not in it."""
+    choices, experts, hidden, inner = peer["rows"] * peer["top_k"], peer["experts"], peer["hidden"], peer["inner"]
+    forward, backward = peer["what"] != "experts backward", peer["what"] != "experts forward"
+    rows = random(choices, hidden).requires_grad_(backward)
+    gate, up = ((random(experts, hidden, inner) * 0.02).requires_grad_(backward) for _ in range(2))
+    down = (random(experts, inner, hidden) * 0.02).requires_grad_(backward)
+    ends = torch.tensor([choices * (expert + 1) // experts for expert in range(experts)], dtype=torch.int32)
+    if hasattr(torch, "_grouped_mm"):
+        how, on_device = "_grouped_mm", ends.to(rows.device)
+        product = lambda left, right: torch._grouped_mm(left, right, offs=on_device)
+    else:
+        how, sizes = "a product an expert", ends.diff(prepend=torch.zeros(1, dtype=torch.int32)).tolist()
+        product = lambda left, right: torch.cat([part @ one for part, one in zip(left.split(sizes), right)])
+    layer = lambda: product(F.silu(product(rows, gate)) * product(rows, up), down)
+    if not backward:
+        return seconds(layer), how
+    output = layer()
+    grad = torch.rand_like(output)
+    slopes = lambda output: torch.autograd.grad(output, (rows, gate, up, down), grad, retain_graph=not forward)
+    return seconds(lambda: slopes(layer() if forward else output)), f"{how}, no routing" if forward else how
 
 
 def step(peer):
     import transformers
 
-    config = transformers.MistralConfig(**peer["config"], sliding_window=None, tie_word_embeddings=False)
-    config._attn_implementation = "sdpa"
-    with torch.device("cuda"):
-        model = transformers.MistralForCausalLM(config).to(torch.bfloat16)
+    fields = dict(peer["config"])
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), sliding_window=None, **fields)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(torch.bfloat16)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    tokens = torch.randint(0, config.vocab_size, (1, peer["tokens"]), device="cuda")
+    tokens = torch.randint(0, config.vocab_size, (1, peer["tokens"]), device=device)
 
     def run():
         optimiser.zero_grad()
@@ -117,7 +149,8 @@ def step(peer):
 
 
 PEERS = {
-    "attention": attention, "product": product, "copy": copy, "rmsnorm": rmsnorm, "swiglu": swiglu, "head_loss": head_loss, "step": step,
+    "attention": attention, "product": product, "copy": copy, "rmsnorm": rmsnorm, "swiglu": swiglu, "head_loss": head_loss,
+    "experts": experts, "step": step,
 }  # fmt: skip
 
 
@@ -131,7 +164,7 @@ def speed(row, taken):
 
 def beside(row):
     """PyTorch's cell and the ratio."""
-    peer = PEERS.get((row["peer"] or {}).get("kind")) if on_gpu else None
+    peer = PEERS.get((row["peer"] or {}).get("kind")) if device else None
     if peer is None:
         return "", ""
     try:
@@ -140,21 +173,25 @@ def beside(row):
         print(f"{row['what']}, {row['case']}: {error}", file=sys.stderr)
         return type(error).__name__, ""
     finally:
-        torch.cuda.empty_cache()
+        if device == "cuda":
+            torch.cuda.empty_cache()
     if found is None:
         return "no fused kernel", ""
     taken, how = found
     return f"{speed(row, taken)} ({how})", f"{taken / row['seconds']:.2f}"
 
 
+# All lines before the first of PyTorch's measurements: the two would else share the GPU.
+rows = [json.loads(line) for line in sys.stdin.readlines()]
+if not rows:
+    sys.exit("error: nothing was measured")
 if on_gpu:
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n")
 else:
-    print("PyTorch with a GPU is not here: its columns stay empty\n")
-print("| what | case | ms | Osler | of peak | PyTorch | ratio |\n|---|---|---|---|---|---|---|")
-# All lines before the first of PyTorch's measurements: the two would else share the GPU.
-for line in sys.stdin.readlines():
-    row = json.loads(line)
+    print("PyTorch with a GPU is not here: its columns stay empty\n" if not device else f"PyTorch runs on a {device}\n")
+print(rows[0]["formula"], "\n")
+print(f"| what | case | ms | Osler | of {rows[0]['peak'] * 1e-12:.0f} TFLOP/s | PyTorch | ratio |\n|---|---|---|---|---|---|---|")
+for row in rows:
     other, ratio = beside(row)
     share = f"{row['share']:.1%}" if row["share"] else ""
     print(f"| {row['what']} | {row['case']} | {row['seconds'] * 1e3:.3f} | {speed(row, row['seconds'])} | {share} | {other} | {ratio} |", flush=True)

@@ -6,7 +6,7 @@ use crate::{
 };
 use osler_kernels::Operations;
 use osler_kernels::blockwise::{self, SIGNED, UNSIGNED};
-use osler_kernels::operations::{AdamState, AdamW, Blockwise, LinearShape, Moments, RotaryShape};
+use osler_kernels::operations::{AdamState, AdamW, Blockwise, Gradient, LinearShape, Moments, RotaryShape};
 
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
@@ -75,7 +75,13 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     for (is_blockwise, is_stored) in [(false, false), (true, false), (true, true)] {
         visitor.visit(&Optimiser { count: 30_000_000, is_blockwise, is_stored });
     }
-    visitor.visit(&FarRows { vocabulary: 300_000, hidden: 8192 });
+    visit_far(visitor);
+}
+
+/// Cases of more than 2³² numbers in a buffer, few of which are touched.
+pub fn visit_far(visitor: &mut impl Visitor) {
+    visitor.visit(&FarRows { vocabulary: 530_000, hidden: 8192 });
+    visitor.visit(&FarExpert { experts: 256, inputs: 64, outputs: 263_424 });
 }
 
 /// Rotary positions, with a norm of each head or without.
@@ -469,7 +475,7 @@ impl Work for Codes {
     }
 }
 
-/// Rows of a table of more than 2³¹ numbers, the last among them.
+/// Rows of a table of more than 2³² numbers, the last among them.
 struct FarRows {
     vocabulary: usize,
     hidden: usize,
@@ -504,6 +510,10 @@ impl Work for FarRows {
         results
     }
 
+    fn run_twin<O: Operations>(&self, cpu: &O) -> Vec<Vec<f32>> {
+        Self { vocabulary: 9, ..*self }.run(cpu)
+    }
+
     fn name(&self) -> String {
         format!("far rows of a table of {} x {}", self.vocabulary, self.hidden)
     }
@@ -511,5 +521,57 @@ impl Work for FarRows {
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         got.iter().zip(wanted).enumerate().try_for_each(|(at, (got, wanted))| equal(&format!("result {at}"), got, wanted))?;
         equal("what was written", &got[0], &[1, 2, 3].map(|salt| numbers(self.hidden, salt)).concat())
+    }
+}
+
+/// The last of as many experts as there can be, the only one with rows, whose weights lie past 2³² others.
+struct FarExpert {
+    experts: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl FarExpert {
+    const ROWS: usize = 3;
+}
+
+impl Work for FarExpert {
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let shape = LinearShape { rows: Self::ROWS, inputs: self.inputs, outputs: self.outputs };
+        let (inputs, outputs, matrix) = (Self::ROWS * self.inputs, Self::ROWS * self.outputs, self.inputs * self.outputs);
+        let (weights, last) = (self.experts * matrix, (self.experts - 1) * matrix);
+        let mut segments = vec![0; self.experts];
+        segments.push(Self::ROWS as u32);
+        let (segments, input, grad) = (index(device, &segments), stored(device, &numbers(inputs, 1)), stored(device, &numbers(outputs, 2)));
+        let mut weight = device.new_stored(weights).unwrap();
+        device.write_stored(&mut weight, last, &numbers(matrix, 3)).unwrap();
+        let (mut output, mut input_grad) = (device.new_stored(outputs).unwrap(), device.new_stored(inputs).unwrap());
+        device.grouped_linear_forward(shape, &segments, &input, &weight, &mut output).unwrap();
+        device.grouped_linear_backward_input(shape, &segments, &grad, &weight, false, &mut input_grad).unwrap();
+        drop(weight);
+        let mut weight_grad = device.new_exact(weights).map(Gradient::Exact).unwrap();
+        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, true, &mut weight_grad).unwrap();
+        let mut of_last = vec![0.0; matrix];
+        device.read_exact(weight_grad.exact().unwrap(), last, &mut of_last).unwrap();
+        vec![read_stored(device, &output, outputs), read_stored(device, &input_grad, inputs), of_last]
+    }
+
+    fn run_twin<O: Operations>(&self, cpu: &O) -> Vec<Vec<f32>> {
+        Self { experts: 1, ..*self }.run(cpu)
+    }
+
+    fn name(&self) -> String {
+        format!("linear of the last of {} experts, {} x {}", self.experts, self.inputs, self.outputs)
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        // Sums of terms of about one, in another order.
+        for (at, (name, terms)) in
+            [("output", self.inputs), ("input_grad", self.outputs), ("weight_grad", Self::ROWS)].into_iter().enumerate()
+        {
+            let tolerance = Tolerance { relative: 1.0 / 128.0, absolute: 2e-5 };
+            close(name, &got[at], &wanted[at], Tolerance::of_sums(tolerance, terms, 70))?;
+        }
+        Ok(())
     }
 }

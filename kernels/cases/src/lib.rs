@@ -21,6 +21,10 @@ pub trait Work {
     fn name(&self) -> String;
     /// Does the work.
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>>;
+    /// Does as much of it as is enough to know what comes out.
+    fn run_twin<O: Operations>(&self, cpu: &O) -> Vec<Vec<f32>> {
+        self.run(cpu)
+    }
     /// Whether `got` is near enough to what the CPU twin gives.
     ///
     /// # Errors
@@ -55,6 +59,32 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     head_loss::visit_large(visitor);
     rmsnorm::visit_large(visitor);
     route::visit_large(visitor);
+}
+
+/// How many cases each list has: those of all devices, those of devices with wgmma besides, and those of sizes that models have.
+pub fn counts() -> Vec<(&'static str, [usize; 3])> {
+    fn count(visit: impl FnOnce(&mut Count)) -> usize {
+        let mut count = Count(0);
+        visit(&mut count);
+        count.0
+    }
+    vec![
+        ("attention", [count(attention::visit), count(attention::visit_hopper), count(attention::visit_large)]),
+        ("elementwise and products", [count(elementwise::visit), count(elementwise::visit_hopper), count(elementwise::visit_large)]),
+        ("head loss", [count(head_loss::visit), 0, count(head_loss::visit_large)]),
+        ("rmsnorm", [count(rmsnorm::visit), 0, count(rmsnorm::visit_large)]),
+        ("routing", [count(route::visit), 0, count(route::visit_large)]),
+        ("step of a model", [count(model::visit), count(model::visit_hopper), 0]),
+    ]
+}
+
+/// Counts cases and runs none.
+struct Count(usize);
+
+impl Visitor for Count {
+    fn visit(&mut self, _: &impl Work) {
+        self.0 += 1;
+    }
 }
 
 /// `count` numbers between −1.5 and 1.5 that depend on `salt` alone (splitmix64), as bf16 holds them.
@@ -178,4 +208,14 @@ pub fn read_gradient<O: Operations>(device: &O, gradient: &Gradient<O>, count: u
 /// Small indices as floats, to stand in one list with the others.
 pub fn read_index<O: Operations>(device: &O, buffer: &O::Index) -> Vec<f32> {
     device.read_index(buffer).unwrap().into_iter().map(|value| value as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    /// A case that is lost is noticed.
+    #[test]
+    fn so_many_cases_are_there() {
+        let counts: Vec<[usize; 3]> = super::counts().into_iter().map(|(_, counts)| counts).collect();
+        assert_eq!(counts, [[18, 27, 6], [47, 5, 11], [9, 0, 1], [9, 0, 1], [42, 0, 3], [7, 2, 0]]);
+    }
 }

@@ -187,7 +187,10 @@ std::string check(const Launch& launch) {
 std::string run(const Launch& launch, const std::function<void()>& body) {
     std::string error = check(launch);
     if (!error.empty()) return error;
-    const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+    const uint64_t all = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+    const uint64_t blocks = all / 2 <= launch.ends ? all : 2 * launch.ends;
+    // Of so many blocks, the number in the grid: those past the middle are its last.
+    const auto in_grid = [&](uint64_t at) { return at < blocks / 2 ? at : all - blocks + at; };
     const size_t most = launch.order == Order::Forward ? 1 : RESIDENT;
     std::vector<std::unique_ptr<Resident>> begun, ended;
     uint64_t next = 0;
@@ -200,7 +203,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
                 begun.push_back(std::move(ended.back()));
                 ended.pop_back();
             }
-            begun.back()->begin(launch.order == Order::Forward ? next : blocks - 1 - next);
+            begun.back()->begin(in_grid(launch.order == Order::Forward ? next : blocks - 1 - next));
             next++;
         }
         // The last that has begun goes as far as it can; only where it must wait another moves.
@@ -232,7 +235,7 @@ using emulator::Argument;
 
 // Runs a kernel by name. Gives the length of the error's text, 0 when there is none; the text is cut to `capacity`.
 extern "C" size_t osler_emulator_launch(const char* kernel, const uint32_t* grid, uint32_t threads, uint64_t shared_bytes, uint32_t order,
-                                        const Argument* arguments, size_t count, char* message, size_t capacity) {
+                                        uint64_t ends, const Argument* arguments, size_t count, char* message, size_t capacity) {
     std::string error;
     const auto found = emulator::kernels().find(kernel);
     if (found == emulator::kernels().end()) {
@@ -247,7 +250,7 @@ extern "C" size_t osler_emulator_launch(const char* kernel, const uint32_t* grid
         }
     }
     if (error.empty()) {
-        const emulator::Launch launch{{grid[0], grid[1], grid[2]}, threads, shared_bytes, static_cast<emulator::Order>(order)};
+        const emulator::Launch launch{{grid[0], grid[1], grid[2]}, threads, shared_bytes, static_cast<emulator::Order>(order), ends};
         error = emulator::run(launch, [&] { found->second.call(arguments); });
     }
     if (error.empty()) return 0;

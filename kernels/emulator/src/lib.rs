@@ -29,6 +29,8 @@ pub struct Emulator {
     pub order: Order,
     /// Whether it is a Hopper: kernels with wgmma are taken where there are two.
     pub wgmma: bool,
+    /// Runs so many of a grid's first blocks, and so many of its last, and no others.
+    pub ends: Option<u64>,
     /// Which of the devices on a network it is; it may be on none.
     pub place: Option<Place>,
 }
@@ -77,6 +79,7 @@ unsafe extern "C" {
         threads: u32,
         shared_bytes: u64,
         order: u32,
+        ends: u64,
         arguments: *const RawArgument,
         count: usize,
         message: *mut c_char,
@@ -202,6 +205,7 @@ impl Emulator {
                 launch.threads,
                 shared_bytes,
                 order,
+                self.ends.unwrap_or(u64::MAX),
                 raw.as_ptr(),
                 raw.len(),
                 message.as_mut_ptr().cast(),

@@ -10,7 +10,7 @@ use super::launcher::{Argument, Aside, Command, Launch, Launcher, MatrixBox, Ten
 use super::library::Library;
 use super::nccl::{Connection, Id, Nccl};
 use super::products::Products;
-use super::units::{UNITS, Unit};
+use super::units::UNITS;
 use super::uploads::Uploads;
 use crate::KernelError;
 use crate::operations::Done;
@@ -40,6 +40,8 @@ pub struct Options<'a> {
     pub libraries: &'a [PathBuf],
     /// Folder of compiled kernels and of choices of matrix products; `None` keeps neither.
     pub cache: Option<&'a Path>,
+    /// Whether kernels for Hopper alone are left out, so that those for older devices can be held against them.
+    pub without_wgmma: bool,
 }
 
 /// A device that kernels can run on.
@@ -92,6 +94,8 @@ pub fn find(ordinal: usize) -> Result<Found, KernelError> {
 #[derive(Debug)]
 pub struct Driver {
     found: Found,
+    /// Whether kernels for Hopper are there.
+    wgmma: bool,
     kernels: HashMap<&'static str, Kernel>,
     products: Mutex<Products>,
     uploads: Mutex<Uploads>,
@@ -146,7 +150,9 @@ impl Driver {
         let (stream, beside) = (stream?, beside?);
         keep_freed_memory(&context)?;
         let (mut kernels, mut not_kept) = (HashMap::new(), None);
-        for unit in UNITS.iter().filter(|unit| found.architecture.runs(unit)) {
+        // Units of warpgroup products are for architectures that have them alone.
+        let wgmma = found.architecture.has_wgmma() && !options.without_wgmma;
+        for unit in UNITS.iter().filter(|unit| wgmma || !unit.needs_wgmma) {
             let cubin = compiler.compile(&Source::from(unit), found.architecture)?;
             if let Origin::NotKept(reason) = cubin.origin {
                 not_kept = Some(reason);
@@ -160,6 +166,7 @@ impl Driver {
         let products = Mutex::new(Products::new(stream.clone(), &found.name, options.cache)?);
         Ok(Self {
             found,
+            wgmma,
             kernels,
             products,
             uploads: Mutex::default(),
@@ -391,7 +398,7 @@ impl Launcher for Driver {
     }
 
     fn has_wgmma(&self) -> bool {
-        self.found.architecture.has_wgmma()
+        self.wgmma
     }
 
     fn multiprocessors(&self) -> usize {
@@ -480,13 +487,6 @@ impl Argument {
     }
 }
 
-impl Architecture {
-    /// Whether a unit is for this architecture: units of warpgroup products are for those that have them alone.
-    fn runs(self, unit: &Unit) -> bool {
-        self.has_wgmma() || !unit.needs_wgmma
-    }
-}
-
 /// A stream whose blocks run before others that wait: they are few, and other ranks wait for them.
 fn first_in_line(context: &Arc<CudaContext>) -> Result<Arc<CudaStream>, DriverError> {
     context.bind_to_thread()?;
@@ -572,14 +572,6 @@ mod tests {
         assert_eq!(bytes(&map), (1..=16_u64).flat_map(u64::to_le_bytes).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn units_of_warpgroup_products_are_for_hopper() {
-        let plain = Unit { needs_wgmma: false, ..UNITS[0] };
-        let hopper = Unit { needs_wgmma: true, ..UNITS[0] };
-        assert!(Architecture::SM_80.runs(&plain) && Architecture::SM_90A.runs(&plain) && Architecture::SM_90A.runs(&hopper));
-        assert!(!Architecture::SM_80.runs(&hopper));
-    }
-
     /// On a machine with a device, too: it is found or refused in one line, and nothing panics.
     #[test]
     fn a_device_is_found_or_refused_in_one_line() {
@@ -588,8 +580,7 @@ mod tests {
             Err(error) => {
                 let line = error.to_string();
                 assert!(!line.contains('\n') && line.contains(": ") && line.contains("driver"), "{line}");
-                let options = Options { ordinal: 0, libraries: &[], cache: None };
-                assert_eq!(Driver::open(&options).unwrap_err(), error);
+                assert_eq!(Driver::open(&Options::default()).unwrap_err(), error);
             }
         }
         assert!(find(usize::MAX).is_err());

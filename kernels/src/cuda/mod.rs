@@ -1,4 +1,4 @@
-//! A GPU: kernels of `kernels/cuda`, each with its launcher here. `docs/kernels.md` has a page on each.
+//! A GPU: kernels of `kernels/cuda`, each with its launcher here. `docs/kernels.md` has a section on each.
 //!
 //! [`Gpu`] is written against [`Launcher`], which the driver offers on a machine with a GPU and the emulator in tests. Stored numbers
 //! are bf16; offsets are 64 bits wide everywhere; no sum depends on what runs when, unless it is told that it may.

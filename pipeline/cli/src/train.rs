@@ -108,7 +108,7 @@ impl CudaPlaces {
 
     /// Those of the GPU with this number.
     fn options(&self, ordinal: usize) -> driver::Options<'_> {
-        driver::Options { ordinal, libraries: &self.libraries, cache: self.cache.as_deref() }
+        driver::Options { ordinal, libraries: &self.libraries, cache: self.cache.as_deref(), ..driver::Options::default() }
     }
 }
 

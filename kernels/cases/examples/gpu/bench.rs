@@ -50,23 +50,27 @@ pub struct Sizes {
     pub attention_rows: usize,
     /// Weights of the optimiser's step.
     pub weights: usize,
-    /// A model that is trained as fast as it can be, and one that is trained in as little memory.
+    /// A model that is trained with all its sums in f32, and those that are trained in as little memory as can be.
     pub model: Shape,
-    pub large_model: Shape,
+    pub large_models: [Shape; 2],
     /// A round takes this long at least.
     pub round_seconds: f64,
     pub rounds: usize,
 }
 
-/// Layers, hidden size, inner size, query heads and key heads of a model that is trained, and tokens of a step.
+/// A model that is trained, and tokens of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    pub model: [usize; 5],
+    /// As `config.json` names it. A `qwen3` norms its heads and has one table for embeddings and head.
+    pub model_type: &'static str,
+    /// Layers, hidden size, inner size, query heads, key heads and head dimension.
+    pub model: [usize; 6],
+    pub vocabulary: usize,
     pub step_tokens: usize,
 }
 
 impl Sizes {
-    /// Those of Mistral 7B and Mixtral 8x7B; the smaller of the trained models has 1.1 billion weights.
+    /// Those of Mistral 7B and Mixtral 8x7B. Of the trained models the first has 1.1 billion weights; the others are Mistral 7B and Qwen3 4B.
     pub const OF_MODELS: Self = Self {
         rows: 8192,
         hidden: 4096,
@@ -75,8 +79,11 @@ impl Sizes {
         lengths: &[1024, 4096, 16_384],
         attention_rows: 16_384,
         weights: 200_000_000,
-        model: Shape { model: [22, 2048, 5632, 32, 4], step_tokens: 8192 },
-        large_model: Shape { model: [32, 4096, 14336, 32, 8], step_tokens: 4096 },
+        model: Shape { model_type: "mistral", model: [22, 2048, 5632, 32, 4, 64], vocabulary: 32_000, step_tokens: 8192 },
+        large_models: [
+            Shape { model_type: "mistral", model: [32, 4096, 14336, 32, 8, 128], vocabulary: 32_000, step_tokens: 4096 },
+            Shape { model_type: "qwen3", model: [36, 2560, 9728, 32, 8, 128], vocabulary: 151_936, step_tokens: 4096 },
+        ],
         round_seconds: 0.2,
         rounds: 4,
     };
@@ -90,7 +97,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
     let clock = Clock { ops, sizes, probe: ops.new_exact(1)? };
     let groups: [(&str, fn(&Clock<'_, O>, &mut dyn FnMut(Row)) -> Result<(), KernelError>); 7] = [
         ("elementwise", elementwise),
-        ("attention", attention),
+        (ATTENTION, attention),
         ("product", products),
         ("head loss", head_loss),
         ("experts", experts),
@@ -226,6 +233,9 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     Ok(())
 }
 
+/// The group that has kernels for Hopper and others for older devices.
+pub const ATTENTION: &str = "attention";
+
 const BACKWARD: &str = "attention backward";
 
 fn attention<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
@@ -355,9 +365,14 @@ impl<O: Operations> Layer<O> {
         let [mut gate, mut up, mut product] =
             [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
         let mut output = ops.new_stored(rows * hidden)?;
+        let router = LinearShape { rows, inputs: hidden, outputs: experts };
+        let (mut statistics, mut balance) = (ops.new_exact(2 * experts)?, ops.new_exact(1)?);
+        let mut balance_grad = ops.new_exact(experts)?;
         let routing = clock.seconds(|| {
-            ops.linear_forward(LinearShape { rows, inputs: hidden, outputs: experts }, &self.input, &self.router, None, &mut logits)?;
+            ops.linear_forward(router, &self.input, &self.router, None, &mut logits)?;
             ops.route_forward(*shape, &logits, &mut probabilities, &mut chosen, &mut shares)?;
+            ops.balance_add(*shape, &probabilities, &chosen, &mut statistics)?;
+            ops.balance_loss(*shape, 1, 0.02, &statistics, &mut balance, &mut balance_grad)?;
             ops.dispatch(*shape, &chosen, &mut slots, &mut sources, &mut segments)?;
             ops.permute_forward(*moves, &sources, &self.input, &mut sent)?;
             ops.combine_forward(*moves, &slots, &shares, &returned, &mut output)
@@ -372,9 +387,13 @@ impl<O: Operations> Layer<O> {
         let [mut product_grad, mut gate_grad, mut up_grad] =
             [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
         let (mut shares_grad, mut input_grad) = (ops.new_exact(choices)?, ops.new_stored(rows * hidden)?);
+        let (mut logits_grad, mut router_grad) = (ops.new_stored(rows * experts)?, Gradient::new(ops, experts * hidden, false)?);
         let routing_back = clock.seconds(|| {
             ops.combine_backward(*moves, &slots, &sources, &shares, &returned, &self.grad, &mut returned_grad, &mut shares_grad)?;
-            ops.permute_backward(*moves, &slots, &sent_grad, &mut input_grad)
+            ops.permute_backward(*moves, &slots, &sent_grad, &mut input_grad)?;
+            ops.route_backward(*shape, &probabilities, &chosen, &shares_grad, &balance_grad, &mut logits_grad)?;
+            ops.linear_backward_weight(router, &logits_grad, &self.input, false, &mut router_grad, None)?;
+            ops.linear_backward_input(router, &logits_grad, &self.router, true, &mut input_grad)
         })?;
         let matrix = experts * hidden * inner;
         let mut weight_grad = Gradient::new(ops, matrix, false)?;
@@ -390,12 +409,22 @@ impl<O: Operations> Layer<O> {
         })?;
         let operations = 6.0 * (choices * hidden) as f64 * inner as f64;
         let case = format!("{rows} rows, {top_k} of {experts}, {hidden} x {inner}");
-        let share = (routing + routing_back) / (routing + routing_back + forward + backward);
-        for (what, seconds, operations) in [("experts forward", forward, operations), ("experts backward", backward, 2.0 * operations)] {
-            give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer: Value::Null });
+        let layer = routing + routing_back + forward + backward;
+        let share = (routing + routing_back) / layer;
+        let times = [
+            ("experts forward", forward, operations),
+            ("experts backward", backward, 2.0 * operations),
+            ("layer with experts, both ways", layer, 3.0 * operations),
+        ];
+        for (what, seconds, operations) in times {
+            let peer = json!({
+                "kind": "experts", "what": what, "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "inner": inner,
+            });
+            give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer });
         }
-        // Forward, rows of tokens and of choices are read and written; backward, what experts gave is read too. And the router is read.
-        let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + experts) * hidden) as f64;
+        // Forward, rows of tokens and of choices are read and written; backward, what experts gave is read too. The router reads tokens, and
+        // its backward pass reads them and adds to their gradients.
+        let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + 4 * rows + 3 * experts) * hidden) as f64;
         let case = format!("{case}; {:.1} % of the layer", 100.0 * share);
         give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer: Value::Null });
         Ok(())
@@ -405,13 +434,16 @@ impl<O: Operations> Layer<O> {
 /// What has to fit into 80 GB, with nothing computed twice: moments are of 8 bits, and gradients of 16.
 fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
     let settings = Settings { moments: MomentKind::EightBit, gradients: GradientKind::Bf16, ..Settings::default() };
-    match step(clock, clock.sizes.large_model, settings, give) {
-        Err(KernelError::Memory { bytes }) => {
-            eprintln!("large step: left out, the device has no memory for a buffer of {bytes} bytes beside the others");
-            Ok(())
+    for shape in clock.sizes.large_models {
+        match step(clock, shape, settings, give) {
+            Err(KernelError::Memory { bytes }) => {
+                let kind = shape.model_type;
+                eprintln!("large step of a {kind}: left out, the device has no memory for a buffer of {bytes} bytes beside the others");
+            }
+            done => done?,
         }
-        done => done,
     }
+    Ok(())
 }
 
 fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
@@ -419,11 +451,12 @@ fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, g
         ModelError::Kernel(error) => error,
         error => KernelError::Launch(error.to_string()),
     };
-    let Shape { model: [layers, hidden, inner, query_heads, key_heads], step_tokens: rows } = shape;
-    let (ops, vocabulary) = (clock.ops, clock.sizes.vocabulary);
+    let Shape { model_type, model: [layers, hidden, inner, query_heads, key_heads, head_dim], vocabulary, step_tokens: rows } = shape;
+    let (ops, tied) = (clock.ops, model_type == "qwen3");
     let config = json!({
-        "model_type": "mistral", "hidden_act": "silu", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
-        "num_hidden_layers": layers, "num_attention_heads": query_heads, "num_key_value_heads": key_heads, "max_position_embeddings": rows,
+        "model_type": model_type, "hidden_act": "silu", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": query_heads, "num_key_value_heads": key_heads, "head_dim": head_dim,
+        "max_position_embeddings": rows, "tie_word_embeddings": tied,
     });
     let fields = config.as_object().cloned().unwrap_or_default();
     let mut model = Model::zeros(ops, Config::from_json(fields).map_err(failed)?).map_err(failed)?;
@@ -450,16 +483,21 @@ fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, g
         one().map_err(failed)
     })?;
     let weights = model.parameters.num_weights();
-    // Six operations for each weight in a product, and three times attention's four for each pair of a row and a key.
+    // `FORMULA`: three times two for each weight in a product, and three times attention's four for each pair of a row and a key.
     let pairs = rows as f64 * (rows + 1) as f64 / 2.0;
-    let operations = 6.0 * (weights - vocabulary * hidden) as f64 * rows as f64 + 12.0 * pairs * (layers * hidden) as f64;
+    let in_products = weights - if tied { 0 } else { vocabulary * hidden };
+    let operations = 6.0 * in_products as f64 * rows as f64 + 12.0 * pairs * (layers * query_heads * head_dim) as f64;
     let peer = json!({ "kind": "step", "config": config, "tokens": rows, "operations": operations });
     let moments = if settings.moments == MomentKind::EightBit { ", 8-bit moments" } else { "" };
     let gradients = if settings.gradients == GradientKind::Bf16 { ", bf16 gradients" } else { "" };
-    let case = format!("{weights} weights, one sequence of {rows}{moments}{gradients}");
+    let case = format!("{model_type}, {weights} weights, one sequence of {rows}{moments}{gradients}");
     give(Row { what: "training step", case, seconds, amount: Amount::Tokens(rows as f64, operations), peer });
     Ok(())
 }
+
+/// What a step's share of the peak is: its model FLOPs utilisation.
+const FORMULA: &str = "A training step's share is its MFU: (6 N T + 6 L D T (T + 1)) / seconds / peak, with N weights in products, T tokens of one \
+                       sequence, L layers, D numbers of all query heads of a row.";
 
 /// Prints rows.
 #[derive(Debug)]
@@ -478,7 +516,7 @@ impl Table {
     pub fn print(&mut self, row: &Row) {
         let line = if self.json { self.line(row) } else { self.cells(row) };
         if !std::mem::replace(&mut self.begun, true) && !self.json {
-            println!("| what | case | ms | speed | of {:.0} TFLOP/s |\n|---|---|---|---|---|", self.peak * 1e-12);
+            println!("{FORMULA}\n\n| what | case | ms | speed | of {:.0} TFLOP/s |\n|---|---|---|---|---|", self.peak * 1e-12);
         }
         println!("{line}");
     }
@@ -507,7 +545,7 @@ impl Table {
         };
         json!({
             "what": what, "case": case, "seconds": seconds, "bytes": bytes, "operations": operations, "tokens": tokens, "share": share,
-            "peer": peer,
+            "peer": peer, "peak": self.peak, "formula": FORMULA,
         })
         .to_string()
     }
@@ -528,15 +566,20 @@ mod tests {
             lengths: &[8, 16],
             attention_rows: 16,
             weights: 1000,
-            model: Shape { model: [1, 64, 64, 2, 1], step_tokens: 16 },
-            large_model: Shape { model: [2, 64, 96, 2, 1], step_tokens: 16 },
+            model: Shape { model_type: "mistral", model: [1, 64, 64, 2, 1, 32], vocabulary: 40, step_tokens: 16 },
+            large_models: ["mistral", "qwen3"].map(|model_type| Shape {
+                model_type,
+                model: [2, 64, 96, 2, 1, 32],
+                vocabulary: 40,
+                step_tokens: 16,
+            }),
             round_seconds: 0.0,
             rounds: 1,
         };
         let mut rows = Vec::new();
         run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
         let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
-        assert_eq!((rows.len(), named.len()), (11 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 3 + 2, rows.len()));
+        assert_eq!((rows.len(), named.len()), (11 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 4 + 3, rows.len()));
         assert!(rows.iter().all(|row| row.seconds.is_finite()));
         assert!(run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "nothing", &mut |_| ()).is_err());
         let table = Table::new(false, 1e15);

@@ -30,6 +30,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prints how many cases there are; needs no GPU
+    Cases,
     /// Runs every case on the GPU, twice, and on the CPU; exits with 1 where a result is off or differs between the two runs
     Test {
         /// Only cases whose name contains this; `ranks` is what several GPUs do together
@@ -67,24 +69,53 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool, KernelError> {
     let Arguments { command, device, libraries, cache } = arguments;
-    let options = Options { ordinal: *device, libraries, cache: cache.as_deref() };
+    if let Command::Cases = command {
+        print!("{}", cases());
+        return Ok(true);
+    }
+    let options = Options { ordinal: *device, libraries, cache: cache.as_deref(), without_wgmma: false };
     let driver = Driver::open(&options)?;
     if let Some(reason) = driver.not_kept() {
         eprintln!("warning: compiled kernels are not kept: {reason}");
     }
     eprintln!("{}, {:?}, {:.1} GB", driver.found().name, driver.found().architecture, driver.found().memory_bytes as f64 / 1e9);
     let gpu = Gpu::new(driver);
+    // A Hopper runs the kernels for older devices, too.
+    let older = || Driver::open(&Options { without_wgmma: true, ..options }).map(Gpu::new);
+    let wgmma = gpu.has_wgmma();
     match command {
+        Command::Cases => Ok(true),
         Command::Test { only, small } => {
             let ranks_alone = only == ranks::NAME;
             // Small cases are for compute-sanitizer, under which NCCL's kernels, which wait for others, take for ever.
             let reached = !(ranks_alone || only.is_empty() && !small) || ranks::run(&gpu, &options);
-            Ok((ranks_alone || test::run(gpu, only, *small)) && reached)
+            let mut held = ranks_alone || test::run(gpu, only, *small);
+            if wgmma && !ranks_alone {
+                println!("without kernels for Hopper:");
+                held &= test::run(older()?, only, true);
+            }
+            Ok(held && reached)
         }
         Command::Bench { only, json, peak } => {
             let (mut table, sizes) = (bench::Table::new(*json, *peak), bench::Sizes::OF_MODELS);
             bench::run(&gpu, &sizes, only, &mut |row| table.print(&row))?;
+            drop(gpu);
+            if wgmma && bench::ATTENTION.contains(only.as_str()) {
+                bench::run(&older()?, &sizes, bench::ATTENTION, &mut |mut row| {
+                    row.case.push_str(", kernels for sm_80");
+                    table.print(&row);
+                })?;
+            }
             Ok(true)
         }
     }
+}
+
+/// How many cases there are.
+fn cases() -> String {
+    let mut table = String::from("| cases | all devices | Hopper besides | of sizes that models have |\n|---|---|---|---|\n");
+    for (list, [all, hopper, large]) in osler_kernel_cases::counts() {
+        table.push_str(&format!("| {list} | {all} | {hopper} | {large} |\n"));
+    }
+    table
 }

@@ -50,7 +50,7 @@ impl<L: Launcher> Visitor for Held<'_, L> {
             if !same {
                 return Err("two runs differ".to_string());
             }
-            work.judge(&first, &work.run(&self.twin)).map(|()| on_gpu)
+            work.judge(&first, &work.run_twin(&self.twin)).map(|()| on_gpu)
         }));
         match tried {
             Ok(Ok(on_gpu)) => {

@@ -64,6 +64,8 @@ struct Launch {
     unsigned threads;
     size_t shared_bytes;
     Order order;
+    // So many of the grid's first blocks, and of its last, and no others.
+    uint64_t ends;
 };
 
 // Runs a body as a grid of blocks, one after the other, or, in the backward order, a few side by side where they wait for each other.

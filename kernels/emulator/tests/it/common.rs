@@ -15,9 +15,9 @@ pub struct Emulated {
 
 impl Visitor for Emulated {
     fn visit(&mut self, work: &impl Work) {
-        let wanted = work.run(&Cpu::<f32>::bf16(1).unwrap());
+        let wanted = work.run_twin(&Cpu::<f32>::bf16(1).unwrap());
         let bits = |order| {
-            let got = work.run(&Gpu::new(Emulator { order, wgmma: self.wgmma, place: None }));
+            let got = work.run(&Gpu::new(Emulator { order, wgmma: self.wgmma, ..Emulator::default() }));
             (got.iter().map(|got| got.iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect::<Vec<_>>(), got)
         };
         let (forward, got) = bits(Order::Forward);

@@ -4,7 +4,7 @@ use osler_emulator::{Allocation, Emulator, Order};
 use osler_kernel_cases::numbers;
 use osler_kernels::cuda::{Argument, Command, Launch, Launcher, MatrixBox, float_from_bf16, float_to_bf16};
 
-const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true, place: None };
+const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true, ends: None, place: None };
 
 fn bf16(values: &[f32]) -> Allocation {
     let bytes: Vec<u8> = values.iter().flat_map(|&value| float_to_bf16(value).to_le_bytes()).collect();

@@ -4,6 +4,7 @@
 mod attention;
 mod common;
 mod elementwise;
+mod far;
 mod head_loss;
 mod hopper;
 mod lists;

@@ -23,7 +23,7 @@ fn joined_by<T: Send>(failed: &Arc<AtomicBool>, ranks: usize, work: impl Fn(usiz
         // One does what it can at once, the other when it has to.
         let order = [BlockOrder::Forward, BlockOrder::Backward][rank % 2];
         let ways = Arc::new(Emulated { network: network.clone(), failed: failed.clone() });
-        work(rank, Gpu::new(Emulator { order, wgmma: true, place }), Devices::new(mesh, ways))
+        work(rank, Gpu::new(Emulator { order, wgmma: true, ends: None, place }), Devices::new(mesh, ways))
     })
 }
 
