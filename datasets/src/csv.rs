@@ -3,7 +3,7 @@
 //! Streams: one record is held at a time, and one that is too large is skipped without being held. Quoted fields may span lines. A row whose
 //! number of fields differs from the header's is rejected, not patched up; so is a record whose quote never closes.
 
-use crate::fields::{self, Mapping, Row};
+use crate::fields::{self, Mapping, Names, Row};
 use crate::text::skip_mark;
 use crate::{Document, Emit, Limits, Reject};
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
@@ -35,7 +35,7 @@ impl Default for Settings {
 ///
 /// # Errors
 ///
-/// The stream breaks, or the file lacks a mapped column (with the nearest name that it has).
+/// The stream breaks, or the file lacks a mapped column (with the nearest name that it has; a first row that may be data is not quoted).
 pub fn read(
     input: &mut dyn BufRead,
     settings: &Settings,
@@ -59,7 +59,8 @@ pub fn read(
             names.push(name.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the header row is not UTF-8"))?.trim().to_owned());
         }
     }
-    mapping.resolve(&names, &|wanted| names.iter().any(|name| name == wanted))?;
+    let known = if settings.names.is_empty() { Names::MayBeData } else { Names::Known };
+    mapping.resolve(&names, known, &|wanted| names.iter().any(|name| name == wanted))?;
     // Where each mapped column is in a row; an alternative that the file lacks is nowhere.
     let places: Vec<Option<usize>> = mapping.columns().iter().map(|column| names.iter().position(|name| name == column)).collect();
     let mut number = 0;
@@ -267,6 +268,18 @@ mod tests {
 
     fn ok(text: &str) -> Result<String, (&'static str, u64)> {
         Ok(text.to_owned())
+    }
+
+    /// The first row of a file without a header is a record.
+    #[test]
+    fn a_first_row_that_may_be_data_is_not_quoted() {
+        let error = |bytes: &[u8]| run(bytes, &settings("text"), &Limits::default(), 64).unwrap_err().to_string();
+        let headless = error(b"0,Mr. John Doe was seen\n1,again\n");
+        assert!(headless.contains("has 2 fields") && headless.contains("`names`") && !headless.contains("John"), "{headless}");
+        assert!(error(b"id,texts\n").contains("did you mean \"texts\"?"));
+        let named = Settings { names: vec!["id".into(), "note".into()], ..settings("text") };
+        let named = run(b"0,x\n", &named, &Limits::default(), 64).unwrap_err().to_string();
+        assert!(named.contains("it has \"id\", \"note\""), "{named}");
     }
 
     #[test]

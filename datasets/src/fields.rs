@@ -70,6 +70,14 @@ pub trait Row {
     fn others(&self, _each: &mut dyn FnMut(&str, &str)) {}
 }
 
+/// Whether the names of a file's columns are surely names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    Known,
+    /// They are its first row, which is a record where there is no header: errors do not quote it.
+    MayBeData,
+}
+
 /// Settings made ready for rows: column names replaced by their places.
 #[derive(Debug, Clone)]
 pub struct Mapping {
@@ -164,7 +172,7 @@ impl Mapping {
     /// # Errors
     ///
     /// A mapped column that the file lacks, with the nearest name that it has.
-    pub fn resolve(&mut self, available: &[String], exists: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    pub fn resolve(&mut self, available: &[String], names: Names, exists: &dyn Fn(&str) -> bool) -> io::Result<()> {
         for group in &self.required {
             if group.iter().any(|column| exists(&self.columns[*column])) {
                 continue;
@@ -173,6 +181,12 @@ impl Mapping {
             let hint = match nearest(name, available) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None if available.len() == 1 => "it has one column; is the delimiter right?".into(),
+                None if names == Names::MayBeData => {
+                    format!(
+                        "its first row has {} fields and none of this name; if that is no header, name them in `names`",
+                        available.len()
+                    )
+                }
                 None => format!("it has {}", listed(available)),
             };
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("there is no column {name:?}: {hint}")));

@@ -3,7 +3,7 @@
 //! Streams: one batch of rows is decoded at a time, of the mapped columns alone, with as few rows as keep a batch near
 //! [`BATCH_BYTES`]. Text may be any of Arrow's string types or a dictionary of them; dots descend into structs; lists give every element.
 
-use crate::fields::{self, Mapping, Row};
+use crate::fields::{self, Mapping, Names, Row};
 use crate::{Document, Emit, Limits, Reject};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
@@ -49,7 +49,7 @@ pub fn read<R: ChunkReader + 'static>(
     let mut mapping = Mapping::new(&settings.fields);
     let schema = builder.schema().clone();
     let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    mapping.resolve(&names, &|path| exists(schema.fields(), path))?;
+    mapping.resolve(&names, Names::Known, &|path| exists(schema.fields(), path))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), mapping.columns().iter().map(String::as_str));
     let rows = batch_rows(builder.metadata(), &mask);
     let mut reader = guarded(|| builder.with_projection(mask).with_batch_size(rows).build())?;

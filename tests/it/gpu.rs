@@ -42,9 +42,9 @@ fn the_table_of_a_gpu_has_a_row_a_line() {
         println!("SKIPPED: OSLER_TEST_PYTHON is not set; make test");
         return;
     };
-    let lines = r#"{"what":"product forward","case":"8 x 4 x 2","seconds":0.002,"bytes":null,"operations":1e12,"tokens":null,"share":0.5,"peer":{"kind":"product"}}
-{"what":"copy","case":"8 x 4","seconds":0.001,"bytes":3e9,"operations":null,"tokens":null,"share":null,"peer":null}
-{"what":"training step","case":"one","seconds":0.5,"bytes":null,"operations":1e14,"tokens":4096.0,"share":0.2,"peer":{"kind":"step"}}
+    let lines = r#"{"what":"product forward","case":"8 x 4 x 2","seconds":0.002,"bytes":null,"operations":1e12,"tokens":null,"share":0.5,"peak":989.4e12,"formula":"MFU","peer":{"kind":"product"}}
+{"what":"copy","case":"8 x 4","seconds":0.001,"bytes":3e9,"operations":null,"tokens":null,"share":null,"peak":989.4e12,"formula":"MFU","peer":null}
+{"what":"training step","case":"one","seconds":0.5,"bytes":null,"operations":1e14,"tokens":4096.0,"share":0.2,"peak":989.4e12,"formula":"MFU","peer":{"kind":"step"}}
 "#;
     let mut table = Command::new(python)
         .arg(root().join("tests/gpu/bench.py"))
@@ -57,6 +57,7 @@ fn the_table_of_a_gpu_has_a_row_a_line() {
     let output = table.wait_with_output().expect("an end");
     assert!(output.status.success());
     let output = String::from_utf8(output.stdout).expect("text");
+    assert!(output.contains("\nMFU \n") && output.contains("| of 989 TFLOP/s |"), "{output}");
     assert!(output.contains("| product forward | 8 x 4 x 2 | 2.000 | 500 TFLOP/s | 50.0% |  |  |"), "{output}");
     assert!(output.contains("| copy | 8 x 4 | 1.000 | 3000 GB/s |  |  |  |"), "{output}");
     assert!(output.contains("| training step | one | 500.000 | 8,192 tokens/s, 200 TFLOP/s | 20.0% |  |  |"), "{output}");

@@ -190,7 +190,57 @@ fn a_failed_second_recipe_leaves_no_manifest_of_the_first() {
     let (code, stderr) = fail(sample(&out, 60).args(["--length_filter.min_words", "100000"]));
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("no document is left"), "{stderr}");
+    assert!(stderr.contains(" of `") && stderr.contains(" dropped by length-filter ("), "{stderr}");
     assert!(!out.join("run.json").exists() && !out.join("report.html").exists(), "the old manifest stands beside another corpus");
+    assert!(!out.join("tokens").exists(), "old tokens stand beside another corpus");
+}
+
+/// A run does not destroy what it is not about.
+#[test]
+fn other_runs_are_left_alone() {
+    let scratch = Scratch::new("other-runs");
+    let out = scratch.path("out");
+    succeed(sample(&out, 60).args(["--index", "true"]));
+    let before = output_hashes(&out);
+    let (code, stderr) = fail(sample(&out, 60).args(["--index", "true", "--against"]).arg(&out));
+    assert!(code == 2 && stderr.contains("the folder of this very run"), "{code} {stderr}");
+    fs::create_dir_all(scratch.path("in")).expect("in");
+    fs::write(scratch.path("in/a.txt"), "some words that are long enough to stay in the corpus").expect("file");
+    let (code, stderr) = fail(&mut run(&text_recipe(&scratch.path(""), ""), &out));
+    assert!(code == 2 && stderr.contains("holds a finished run (`sample`) of other sources"), "{code} {stderr}");
+    assert!(out.join("index/settings.json").exists());
+    assert_eq!(output_hashes(&out), before);
+}
+
+/// A source may be the folder that the run's own lies in.
+#[test]
+fn what_a_run_writes_is_no_source_of_it() {
+    let scratch = Scratch::new("own-output");
+    fs::create_dir_all(scratch.path("in")).expect("in");
+    fs::write(scratch.path("in/a.txt"), "some words that are long enough to stay in the corpus").expect("file");
+    let out = scratch.path("in/out");
+    for words in ["1", "2"] {
+        let recipe = text_recipe(&scratch.path(""), "");
+        let text = fs::read_to_string(&recipe).expect("recipe");
+        fs::write(&recipe, text.replace("in/*", "in")).expect("recipe");
+        succeed(run(&recipe, &out).args(["--length_filter.min_words", words]));
+        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("run.json")).expect("manifest")).expect("JSON");
+        let inputs = manifest["inputs"].as_array().expect("inputs");
+        assert!(inputs.len() == 1 && inputs[0]["path"] == "a.txt", "{inputs:?}");
+    }
+}
+
+/// Questions of a report read, and what is wrong with one is the user's to mend.
+#[test]
+fn a_query_changes_nothing() {
+    let scratch = Scratch::new("query");
+    succeed(&mut sample(&scratch.path("out"), 60));
+    let target = scratch.path("x.csv");
+    for sql in [format!("COPY corpus TO '{}'", target.display()), "CREATE TABLE t AS SELECT 1".into(), "SELECT 1; SELECT 2".into()] {
+        let (code, stderr) = fail(osler().arg("report").arg(scratch.path("out")).args(["--sql", &sql]));
+        assert!(code == 2 && !stderr.contains("fault of Osler"), "{sql}: {code} {stderr}");
+        assert!(!target.exists());
+    }
 }
 
 #[test]

@@ -111,6 +111,12 @@ impl<F: Number> Memory for Cpu<F> {
     fn new_bytes(&self, len: usize) -> Result<Vec<u8>, KernelError> {
         zeros(len)
     }
+
+    /// Asks the system, which does not promise more than the machine has; nothing is touched.
+    fn reserve(&self, bytes: u64, _: u64) -> Result<(), KernelError> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| KernelError::Memory { bytes })
+    }
 }
 
 fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>, KernelError> {

@@ -285,9 +285,9 @@ pub struct GenerateArguments {
     pub top_p: f64,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Threads; 0 takes every core.
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
+    /// Threads, 512 at most; 0 takes every core.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=512))]
+    pub threads: u16,
 }
 
 #[derive(Debug, Args)]

@@ -41,7 +41,7 @@ pub fn run(arguments: &GenerateArguments) -> Result<u8, Failure> {
     if tokens.len() >= config.max_positions {
         return Err(Failure::user(format!("the prompt has {} tokens, the model {} positions", tokens.len(), config.max_positions)));
     }
-    let ops = Cpu::<f32>::new(arguments.threads).map_err(TrainError::from)?;
+    let ops = Cpu::<f32>::new(arguments.threads.into()).map_err(TrainError::from)?;
     let model = model::read_weights(&ops, &arguments.model).map_err(TrainError::from)?;
     let sampling = Sampling { temperature, top_k, top_p, seed };
     let mut to = stdout().lock();

@@ -9,7 +9,7 @@ use osler_schemas::chain;
 use osler_tokens::exchange::{self, Format};
 use osler_tokens::writer::DEFAULT_SHARD_BYTES;
 use osler_tokens::{Expectations, MixConfig, PackConfig, ShardSet, ShardWriter, Summary, mix};
-use std::io::{BufWriter, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,9 @@ pub fn run(command: &TokensCommand) -> Result<u8, Failure> {
 /// # Errors
 /// As for a run.
 pub fn stream(options: &Options) -> Result<u8, Failure> {
+    if stdout().is_terminal() {
+        return Err(Failure::user("chunks are bytes, and standard output is a terminal: send them to a program or a file"));
+    }
     stop_on_signals(options)?;
     let mut to = BufWriter::with_capacity(1 << 20, stdout().lock());
     let mut written = Ok(());

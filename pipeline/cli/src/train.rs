@@ -209,7 +209,8 @@ fn closing(out: &Path, finished: &Finished) -> Result<(), Failure> {
     let mut to = stdout().lock();
     let losses = [("first", finished.first_loss), ("last", finished.last_loss), ("held-out", finished.held_out_loss)];
     let losses: Vec<String> = losses.iter().filter_map(|(name, loss)| Some(format!("{name} {:.3}", (*loss)?))).collect();
-    writeln!(to, "\n  {} steps; mean loss: {}", render::grouped(finished.steps), losses.join(", "))?;
+    let losses = if losses.is_empty() { "all done before".into() } else { format!("mean loss: {}", losses.join(", ")) };
+    writeln!(to, "\n  {} steps; {losses}", render::grouped(finished.steps))?;
     writeln!(to, "  model        {}   (loads in transformers)", finished.model.display())?;
     writeln!(to, "  checkpoints  {}/checkpoints/step-*", out.display())?;
     writeln!(to, "  report       {}/train-report.html", out.display())?;

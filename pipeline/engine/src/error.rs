@@ -105,7 +105,9 @@ impl Error {
             DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => Self::classify(inner),
             DataFusionError::Shared(inner) => Self::classify(inner),
             other if other.to_string().contains("os error 28") => Self::User(format!("the disk is full: {}", other.strip_backtrace())),
-            DataFusionError::ResourcesExhausted(message) => Self::User(format!("memory budget: {message}")),
+            DataFusionError::ResourcesExhausted(message) => {
+                Self::User(format!("the memory budget does not suffice; raise `memory` or lower `threads` ({message})"))
+            }
             DataFusionError::IoError(source) => Self::User(format!("reading or spilling: {source}")),
             DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
                 ArrowError::DivideByZero => Self::User("an SQL expression divides by zero".into()),

@@ -7,6 +7,7 @@ use crate::session::Session;
 use crate::tables::{CLUSTERS, CORPUS, DOCUMENTS, LEDGER, PAIRS, SPANS};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, UInt64Type};
+use datafusion::prelude::SQLOptions;
 use osler_datasets::open::{StorageConfig, Stores};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +69,12 @@ pub fn inspect(out: &Path, id: &str) -> Result<Story, Error> {
 /// When the folder holds no run, or the query is wrong.
 pub fn query(out: &Path, sql: &str) -> Result<Vec<RecordBatch>, Error> {
     ask(out, async |session| {
-        let frame = session.sql.sql(sql).await?;
+        // Questions alone: nothing is made, changed or written.
+        let asked = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let frame = session.sql.sql_with_options(sql, asked).await.map_err(|error| match Error::from(error) {
+            Error::Internal(problem) => Error::User(format!("the query cannot be planned: {problem}")),
+            other => other,
+        })?;
         let schema = Arc::new(frame.schema().as_arrow().clone());
         let mut batches = frame.collect().await?;
         if batches.is_empty() {

@@ -5,6 +5,7 @@ use osler_corpus::exact_duplicates::ExactDuplicatesConfig;
 use osler_corpus::length_filter::LengthFilterConfig;
 use osler_corpus::near_duplicates::NearDuplicatesConfig;
 use osler_corpus::tokenize::TokenizerConfig;
+use osler_corpus::train_tokenizer::TokenizerTrainer;
 use osler_datasets::limits::Limits;
 use osler_datasets::open::StorageConfig;
 use osler_datasets::source::SourceConfig;
@@ -149,6 +150,23 @@ impl Recipe {
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(json.as_bytes()))
     }
 
+    /// What the stages would refuse when their turn comes.
+    fn check_stages(&self) -> Result<(), RecipeError> {
+        let wrong = |key: &str, problem: String| Err(RecipeError::Key { key: key.to_string(), problem });
+        if let Err(error) = self.exact_duplicates.validate() {
+            return wrong("exact_duplicates", crate::parse::chain(&error));
+        }
+        if let Err(error) = self.pack.check() {
+            return wrong("pack", error.to_string());
+        }
+        if let Some(train) = &self.tokenizer.train
+            && let Err(error) = TokenizerTrainer::new(train.clone())
+        {
+            return wrong("tokenizer.train", crate::parse::chain(&error));
+        }
+        Ok(())
+    }
+
     fn check_mix(&self) -> Result<(), String> {
         self.mix.check().map_err(|error| error.to_string())?;
         for source in self.mix.part.iter().flat_map(|part| part.sources()) {
@@ -175,6 +193,7 @@ impl Recipe {
         if self.batch_rows == 0 {
             return wrong("batch_rows", "must be at least 1".into());
         }
+        self.check_stages()?;
         for (index, source) in self.source.iter().enumerate() {
             if self.source[..index].iter().any(|other| other.name == source.name) {
                 return wrong("source.name", format!("two sources are called `{}`", source.name));
@@ -234,6 +253,28 @@ mod tests {
     fn every_default_is_printed_and_read_back() {
         let recipe = Recipe::parse("r.toml", MINIMAL, &[]).unwrap();
         assert_eq!(Recipe::parse("r.toml", &recipe.to_toml(), &[]).unwrap(), recipe);
+    }
+
+    /// The recipe that the documentation shows is one.
+    #[test]
+    fn the_documented_recipe_is_read() {
+        let page = include_str!("../../../docs/recipes.md");
+        let text = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let recipe = Recipe::parse("docs/recipes.md", text, &[]).unwrap();
+        recipe.source.iter().for_each(|source| source.validate().unwrap());
+        let formats = ["jats", "bmc", "pubmed", "cnxml", "medquad", "html", "wikipedia", "text", "jsonl", "json", "csv", "parquet"];
+        assert!(formats.iter().all(|format| page.contains(&format!("\n| `{format}` |"))));
+    }
+
+    #[test]
+    fn stages_are_asked_before_anything_is_read() {
+        let check = |key: &str, value: &str, wanted: &str| {
+            let error = Recipe::parse("r.toml", MINIMAL, &[(key.into(), value.into())]).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        };
+        check("pack.context_length", "0", "`pack`: `context_length` must be between 2 and");
+        check("exact_duplicates.removed_share_max", "2.0", "removed_share_max");
+        check("tokenizer.train.vocab_size", "0", "vocab_size");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use osler_datasets::list::{FileEntry, list};
 use osler_datasets::open::{StorageConfig, Stores};
 use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
 use osler_tokens::stream::StreamedChunk;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ impl Prepared {
         // One that cannot be used is refused before anything of an earlier run is touched.
         let tokenizer = tokens::load(recipe, &options.base)?;
         let prints = Fingerprints::new(options, &files, tokenizer.as_ref());
-        retire_manifest(&folder, &prints)?;
+        keep_other_runs(options, &folder)?;
+        retire(&folder, &prints)?;
         Ok(Self { session, files, tokenizer, prints, _lock: lock })
     }
 
@@ -127,12 +128,39 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
     Ok(manifest)
 }
 
-/// Takes the manifest and report of another recipe away before anything of it is replaced.
-fn retire_manifest(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
+/// Refuses what would destroy a run that this one is not about: an index that is read may not lie in the folder that is written, and a
+/// finished run of other sources is not replaced.
+fn keep_other_runs(Options { recipe, base, out, .. }: &Options, folder: &RunFolder) -> Result<(), Error> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    for path in &recipe.against {
+        if real(&base.join(path)) == real(out) {
+            let problem = "`against` names the folder of this very run, whose index it would replace: give this run another --out";
+            return Err(Error::User(format!("{}: {problem}", out.display())));
+        }
+    }
+    let Some(finished) = fs::read(folder.path("run.json")).ok().and_then(|json| serde_json::from_slice::<Manifest>(&json).ok()) else {
+        return Ok(());
+    };
+    let sources = |recipe: &serde_json::Value| -> BTreeSet<String> {
+        recipe["source"].as_array().into_iter().flatten().map(|source| format!("{} {}", source["format"], source["path"])).collect()
+    };
+    let own = serde_json::to_value(recipe).map_err(|error| Error::Internal(error.to_string()))?;
+    if sources(&finished.recipe).is_disjoint(&sources(&own)) {
+        let name = finished.recipe["name"].as_str().unwrap_or_default();
+        let problem =
+            format!("holds a finished run (`{name}`) of other sources: give this run another --out or `name`, or delete that one");
+        return Err(Error::User(format!("{}: {problem}", out.display())));
+    }
+    Ok(())
+}
+
+/// Takes the manifest and report of another recipe away before anything of it is replaced, and tokens that are of another corpus.
+fn retire(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
     if prints.boundaries().iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
         return Ok(());
     }
-    ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))
+    ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))?;
+    tokens::retire(folder, &prints.stream)
 }
 
 /// The session and the listed files.
@@ -151,6 +179,7 @@ pub(crate) async fn prepare(
         let index = u32::try_from(index).map_err(|_| Error::User("more sources than a recipe can have".into()))?;
         files.extend(list(source, index, &stores).await.map_err(|error| user(&error))?);
     }
+    leave_out_own(&mut files, &options.out);
     let context = Arc::new(Context::new(stores, options.progress.clone(), options.cancelled.clone()));
     let session = Session::new(
         folder.clone(),
@@ -159,6 +188,14 @@ pub(crate) async fn prepare(
         (recipe.memory_bytes()?, recipe.num_threads(), recipe.batch_rows),
     )?;
     Ok((session, files))
+}
+
+/// Leaves out what the run itself writes, where its folder lies below a source's.
+fn leave_out_own(files: &mut Vec<FileEntry>, out: &Path) {
+    let places = [std::path::absolute(out).ok(), fs::canonicalize(out).ok()];
+    let below = |place: Option<PathBuf>| Some(format!("{}/", url::Url::from_file_path(place?).ok()?));
+    let own: Vec<String> = places.into_iter().filter_map(below).collect();
+    files.retain(|file| !own.iter().any(|own| file.url.starts_with(own.as_str())));
 }
 
 /// What each boundary's output depends on. A recipe that changes a later stage leaves the earlier ones done.

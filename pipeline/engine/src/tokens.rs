@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 use crate::run::{hash, lock};
 use crate::session::Session;
 use crate::spec::{OperatorSpec, tokenizer_name};
-use crate::tables::CORPUS;
+use crate::tables::{CORPUS, LEDGER};
 use arrow::array::AsArray;
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
@@ -80,6 +80,18 @@ pub fn fingerprint(stream: &str, recipe: &Recipe) -> String {
     hash(&(stream, &recipe.pack, &recipe.mix))
 }
 
+/// Takes shards of another token stream away; those of this one are packed again, if need be.
+///
+/// # Errors
+/// When they cannot be removed.
+pub fn retire(folder: &RunFolder, stream: &str) -> Result<(), Error> {
+    if folder.done(BOUNDARY).is_some_and(|done| done.facts["stream"] == stream) {
+        return Ok(());
+    }
+    folder.begin(BOUNDARY, &[])?;
+    remove(&folder.path(TOKENS))
+}
+
 /// Runs the stage, or finds it done. Where only packing or mix have changed, the tokens stay and sidecars are written again.
 ///
 /// # Errors
@@ -104,8 +116,7 @@ pub async fn run(session: &Session, recipe: &Recipe, tokenizer: Option<Loaded>, 
     session.register(&CORPUS).await?;
     let (mut stages, total) = counted(session).await?;
     if total == 0 {
-        let hint = "the ledger names the stage and reason of each; see `osler report`, or the counts in work/done";
-        return Err(Error::User(format!("no document is left to tokenize: every record was dropped before; {hint}")));
+        return Err(Error::User(format!("no document is left to tokenize: {}", why_none(session).await?)));
     }
     let partial = folder.partial(TOKENS);
     let file = partial.join(TOKENIZER);
@@ -211,6 +222,26 @@ async fn counted(session: &Session) -> Result<(Vec<StageRow>, u64), Error> {
         }
     }
     Ok((counter.rows(), total))
+}
+
+/// What became of all records, the most common first.
+async fn why_none(session: &Session) -> Result<String, Error> {
+    session.register(&LEDGER).await?;
+    let sql = "SELECT source, stage, reason, CAST(count(*) AS BIGINT UNSIGNED) AS records FROM ledger WHERE span_start IS NULL
+               GROUP BY source, stage, reason ORDER BY records DESC, source, stage, reason LIMIT 5";
+    let mut reasons = Vec::new();
+    for batch in &session.query(sql).await? {
+        let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_string();
+        let counts = batch.column(3).as_primitive::<UInt64Type>();
+        reasons.extend(
+            (0..batch.num_rows())
+                .map(|row| format!("{} of `{}` dropped by {} ({})", counts.value(row), text(0, row), text(1, row), text(2, row))),
+        );
+    }
+    if reasons.is_empty() {
+        return Ok("the sources have no records; are their paths and formats right?".into());
+    }
+    Ok(format!("{}; {} has a row for each", reasons.join(", "), session.folder.path(LEDGER.folder).display()))
 }
 
 /// Packs a run's shards again. With the stage's marker, gives the marker that stands for the new packing; several shards, whose tokens a

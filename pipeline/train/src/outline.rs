@@ -237,6 +237,10 @@ impl Outline {
     /// [`TrainError`] when shards, model and recipe do not fit together: names the key or file.
     pub fn new(recipe: &Recipe, base: &Path) -> Result<Self, TrainError> {
         let tokens = base.join(&recipe.corpus).join("tokens");
+        if !tokens.is_dir() {
+            let problem = format!("has no tokens: there is no folder {}; `osler corpus` makes it", tokens.display());
+            return Err(key("corpus", problem).into());
+        }
         let set = ShardSet::open(&tokens, &Expectations::default()).map_err(|error| TrainError::Shards(chain(&error)))?;
         let set = Arc::new(set);
         let weights = recipe.model.path.as_ref().map(|path| base.join(path));
@@ -339,14 +343,21 @@ fn solve(recipe: &Recipe, context_length: u32, num_chunks: u64, epochs: u32) -> 
     if schedule.tokens.is_some_and(|tokens| tokens > available) {
         return Err(key("schedule.tokens", format!("is more than the {available} that the shards give in an epoch")).into());
     }
-    let open = [schedule.steps.is_none(), schedule.epochs.is_none(), schedule.sequences_per_step.is_none(), schedule.tokens.is_none()];
-    if open.iter().filter(|open| **open).count() > 1 && schedule.tokens.is_none() {
-        schedule.tokens = Some(available);
-    }
+    // What an epoch has is a fact of the shards, and nothing to solve for.
+    let tokens = *schedule.tokens.get_or_insert(available);
     if schedule.steps.is_none() && schedule.epochs.is_none() {
         schedule.epochs = Some(f64::from(epochs));
     }
-    schedule.solve().map_err(|error| key("schedule", error.to_string()).into())
+    let solved = schedule.solve().map_err(|error| key("schedule", error.to_string()))?;
+    // Half a percent is what sequences and steps are rounded by at most.
+    if solved.epochs > 1.0 && (tokens as f64) < 0.995 * available as f64 {
+        let problem = format!(
+            "is {tokens}, of which {:.2} epochs are asked for, but an epoch of the shards has {available}: leave it out, or pack fewer documents",
+            solved.epochs
+        );
+        return Err(key("schedule.tokens", problem).into());
+    }
+    Ok(solved)
 }
 
 fn fingerprint(recipe: &Recipe, set: &ShardSet, weights: Option<&Path>) -> Result<String, TrainError> {

@@ -3,6 +3,7 @@
 use crate::model::{GradientKind, Recompute};
 use crate::optimiser::{MomentKind, Settings};
 use crate::schedule::{Decay, Schedule};
+use osler_kernels::Device;
 use osler_schemas::recipe::{self, RecipeError};
 use osler_tokens::schedule::Solved;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ const SHIPPED: [(&str, &str); 5] = [
     ("definemed-cpt", include_str!("../recipes/definemed-cpt.toml")),
     ("mdm-sft-base", include_str!("../recipes/mdm-sft-base.toml")),
 ];
+
+/// More threads than this only cost memory.
+const THREADS_MAX: usize = 512;
 
 /// A recipe as resolved: every key with the value in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -384,9 +388,16 @@ impl Recipe {
     fn checked(self) -> Result<Self, RecipeError> {
         let OptimiserSettings { learning_rate, learning_rate_end, warmup, warmup_start, beta1, beta2, epsilon, weight_decay, clip, .. } =
             self.optimiser;
-        let share = [("warmup", warmup), ("warmup_start", warmup_start), ("beta1", beta1), ("beta2", beta2)];
-        if let Some((name, _)) = share.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+        if let Some((name, _)) = [("warmup", warmup), ("warmup_start", warmup_start)].iter().find(|(_, value)| !(0.0..=1.0).contains(value))
+        {
             return Err(key(&format!("optimiser.{name}"), "must be from 0 to 1".into()));
+        }
+        // With 1, nothing of a gradient would reach a moment, and its correction would divide by zero.
+        if let Some((name, _)) = [("beta1", beta1), ("beta2", beta2)].iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
+            return Err(key(&format!("optimiser.{name}"), "must be 0 or more, and less than 1".into()));
+        }
+        if self.threads > THREADS_MAX {
+            return Err(key("threads", format!("is {}; at most {THREADS_MAX} are of use", self.threads)));
         }
         let amounts = [
             ("learning_rate", learning_rate),
@@ -413,6 +424,13 @@ impl Recipe {
         if self.machine.ranks == 0 {
             return Err(key("machine.ranks", "must be at least 1".into()));
         }
+        if let Err(error) = self.device.parse::<Device>() {
+            return Err(key("device", error.to_string()));
+        }
+        let MachineSettings { peak_operations_per_second, .. } = self.machine;
+        if !(peak_operations_per_second.is_finite() && peak_operations_per_second >= 0.0) {
+            return Err(key("machine.peak_operations_per_second", "must be a number, 0 or more".into()));
+        }
         if self.device != "cpu" && self.optimiser.epsilon < 1e-15 {
             return Err(key("optimiser.epsilon", "must be 1e-15 or more on a GPU, where roots of less than 2⁻¹²⁶ are 0".into()));
         }
@@ -422,6 +440,11 @@ impl Recipe {
         }
         if self.checkpoint.keep_last == 0 {
             return Err(key("checkpoint.keep_last", "must be at least 1, to go on from".into()));
+        }
+        let AlarmSettings { spike, divergence, .. } = self.alarm;
+        if let Some((name, _)) = [("spike", spike), ("divergence", divergence)].iter().find(|(_, nats)| !(nats.is_finite() && *nats >= 0.0))
+        {
+            return Err(key(&format!("alarm.{name}"), "must be a number, 0 or more".into()));
         }
         if self.alarm.window == 0 {
             return Err(key("alarm.window", "must be at least 1".into()));
@@ -467,7 +490,13 @@ mod tests {
         check("[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'", "`optimiser.gradients`: is `bf16`, which a run in f32 does not have");
         let several = "precision = 'bf16'\n[model]\npath = 'x'\n[optimiser]\ngradients = 'bf16'\n[machine]\nranks = 2";
         check(several, "`optimiser.gradients`: is `bf16`, for one rank on one device, but `machine` has ranks = 2 and devices = 1");
-        check("[optimiser]\nbeta1 = 2.0", "`optimiser.beta1`: must be from 0 to 1");
+        check("[optimiser]\nbeta1 = 1.0", "`optimiser.beta1`: must be 0 or more, and less than 1");
+        check("[optimiser]\nwarmup = 2.0", "`optimiser.warmup`: must be from 0 to 1");
+        let with = |keys: &str| format!("{keys}\n[model]\npath = 'x'");
+        check(&with("threads = 1000"), "`threads`: is 1000; at most 512 are of use");
+        check(&with("device = 'tpu'"), "`device`: no device `tpu`");
+        check(&with("[alarm]\ndivergence = -1.0"), "`alarm.divergence`: must be a number, 0 or more");
+        check(&with("[machine]\npeak_operations_per_second = -1.0"), "`machine.peak_operations_per_second`: must be");
         check("", "recipe key `model`: give `path`");
         check("[model]\npath = 'x'\n[checkpoint]\nevery_steps = 0", "`checkpoint.every_steps`");
     }

@@ -85,7 +85,7 @@ impl Config {
             head_dim: if keys.get("head_dim").is_some() { keys.size("head_dim")? } else { hidden_size / num_heads },
             window: keys.window(kind)?,
             max_positions: keys.size("max_position_embeddings")?,
-            rope_theta: keys.rope_theta(kind)?,
+            rope_theta: keys.rope_theta(kind).and_then(above_zero)?,
             epsilon: keys.number("rms_norm_eps", 1e-6)?,
             tied: keys.get("tie_word_embeddings") == Some(&Value::Bool(true)),
             experts: if kind == Kind::Mixtral { Some(keys.experts()?) } else { None },
@@ -215,6 +215,10 @@ impl<'a> Keys<'a> {
             balance_coefficient: self.number("router_aux_loss_coef", 0.001)?,
         })
     }
+}
+
+fn above_zero(rope_theta: f64) -> Result<f64, ModelError> {
+    if rope_theta > 0.0 { Ok(rope_theta) } else { Err(ModelError::Invalid { key: "rope_theta", wanted: "a number above 0" }) }
 }
 
 #[cfg(test)]
