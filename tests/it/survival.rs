@@ -218,11 +218,11 @@ fn what_a_run_writes_is_no_source_of_it() {
     let scratch = Scratch::new("own-output");
     fs::create_dir_all(scratch.path("in")).expect("in");
     fs::write(scratch.path("in/a.txt"), "some words that are long enough to stay in the corpus").expect("file");
-    let out = scratch.path("in/out");
+    let out = scratch.path("in/o[1] + é");
     for words in ["1", "2"] {
         let recipe = text_recipe(&scratch.path(""), "");
         let text = fs::read_to_string(&recipe).expect("recipe");
-        fs::write(&recipe, text.replace("in/*", "in")).expect("recipe");
+        fs::write(&recipe, text.replace("in/*", "in/../in")).expect("recipe");
         succeed(run(&recipe, &out).args(["--length_filter.min_words", words]));
         let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("run.json")).expect("manifest")).expect("JSON");
         let inputs = manifest["inputs"].as_array().expect("inputs");

@@ -13,8 +13,11 @@ pub fn visit(visitor: &mut impl Visitor) {
     // Less than sixteen lanes' pairs, a tail of pairs, the widest head; heads over several blocks, and a last block that is not full.
     for (rows, heads, head_dim) in [(1, 1, 4), (5, 3, 16), (37, 2, 80), (9, 4, 128), (3, 2, 256), (400, 3, 8)] {
         for norm in [false, true] {
-            visitor.visit(&Rotary { shape: RotaryShape { rows, heads, head_dim }, norm });
+            visitor.visit(&Rotary { shape: RotaryShape { rows, heads, head_dim }, norm, is_spoilt: false });
         }
+    }
+    for norm in [false, true] {
+        visitor.visit(&Rotary { shape: RotaryShape { rows: 9, heads: 4, head_dim: 32 }, norm, is_spoilt: true });
     }
     [0, 1, 8, 13, 2048, 4099].into_iter().for_each(|count| visitor.visit(&Swiglu { count }));
     let mixed = |rows: usize, vocabulary: usize| (0..rows).map(|row| (row * row * 31 % vocabulary) as u32).collect();
@@ -65,7 +68,7 @@ pub fn visit_hopper(visitor: &mut impl Visitor) {
 
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
-    visitor.visit(&Rotary { shape: RotaryShape { rows: 4096, heads: 32, head_dim: 128 }, norm: true });
+    visitor.visit(&Rotary { shape: RotaryShape { rows: 4096, heads: 32, head_dim: 128 }, norm: true, is_spoilt: false });
     visitor.visit(&Swiglu { count: 4096 * 14336 });
     let tokens = (0..4096u32).map(|row| row.wrapping_mul(2_654_435_761) % 151_936).collect();
     visitor.visit(&Embedding { tokens, vocabulary: 151_936, hidden: 1024 });
@@ -88,6 +91,8 @@ pub fn visit_far(visitor: &mut impl Visitor) {
 struct Rotary {
     shape: RotaryShape,
     norm: bool,
+    /// Whether a head has a number that is infinite, and another one that is none.
+    is_spoilt: bool,
 }
 
 impl Work for Rotary {
@@ -103,8 +108,9 @@ impl Work for Rotary {
         let table = exact(device, &angles.collect::<Vec<_>>());
         let positions = index(device, &positions);
         let mut input = numbers(len, 1);
-        // Of heads over several blocks.
-        spoil(&mut input, 1000 * head_dim + 1, 1100 * head_dim);
+        if self.is_spoilt {
+            spoil(&mut input, 5 * head_dim + 1, 30 * head_dim);
+        }
         let (input, weight) = (stored(device, &input), stored(device, &numbers(head_dim, 2)));
         let (mut output, mut scale) = (device.new_stored(len).unwrap(), device.new_exact(rows * heads).unwrap());
         let norm = self.norm.then_some((&weight, 1e-6));
@@ -123,7 +129,7 @@ impl Work for Rotary {
 
     fn name(&self) -> String {
         let RotaryShape { rows, heads, head_dim } = self.shape;
-        format!("rotary, {rows} x {heads} x {head_dim}, norm {}", self.norm)
+        format!("rotary, {rows} x {heads} x {head_dim}, norm {}, spoilt {}", self.norm, self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

@@ -12,7 +12,7 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows, inputs, outputs, sharpness) in cases {
         visitor.visit(&Case { shape: LinearShape { rows, inputs, outputs }, sharpness, special: Special::Nothing });
     }
-    for special in [Special::NoTargets, Special::SpoiltRows, Special::SpoiltWords] {
+    for special in [Special::NoTargets, Special::SpoiltRows, Special::WordWithout, Special::InfiniteWord] {
         visitor.visit(&Case { shape: LinearShape { rows: 7, inputs: 8, outputs: 700 }, sharpness: 1.0, special });
     }
 }
@@ -36,8 +36,10 @@ enum Special {
     NoTargets,
     /// A row has a number that is infinite, another one that is none.
     SpoiltRows,
-    /// The weights of a word, so that a logit of each row is none, the first that its thread sees; of another infinite ones of both signs.
-    SpoiltWords,
+    /// A word's weights have one that is no number: so has each row a logit, the first that its thread sees.
+    WordWithout,
+    /// They have an infinite one, so that logits are infinite, of both signs.
+    InfiniteWord,
 }
 
 impl Work for Case {
@@ -47,7 +49,8 @@ impl Work for Case {
         let mut weight = numbers(inputs * outputs, 2);
         match self.special {
             Special::SpoiltRows => spoil(&mut hidden, inputs, 5 * inputs),
-            Special::SpoiltWords => spoil(&mut weight, 600 * inputs, 5 * inputs),
+            Special::WordWithout => spoil(&mut weight, usize::MAX, 5 * inputs),
+            Special::InfiniteWord => spoil(&mut weight, 600 * inputs, usize::MAX),
             Special::Nothing | Special::NoTargets => {}
         }
         let (hidden, weight) = (stored(device, &hidden), stored(device, &weight));

@@ -188,7 +188,7 @@ std::string run(const Launch& launch, const std::function<void()>& body) {
     std::string error = check(launch);
     if (!error.empty()) return error;
     const uint64_t all = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-    const uint64_t blocks = all / 2 <= launch.ends ? all : 2 * launch.ends;
+    const uint64_t blocks = all - all / 2 <= launch.ends ? all : 2 * launch.ends;
     // Of so many blocks, the number in the grid: those past the middle are its last.
     const auto in_grid = [&](uint64_t at) { return at < blocks / 2 ? at : all - blocks + at; };
     const size_t most = launch.order == Order::Forward ? 1 : RESIDENT;

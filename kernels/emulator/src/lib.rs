@@ -50,7 +50,10 @@ impl Allocation {
     /// Zeros, which the system makes when they are first touched: memory may be larger than the machine's.
     fn zeros(bytes: usize) -> Result<Self, KernelError> {
         let count = bytes.div_ceil(16);
-        Vec::<u128>::new().try_reserve_exact(count).map_err(|_| KernelError::Memory { bytes })?;
+        let mut asked = Vec::<u128>::new();
+        asked.try_reserve_exact(count).map_err(|_| KernelError::Memory { bytes })?;
+        // Else the compiler may see that nobody uses it, and not ask.
+        drop(std::hint::black_box(asked));
         Ok(Self { units: vec![0; count] })
     }
 

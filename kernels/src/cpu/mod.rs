@@ -115,7 +115,11 @@ impl<F: Number> Memory for Cpu<F> {
     /// Asks the system, which does not promise more than the machine has; nothing is touched.
     fn reserve(&self, bytes: u64, _: u64) -> Result<(), KernelError> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| KernelError::Memory { bytes })
+        let mut memory = Vec::<u8>::new();
+        let reserved = memory.try_reserve_exact(bytes).map_err(|_| KernelError::Memory { bytes });
+        // Else the compiler may see that nobody uses it, and not ask.
+        std::hint::black_box(&mut memory);
+        reserved
     }
 }
 
@@ -491,4 +495,18 @@ fn numbers_mut<F: Number>(gradient: &mut Gradient<Cpu<F>>) -> (&mut [F], bool) {
 
 fn slices<'a, F: Number>(input: &AttentionInput<'a, Cpu<F>>) -> attention::Input<'a, F> {
     attention::Input { query: input.query, key: input.key, value: input.value, lo: input.lo }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_no_machine_has_is_refused_at_once() {
+        let cpu = Cpu::<f32>::new(1).unwrap();
+        cpu.reserve(1 << 20, 0).unwrap();
+        for bytes in [1 << 47, u64::MAX] {
+            assert!(matches!(cpu.reserve(bytes, 0), Err(KernelError::Memory { .. })), "{bytes}");
+        }
+    }
 }

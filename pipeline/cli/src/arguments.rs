@@ -360,7 +360,13 @@ pub fn parse() -> Result<Cli, Failure> {
         command = command.mut_subcommand(name, |subcommand| {
             keys.iter().fold(subcommand, |subcommand, key| {
                 subcommand.arg(
-                    Arg::new(*key).long(*key).overrides_with(*key).value_name("VALUE").help_heading("Recipe keys").hide_short_help(true),
+                    Arg::new(*key)
+                        .long(*key)
+                        .overrides_with(*key)
+                        .value_name("VALUE")
+                        .allow_negative_numbers(true)
+                        .help_heading("Recipe keys")
+                        .hide_short_help(true),
                 )
             })
         });

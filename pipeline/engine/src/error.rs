@@ -118,7 +118,9 @@ impl Error {
                 }
                 other => Self::Internal(other.to_string()),
             },
-            DataFusionError::SQL(..) | DataFusionError::SchemaError(..) | DataFusionError::Plan(_) => Self::User(error.strip_backtrace()),
+            DataFusionError::SQL(..) | DataFusionError::SchemaError(..) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => {
+                Self::User(error.strip_backtrace())
+            }
             DataFusionError::Execution(_) => Self::User("an SQL expression cannot be computed for some row".into()),
             other => Self::Internal(other.strip_backtrace()),
         }

@@ -71,10 +71,7 @@ pub fn query(out: &Path, sql: &str) -> Result<Vec<RecordBatch>, Error> {
     ask(out, async |session| {
         // Questions alone: nothing is made, changed or written.
         let asked = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        let frame = session.sql.sql_with_options(sql, asked).await.map_err(|error| match Error::from(error) {
-            Error::Internal(problem) => Error::User(format!("the query cannot be planned: {problem}")),
-            other => other,
-        })?;
+        let frame = session.sql.sql_with_options(sql, asked).await?;
         let schema = Arc::new(frame.schema().as_arrow().clone());
         let mut batches = frame.collect().await?;
         if batches.is_empty() {

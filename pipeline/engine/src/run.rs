@@ -10,7 +10,7 @@ use osler_datasets::list::{FileEntry, list};
 use osler_datasets::open::{StorageConfig, Stores};
 use osler_schemas::manifest::{self, Counts, CurvePoint, Manifest, StageRow};
 use osler_tokens::stream::StreamedChunk;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ impl Prepared {
         let tokenizer = tokens::load(recipe, &options.base)?;
         let prints = Fingerprints::new(options, &files, tokenizer.as_ref());
         keep_other_runs(options, &folder)?;
-        retire(&folder, &prints)?;
+        retire_manifest(&folder, &prints)?;
         Ok(Self { session, files, tokenizer, prints, _lock: lock })
     }
 
@@ -96,6 +96,10 @@ impl Prepared {
         let clusters = near::run(session, recipe, base, &prints.near).await?;
         near_index::run(session, recipe, &prints.near).await?;
         let spans = exact::run(session, recipe, &prints.exact).await?;
+        if session.folder.finished(corpus::BOUNDARY, &prints.corpus).is_none() {
+            // Tokens of the corpus that is replaced now.
+            tokens::retire(&session.folder)?;
+        }
         let cleaned = corpus::run(session, recipe, &prints.corpus, [&clusters, &spans]).await?;
         Ok([parsed, clusters, cleaned])
     }
@@ -141,8 +145,14 @@ fn keep_other_runs(Options { recipe, base, out, .. }: &Options, folder: &RunFold
     let Some(finished) = fs::read(folder.path("run.json")).ok().and_then(|json| serde_json::from_slice::<Manifest>(&json).ok()) else {
         return Ok(());
     };
+    // A source is known by its name, or by any of its paths: recipes change, and are run again on more.
     let sources = |recipe: &serde_json::Value| -> BTreeSet<String> {
-        recipe["source"].as_array().into_iter().flatten().map(|source| format!("{} {}", source["format"], source["path"])).collect()
+        let all = recipe["source"].as_array().into_iter().flatten();
+        let known = |source: &serde_json::Value| {
+            let paths = source["path"].as_array().into_iter().flatten().map(|path| format!("path {path}"));
+            paths.chain([format!("name {}", source["name"])]).collect::<Vec<_>>()
+        };
+        all.flat_map(known).collect()
     };
     let own = serde_json::to_value(recipe).map_err(|error| Error::Internal(error.to_string()))?;
     if sources(&finished.recipe).is_disjoint(&sources(&own)) {
@@ -154,13 +164,12 @@ fn keep_other_runs(Options { recipe, base, out, .. }: &Options, folder: &RunFold
     Ok(())
 }
 
-/// Takes the manifest and report of another recipe away before anything of it is replaced, and tokens that are of another corpus.
-fn retire(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
+/// Takes the manifest and report of another recipe away before anything of it is replaced.
+fn retire_manifest(folder: &RunFolder, prints: &Fingerprints) -> Result<(), Error> {
     if prints.boundaries().iter().all(|(boundary, print)| folder.finished(boundary, print).is_some()) {
         return Ok(());
     }
-    ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))?;
-    tokens::retire(folder, &prints.stream)
+    ["run.json", "report.html", "report.json"].iter().try_for_each(|name| remove(&folder.path(name)))
 }
 
 /// The session and the listed files.
@@ -177,9 +186,14 @@ pub(crate) async fn prepare(
     for (index, source) in recipe.source.iter().enumerate() {
         source.validate().map_err(|error| user(&error))?;
         let index = u32::try_from(index).map_err(|_| Error::User("more sources than a recipe can have".into()))?;
-        files.extend(list(source, index, &stores).await.map_err(|error| user(&error))?);
+        let mut listed = list(source, index, &stores).await.map_err(|error| user(&error))?;
+        if !listed.is_empty() && leave_out_own(&mut listed, &options.out) {
+            let problem =
+                format!("all files of source `{}` lie in the folder that this run writes, {}", source.name, options.out.display());
+            return Err(Error::User(format!("{problem}: give the run another --out")));
+        }
+        files.extend(listed);
     }
-    leave_out_own(&mut files, &options.out);
     let context = Arc::new(Context::new(stores, options.progress.clone(), options.cancelled.clone()));
     let session = Session::new(
         folder.clone(),
@@ -190,12 +204,20 @@ pub(crate) async fn prepare(
     Ok((session, files))
 }
 
-/// Leaves out what the run itself writes, where its folder lies below a source's.
-fn leave_out_own(files: &mut Vec<FileEntry>, out: &Path) {
-    let places = [std::path::absolute(out).ok(), fs::canonicalize(out).ok()];
-    let below = |place: Option<PathBuf>| Some(format!("{}/", url::Url::from_file_path(place?).ok()?));
-    let own: Vec<String> = places.into_iter().filter_map(below).collect();
-    files.retain(|file| !own.iter().any(|own| file.url.starts_with(own.as_str())));
+/// Leaves out what the run itself writes, where its folder lies below a source's, however that is written; whether nothing is left.
+fn leave_out_own(files: &mut Vec<FileEntry>, out: &Path) -> bool {
+    let Ok(out) = fs::canonicalize(out) else { return false };
+    // A folder has many files, and asking the system about each would take long.
+    let mut folders: HashMap<PathBuf, bool> = HashMap::new();
+    let mut is_own = |file: &FileEntry| -> bool {
+        let Some(folder) = url::Url::parse(&file.url).ok().and_then(|url| Some(url.to_file_path().ok()?.parent()?.to_path_buf())) else {
+            return false;
+        };
+        let is_below = |folder: &Path| fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(&out));
+        *folders.entry(folder).or_insert_with_key(|folder| is_below(folder))
+    };
+    files.retain(|file| !is_own(file));
+    files.is_empty()
 }
 
 /// What each boundary's output depends on. A recipe that changes a later stage leaves the earlier ones done.

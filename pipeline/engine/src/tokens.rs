@@ -80,14 +80,11 @@ pub fn fingerprint(stream: &str, recipe: &Recipe) -> String {
     hash(&(stream, &recipe.pack, &recipe.mix))
 }
 
-/// Takes shards of another token stream away; those of this one are packed again, if need be.
+/// Takes shards away, whose corpus is about to be replaced.
 ///
 /// # Errors
 /// When they cannot be removed.
-pub fn retire(folder: &RunFolder, stream: &str) -> Result<(), Error> {
-    if folder.done(BOUNDARY).is_some_and(|done| done.facts["stream"] == stream) {
-        return Ok(());
-    }
+pub fn retire(folder: &RunFolder) -> Result<(), Error> {
     folder.begin(BOUNDARY, &[])?;
     remove(&folder.path(TOKENS))
 }

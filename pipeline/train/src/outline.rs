@@ -349,15 +349,12 @@ fn solve(recipe: &Recipe, context_length: u32, num_chunks: u64, epochs: u32) -> 
         schedule.epochs = Some(f64::from(epochs));
     }
     let solved = schedule.solve().map_err(|error| key("schedule", error.to_string()))?;
-    // Half a percent is what sequences and steps are rounded by at most.
-    if solved.epochs > 1.0 && (tokens as f64) < 0.995 * available as f64 {
-        let problem = format!(
-            "is {tokens}, of which {:.2} epochs are asked for, but an epoch of the shards has {available}: leave it out, or pack fewer documents",
-            solved.epochs
-        );
-        return Err(key("schedule.tokens", problem).into());
+    if tokens == available {
+        return Ok(solved);
     }
-    Ok(solved)
+    // An epoch of fewer tokens than the shards' says how much is trained, but no part of them comes again before all have come.
+    let taken = (solved.steps * solved.sequences_per_step) as f64 * f64::from(context_length);
+    Ok(Solved { tokens: available, epochs: taken / available.max(1) as f64, ..solved })
 }
 
 fn fingerprint(recipe: &Recipe, set: &ShardSet, weights: Option<&Path>) -> Result<String, TrainError> {

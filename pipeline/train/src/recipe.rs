@@ -266,12 +266,20 @@ impl Default for AlarmSettings {
 }
 
 impl Recipe {
-    /// Parses a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file.
+    /// Parses a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file. Steps and epochs say the same thing: where one
+    /// of them is overridden, what the file says of the other is not in force.
     ///
     /// # Errors
     /// [`RecipeError`] that names the key and, for an unknown one, the nearest that exists.
     pub fn parse(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Self, RecipeError> {
-        recipe::parse::<Self>(path, text, overrides)?.checked()
+        let mut recipe = recipe::parse::<Self>(path, text, overrides)?;
+        let overridden = |key: &str| overrides.iter().any(|(name, _)| name == key);
+        match (overridden("schedule.steps"), overridden("schedule.epochs")) {
+            (true, false) => recipe.schedule.epochs = None,
+            (false, true) => recipe.schedule.steps = None,
+            _ => {}
+        }
+        recipe.checked()
     }
 
     /// The runs of the recipe, read from `path`, in order, with the folder of each within that of all: one in the folder itself, or its

@@ -100,7 +100,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
         (ATTENTION, attention),
         ("product", products),
         ("head loss", head_loss),
-        ("experts", experts),
+        (EXPERTS, experts),
         ("step", |clock, give| step(clock, clock.sizes.model, Settings::default(), give)),
         ("large step", large_step),
     ];
@@ -233,8 +233,10 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     Ok(())
 }
 
-/// The group that has kernels for Hopper and others for older devices.
-pub const ATTENTION: &str = "attention";
+const ATTENTION: &str = "attention";
+const EXPERTS: &str = "experts";
+/// The groups that have kernels for Hopper and others for older devices.
+pub const WITH_BOTH: [&str; 2] = [ATTENTION, EXPERTS];
 
 const BACKWARD: &str = "attention backward";
 

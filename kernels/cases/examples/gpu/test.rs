@@ -6,13 +6,18 @@ use osler_kernels::cuda::{Gpu, Launcher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// Whether all is well.
+/// Whether all is well, and there was something to try.
 pub fn run<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> bool {
+    run_some(gpu, only, small).is_some_and(|num_failed| num_failed == 0)
+}
+
+/// How many cases failed; none where there was none to try.
+pub fn run_some<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> Option<usize> {
     let twin = match Cpu::<f32>::bf16(0) {
         Ok(twin) => twin,
         Err(error) => {
             eprintln!("error: {error}");
-            return false;
+            return Some(1);
         }
     };
     let wgmma = gpu.has_wgmma();
@@ -24,7 +29,7 @@ pub fn run<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> bool {
     let Held { num_cases, failed, .. } = held;
     failed.iter().for_each(|failure| println!("FAILED {failure}"));
     println!("{num_cases} cases, {} failed", failed.len());
-    failed.is_empty() && num_cases > 0
+    (num_cases > 0).then_some(failed.len())
 }
 
 struct Held<'a, L: Launcher> {

@@ -10,6 +10,7 @@ use osler_train::ranks::Alone;
 #[test]
 fn a_step_of_a_model_agrees_with_its_twin() {
     visit(&mut Emulated { wgmma: false });
+    visit(&mut Emulated { wgmma: true });
 }
 
 #[test]

@@ -123,6 +123,9 @@ impl Default for ExactDuplicatesConfig {
     }
 }
 
+/// Longest repeat that a pass may ask for, in bytes.
+const LENGTH_MAX: usize = 1 << 30;
+
 impl ExactDuplicatesConfig {
     /// Checks what the types cannot.
     ///
@@ -132,6 +135,9 @@ impl ExactDuplicatesConfig {
         let wrong = |setting, problem: String| Err(Error::Config { operator: STAGE, setting, problem });
         if let Some(pass) = self.passes.iter().position(|length| *length == 0) {
             return wrong("passes", format!("has length 0 for pass {pass}; a repeat has at least one byte"));
+        }
+        if let Some(pass) = self.passes.iter().position(|length| *length > LENGTH_MAX) {
+            return wrong("passes", format!("has a length of more than {LENGTH_MAX} bytes for pass {pass}, which no document repeats"));
         }
         if !(0.0..=1.0).contains(&self.removed_share_max) {
             return wrong("removed_share_max", format!("is {}; a share lies between 0 and 1", self.removed_share_max));

@@ -330,6 +330,7 @@ fn guard_names_source_and_share() {
 fn wrong_settings_and_orders_are_refused() {
     for (config, setting) in [
         (config(&[100, 0]), "passes"),
+        (config(&[400, 1 << 40]), "passes"),
         (ExactDuplicatesConfig { removed_share_max: f64::NAN, ..config(&[100]) }, "removed_share_max"),
         (ExactDuplicatesConfig { removed_share_max: 1.5, ..config(&[100]) }, "removed_share_max"),
     ] {

@@ -179,11 +179,14 @@ fn a_folder_belongs_to_one_run() {
     assert!(short.contains("fewer than the 24 of a chunk"), "{short}");
     let many = fails(&recipe(&[("schedule.tokens", "10000000")]), "other");
     assert!(many.contains("`schedule.tokens`: is more than the"), "{many}");
-    // An epoch is what the shards have: not what would make three other numbers agree, nor a part of it again and again.
-    let conflict = fails(&recipe(&[("schedule.steps", "5")]), "other");
+    // An epoch is what the shards have, not what would make three other numbers agree.
+    let conflict = fails(&recipe(&[("schedule.steps", "5"), ("schedule.epochs", "3")]), "other");
     assert!(conflict.contains("the numbers conflict") && conflict.contains("5 steps"), "{conflict}");
-    let part = fails(&recipe(&[("schedule.tokens", "96")]), "other");
-    assert!(part.contains("`schedule.tokens`: is 96, of which 3.00 epochs are asked for, but an epoch of the shards has "), "{part}");
+    let solved = |more: &[(&str, &str)]| Outline::new(&recipe(more), folder.path()).unwrap().budget.solved;
+    let (all, five, part) = (solved(&[]), solved(&[("schedule.steps", "5")]), solved(&[("schedule.tokens", "960")]));
+    assert!(all.epochs == 3.0 && five.tokens == all.tokens && five.epochs == (5 * 4 * 24) as f64 / all.tokens as f64, "{five:?}");
+    // So many tokens three times over, in chunks that do not come again before all have come.
+    assert_eq!((part.steps, part.tokens, part.epochs), (30, all.tokens, (30 * 4 * 24) as f64 / all.tokens as f64));
     let absent = fails(&recipe(&[("corpus", "elsewhere")]), "other");
     assert!(absent.contains("elsewhere/tokens; `osler corpus` makes it"), "{absent}");
 }
