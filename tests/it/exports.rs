@@ -61,7 +61,7 @@ fn packing_again_is_what_a_fresh_run_gives() {
     let scratch = Scratch::new("repack");
     let (out, fresh) = (scratch.path("out"), scratch.path("fresh"));
     succeed(&mut sample(&out, 60));
-    let stream_before = stream(&out);
+    let (stream_before, first) = (stream(&out), output_hashes(&out));
     let best_fit = ["--pack.method", "best-fit", "--pack.context_length", "512"];
     succeed(sample(&fresh, 60).args(best_fit));
     // By the command, and then by a run of the changed recipe, which finds it done.
@@ -75,6 +75,9 @@ fn packing_again_is_what_a_fresh_run_gives() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("pack again"), "tokens are not made again");
     assert!(stream(&out) == stream_before);
     succeed(&mut tokens("verify", &out));
+    // By a recipe that ships, with the length that the first run was given.
+    succeed(tokens("repack", &out).args(["--recipe", "sample", "--context-length", "256"]));
+    assert_eq!(output_hashes(&out), first);
 }
 
 #[test]

@@ -78,14 +78,16 @@ fn a_model_is_trained_and_a_killed_run_ends_with_the_same_bits() {
     let page = fs::read_to_string(folder.join("straight/train-report.html")).expect("report");
     assert!(page.contains("case-reports") && !page.contains("http://") && !page.contains("https://"));
 
-    let said = |flags: &[&str]| {
+    let said_by = |model: &str, flags: &[&str]| {
         let mut command = osler();
-        command.args(["generate", "--max-tokens", "12", "--prompt", "The patient", "--model"]).arg(folder.join("straight/model"));
+        command.args(["generate", "--max-tokens", "12", "--prompt", "The patient", "--model"]).arg(folder.join(model));
         String::from_utf8(succeed(command.args(flags)).stdout).expect("text")
     };
+    let said = |flags: &[&str]| said_by("straight/model", flags);
     let drawn = said(&["--seed", "3"]);
     assert!(drawn.starts_with("The patient") && drawn.len() > 14, "{drawn:?}");
     assert_eq!(drawn, said(&["--seed", "3", "--threads", "1"]));
+    assert_eq!(drawn, said_by("straight", &["--seed", "3"]));
     assert_eq!(said(&["--temperature", "0"]), said(&["--temperature", "0", "--seed", "9"]));
 
     let mut kills = 0;

@@ -151,9 +151,9 @@ pub enum TokensCommand {
     Repack {
         /// The run's folder.
         out: PathBuf,
-        /// A recipe whose [pack] and [mix] are taken; the run's own where none is given.
+        /// A recipe, or the name of one that ships, whose [pack] and [mix] are taken; the run's own where none is given.
         #[arg(long)]
-        recipe: Option<PathBuf>,
+        recipe: Option<String>,
         #[command(flatten)]
         pack: PackArguments,
     },
@@ -266,7 +266,7 @@ pub struct RecipeArguments {
 
 #[derive(Debug, Args)]
 pub struct GenerateArguments {
-    /// Folder of a model: config.json, safetensors, tokenizer.json.
+    /// Folder of a model (config.json, safetensors, tokenizer.json), or of a training run that has one.
     #[arg(long)]
     pub model: PathBuf,
     /// The text to go on from; read from standard input where none is given.

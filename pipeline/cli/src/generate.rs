@@ -29,8 +29,11 @@ pub fn run(arguments: &GenerateArguments) -> Result<u8, Failure> {
             text.trim_end_matches('\n').to_string()
         }
     };
-    let config = Config::read(&arguments.model.join("config.json")).map_err(TrainError::from)?;
-    let (tokenizer, begin) = load_tokenizer(&arguments.model, &config)?;
+    // A training run's folder holds its model in one of its own.
+    let of_run = arguments.model.join("model");
+    let folder = if of_run.join("config.json").is_file() { &of_run } else { &arguments.model };
+    let config = Config::read(&folder.join("config.json")).map_err(TrainError::from)?;
+    let (tokenizer, begin) = load_tokenizer(folder, &config)?;
     let mut ids = Ids::default();
     tokenizer.encode_into(&prompt, &mut ids).map_err(|error| Failure::user(chain(&error)))?;
     let mut tokens: Vec<u32> = begin.into_iter().chain(ids.as_slice().iter().copied()).collect();
@@ -42,7 +45,7 @@ pub fn run(arguments: &GenerateArguments) -> Result<u8, Failure> {
         return Err(Failure::user(format!("the prompt has {} tokens, the model {} positions", tokens.len(), config.max_positions)));
     }
     let ops = Cpu::<f32>::new(arguments.threads.into()).map_err(TrainError::from)?;
-    let model = model::read_weights(&ops, &arguments.model).map_err(TrainError::from)?;
+    let model = model::read_weights(&ops, folder).map_err(TrainError::from)?;
     let sampling = Sampling { temperature, top_k, top_p, seed };
     let mut to = stdout().lock();
     write!(to, "{prompt}")?;

@@ -1,9 +1,10 @@
 //! `osler tokens`: shards by themselves.
 
 use crate::arguments::{PackArguments, TokensCommand};
-use crate::commands::stop_on_signals;
+use crate::commands::{read_recipe, stop_on_signals};
 use crate::{Failure, render};
 use osler_corpus::tokenize::{Tokenizer, TokenizerConfig, sentencepiece};
+use osler_datasets::recipes;
 use osler_engine::{Options, Recipe};
 use osler_schemas::chain;
 use osler_tokens::exchange::{self, Format};
@@ -83,11 +84,11 @@ fn show(out: &Path, index: u64) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn repack(out: &Path, recipe: Option<&Path>, arguments: &PackArguments) -> Result<u8, Failure> {
+fn repack(out: &Path, recipe: Option<&str>, arguments: &PackArguments) -> Result<u8, Failure> {
     let own = match recipe {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Failure::user(format!("recipe {}: {error}", path.display())))?;
-            let recipe = Recipe::parse(&path.display().to_string(), &text, &[])?;
+        Some(name) => {
+            let (text, _) = read_recipe(name, recipes::shipped(name), &recipes::names())?;
+            let recipe = Recipe::parse(name, &text, &[])?;
             (recipe.pack, recipe.mix)
         }
         None => packing_of(out)?,

@@ -190,11 +190,7 @@ impl Driver {
     fn reserve(&mut self, operator: &dyn Operator) -> Result<()> {
         let bytes = operator.memory_bytes();
         self.reservation.try_resize(bytes).map_err(|error| {
-            DataFusionError::ResourcesExhausted(format!(
-                "{} needs {} MiB, more than is left of the memory budget; raise `memory` in the recipe ({error})",
-                self.spec,
-                bytes >> 20
-            ))
+            DataFusionError::ResourcesExhausted(format!("{} needs {} MiB, more than is left of it: {error}", self.spec, bytes >> 20))
         })
     }
 }
