@@ -64,6 +64,26 @@ KERNEL(sum_doubles, 256)(double* total, const double* partials, uint32_t count) 
     if (threadIdx.x == 0) total[0] = sum;
 }
 
+// The factor by which gradients are scaled, after their `count` squares, so that the root of those is at most norm[0]; what is added is
+// PyTorch's. Not a number where that root or a loss is not finite. One block.
+KERNEL(clip, 256)(double* norm, uint32_t count, const float* losses, uint64_t num_losses) {
+    SHARED_ARRAY(uint32_t, unfit, 8);
+    bool is_unfit = false;
+    for (uint64_t at = threadIdx.x; at < num_losses; at += blockDim.x) is_unfit |= !(fabsf(losses[at]) < infinite());
+    is_unfit = __any_sync(0xFFFFFFFFu, is_unfit);
+    if (threadIdx.x % 32 == 0) unfit[threadIdx.x / 32] = is_unfit;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (unsigned warp = 0; warp < 8; warp++) is_unfit |= unfit[warp] != 0;
+    double sum = 0.0;
+#pragma unroll 8
+    for (uint32_t at = 0; at < count; at++) sum += norm[1 + at];
+    const double root = sqrt(sum), share = norm[0] / (root + 1e-6);
+    const bool is_finite = root < double(infinite());
+    *reinterpret_cast<float*>(norm + 1 + count) =
+        is_finite && !is_unfit ? static_cast<float>(share < 1.0 ? share : 1.0) : __uint_as_float(0x7FFFFFFFu);
+}
+
 // sum += addend.
 KERNEL(add, 256)(float* sum, const float* addend, uint64_t count) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -82,12 +102,15 @@ DEVICE uint16_t rest_of(float value, uint16_t stored) {
 // w = keep w - rate m / (sqrt(v) correction + epsilon), where `keep` is 1 - rate * decay and the corrections of bias are in `rate` and
 // `correction`.
 struct Step {
-    float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon;
+    float beta1, rest1, beta2, rest2, keep, rate, correction, epsilon, gradient_scale;
 
     // From the device, so that the launches of all steps are the same.
-    DEVICE explicit Step(const float* factors)
-        : gradient_scale(factors[0]), beta1(factors[1]), rest1(factors[2]), beta2(factors[3]), rest2(factors[4]), keep(factors[5]),
-          rate(factors[6]), correction(factors[7]), epsilon(factors[8]) {}
+    DEVICE Step(const float* factors, const float* scale)
+        : beta1(factors[0]), rest1(factors[1]), beta2(factors[2]), rest2(factors[3]), keep(factors[4]), rate(factors[5]),
+          correction(factors[6]), epsilon(factors[7]), gradient_scale(*scale) {}
+
+    // Where gradients are no numbers, no step is taken.
+    DEVICE bool is_none() const { return gradient_scale != gradient_scale; }
 
     // One weight's step. With a rest, w is the f32 that `weight` and it make; else it is rounded.
     DEVICE void take(uint16_t* weight, uint16_t* rest, float* m, float* v, float grad) const {
@@ -104,17 +127,20 @@ struct Step {
 };
 
 template <typename Number>
-DEVICE void step(uint16_t* weight, uint16_t* rest, float* first, float* second, const Number* grad, uint64_t count, const float* factors) {
+DEVICE void step(uint16_t* weight, uint16_t* rest, float* first, float* second, const Number* grad, uint64_t count, const float* factors,
+                 const float* scale) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (at >= count) return;
-    Step(factors).take(weight + at, rest ? rest + at : nullptr, first + at, second + at, number(grad[at]));
+    const Step step(factors, scale);
+    if (at >= count || step.is_none()) return;
+    step.take(weight + at, rest ? rest + at : nullptr, first + at, second + at, number(grad[at]));
 }
-KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, const float* factors) {
-    step(weight, rest, first, second, grad, count, factors);
+KERNEL(adamw, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const float* grad, uint64_t count, const float* factors,
+                   const float* scale) {
+    step(weight, rest, first, second, grad, count, factors, scale);
 }
 KERNEL(adamw_stored, 256)(uint16_t* weight, uint16_t* rest, float* first, float* second, const uint16_t* grad, uint64_t count,
-                          const float* factors) {
-    step(weight, rest, first, second, grad, count, factors);
+                          const float* factors, const float* scale) {
+    step(weight, rest, first, second, grad, count, factors, scale);
 }
 
 // The middle of a step, as `share` in src/blockwise.rs makes it: numbers of 24 bits at most times powers of two, and one division.
@@ -214,10 +240,11 @@ DEVICE Several<EightFloats, float> load_gradients(const uint16_t* from, int insi
 // there are warps.
 template <typename Number>
 DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
-                           const Number* grad, uint64_t count, const float* factors) {
+                           const Number* grad, uint64_t count, const float* factors, const float* scale) {
     SHARED_ARRAY(Codes, with_sign, 1);
     SHARED_ARRAY(Codes, without_sign, 1);
-    const Step step(factors);
+    const Step step(factors, scale);
+    if (step.is_none()) return;
     fill<true>(with_sign);
     fill<false>(without_sign);
     const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -254,10 +281,11 @@ DEVICE void step_blockwise(uint16_t* weight, uint16_t* rest, uint8_t* first, flo
     }
 }
 KERNEL(adamw_blockwise, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second, float* second_scales,
-                             const float* grad, uint64_t count, const float* factors) {
-    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors);
+                             const float* grad, uint64_t count, const float* factors, const float* scale) {
+    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors, scale);
 }
 KERNEL(adamw_blockwise_stored, 256)(uint16_t* weight, uint16_t* rest, uint8_t* first, float* first_scales, uint8_t* second,
-                                    float* second_scales, const uint16_t* grad, uint64_t count, const float* factors) {
-    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors);
+                                    float* second_scales, const uint16_t* grad, uint64_t count, const float* factors,
+                                    const float* scale) {
+    step_blockwise(weight, rest, first, first_scales, second, second_scales, grad, count, factors, scale);
 }

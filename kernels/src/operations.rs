@@ -12,6 +12,7 @@
 //! see. All matrices are row-major. A backward operation *adds* to gradients of weights, those of matrices if it is
 //! told to; gradients of activations are overwritten unless the operation says that it adds. Sums over rows are taken in one order: the result does not depend on the number of threads.
 
+use crate::cuda::ALIGNMENT_BYTES;
 use crate::{KernelError, blockwise};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,14 +86,11 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this step, from 1, for the correction of bias.
     pub step: u64,
-    /// Factor on every gradient: the clipping factor, or 1.
-    pub gradient_scale: f64,
 }
 
 /// The numbers of one AdamW step that are the same for every weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AdamWFactors {
-    pub gradient_scale: f64,
     /// On the first moment, and on the gradient that is added to it.
     pub first: [f64; 2],
     /// On the second moment, and on the squared gradient that is added to it.
@@ -109,13 +107,12 @@ pub(crate) struct AdamWFactors {
 impl AdamW {
     /// The factors of this step.
     pub(crate) fn factors(&self, kernel: &'static str) -> Result<AdamWFactors, KernelError> {
-        let Self { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *self;
+        let Self { learning_rate, beta1, beta2, epsilon, weight_decay, step } = *self;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
         if power < 1 {
             return Err(KernelError::Value { kernel, argument: "step", wanted: "1 or more" });
         }
         Ok(AdamWFactors {
-            gradient_scale,
             first: [beta1, 1.0 - beta1],
             second: [beta2, 1.0 - beta2],
             keep: 1.0 - learning_rate * weight_decay,
@@ -201,6 +198,8 @@ pub trait Memory {
     type Rest: Send + Sync + std::fmt::Debug;
     /// Codes of [`Blockwise`] numbers.
     type Bytes: Send + Sync + std::fmt::Debug;
+    /// Squares of a step's gradients, and the factor that follows from their norm.
+    type Norm: Send + Sync + std::fmt::Debug;
 
     /// Whether there are f32 master weights, because the stored ones are coarser.
     fn needs_master(&self) -> bool;
@@ -220,14 +219,23 @@ pub trait Memory {
     /// # Errors
     /// [`KernelError::Memory`].
     fn new_bytes(&self, len: usize) -> Result<Self::Bytes, KernelError>;
-    /// Sees to it that a device with memory of its own has `bytes` for what follows, in one piece, and `scratch` more if its kernels are those that
-    /// need so much for themselves.
+    /// Room for the squares of so many gradients, all zero, whose norm is to be `most` at most; a factor of 1.
     ///
     /// # Errors
-    /// [`KernelError::Memory`] if it has not.
+    /// [`KernelError::Memory`].
+    fn new_norm(&self, gradients: usize, most: f64) -> Result<Self::Norm, KernelError>;
+    /// Sees to it that there are `bytes` for what follows, and `scratch` more for what a GPU's kernels need for themselves, which has one arena for all.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if there are not.
     fn reserve(&self, _bytes: u64, _scratch: u64) -> Result<(), KernelError> {
         Ok(())
     }
+}
+
+/// Numbers of 8 bytes in a [`Memory::Norm`]: what the norm may be, the squares, and the factor.
+pub(crate) const fn norm_numbers(gradients: usize) -> usize {
+    gradients + 2
 }
 
 /// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.
@@ -236,12 +244,13 @@ pub struct Counter {
     stored_bytes: u64,
     master: bool,
     taken: AtomicU64,
+    gaps: AtomicU64,
 }
 
 impl Counter {
     /// Memory of a device that stores values in `stored_bytes` bytes each: 2 for bf16, 4 for f32.
     pub fn new(stored_bytes: u64) -> Self {
-        Self { stored_bytes, master: stored_bytes < 4, taken: AtomicU64::new(0) }
+        Self { stored_bytes, master: stored_bytes < 4, taken: AtomicU64::new(0), gaps: AtomicU64::new(0) }
     }
 
     /// The same with master weights, whatever the size of stored ones.
@@ -254,8 +263,15 @@ impl Counter {
         self.taken.swap(0, Ordering::Relaxed)
     }
 
+    /// Bytes between all that was taken so far, in an arena of a GPU.
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
     fn add(&self, len: usize, bytes: u64) -> Result<(), KernelError> {
-        self.taken.fetch_add(len as u64 * bytes, Ordering::Relaxed);
+        let bytes = len as u64 * bytes;
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        self.gaps.fetch_add(bytes.max(1).next_multiple_of(ALIGNMENT_BYTES as u64) - bytes, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -266,6 +282,7 @@ impl Memory for Counter {
     type Index = ();
     type Rest = ();
     type Bytes = ();
+    type Norm = ();
 
     fn needs_master(&self) -> bool {
         self.master
@@ -290,6 +307,10 @@ impl Memory for Counter {
 
     fn new_bytes(&self, len: usize) -> Result<(), KernelError> {
         self.add(len, 1)
+    }
+
+    fn new_norm(&self, gradients: usize, _most: f64) -> Result<(), KernelError> {
+        self.add(norm_numbers(gradients), 8)
     }
 }
 
@@ -621,15 +642,30 @@ pub trait Operations: Memory + Sync {
         weight_grad: &mut Self::Exact,
     ) -> Done;
 
-    /// `Σ values²` of each, summed in f64. All in one go, so that a device is waited for once.
-    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError>
+    /// `Σ gradient²` of some gradients, summed in f64, each at its place in the norm.
+    fn squares(&self, gradients: &[(usize, &Gradient<Self>)], norm: &mut Self::Norm) -> Done
     where
         Self: Sized;
+    /// All squares, in order.
+    fn read_squares(&self, norm: &Self::Norm) -> Result<Vec<f64>, KernelError>;
+    /// Replaces all squares: with those of gradients that are elsewhere, too.
+    fn write_squares(&self, norm: &mut Self::Norm, squares: &[f64]) -> Done;
+    /// Makes the factor `most / (norm + 10⁻⁶)`, but at most 1, where the norm is the root of the sum of all squares in order (Pascanu et al. 2013,
+    /// algorithm 1; the small number is that of PyTorch). It is NaN where the norm, or one of the first so many `losses`, is not finite.
+    fn clip(&self, losses: Option<(&Self::Exact, usize)>, norm: &mut Self::Norm) -> Done;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
-    /// One step of AdamW on one tensor, on its master weights where it has a rest. Blockwise moments are widened, stepped as exact ones are,
+    /// One step of AdamW on one tensor, on its master weights where it has a rest, with the gradient times the norm's factor; nothing where that is NaN.
+    /// Blockwise moments are widened, stepped as exact ones are,
     /// and take the codes nearest to what came out.
-    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        norm: &Self::Norm,
+        grad: &Gradient<Self>,
+        state: &mut AdamState<Self>,
+        weight: &mut Self::Stored,
+    ) -> Done
     where
         Self: Sized;
 }

@@ -2,7 +2,7 @@
 
 use osler_kernels::blockwise::{BLOCK, Map, SIGNED, UNSIGNED, code};
 use osler_kernels::operations::{AdamState, AdamW, Gradient, Moments};
-use osler_kernels::{Cpu, Operations};
+use osler_kernels::{Cpu, Memory, Operations};
 
 macro_rules! golden {
     ($name:literal) => {
@@ -52,10 +52,11 @@ fn codes_are_those_of_bitsandbytes() {
 fn steps_are_those_of_bitsandbytes() {
     let ops = Cpu::<f32>::new(1).unwrap();
     let (mut weight, mut state) = (numbers(0), AdamState::new(&ops, 4096, true).unwrap());
+    let norm = ops.new_norm(0, 1.0).unwrap();
     for step in 1..=3 {
-        let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step, gradient_scale: 1.0 };
+        let settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step };
         let gradient: Vec<f32> = numbers(step as i64).iter().map(|&x| if x < 0.0 { x - 0.25 } else { x + 0.25 }).collect();
-        ops.adamw(&settings, &Gradient::Exact(gradient), &mut state, &mut weight).unwrap();
+        ops.adamw(&settings, &norm, &Gradient::Exact(gradient), &mut state, &mut weight).unwrap();
     }
     let Moments::Blockwise { first, second } = &state.moments else { panic!("asked for blockwise ones") };
     for (name, map, moment, codes, scales) in [

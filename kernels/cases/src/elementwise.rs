@@ -346,20 +346,35 @@ struct Optimiser {
 impl Work for Optimiser {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let count = self.count;
-        let mut settings =
-            AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 0.5 };
+        let mut settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
         let mut grad = gradient(device, &numbers(count, 4), self.is_stored);
         if let Some(grad) = grad.exact() {
             device.add_exact(&exact(device, &numbers(count, 1)), grad).unwrap();
         }
         let mut weight = stored(device, &numbers(count, 2));
         let mut state = AdamState::new(device, count, self.is_blockwise).unwrap();
-        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        // A norm of two, which is to be one.
+        let mut norm = device.new_norm(4, 1.0).unwrap();
+        device.write_squares(&mut norm, &[1.0, 0.0, 2.0, 1.0]).unwrap();
+        device.clip(None, &mut norm).unwrap();
+        device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         settings.step = 2;
-        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         let nothing = gradient(device, &[], self.is_stored);
-        let squares = device.sums_of_squares(&[&grad, &nothing, &grad]).unwrap();
-        assert!(squares[0] == squares[2] && squares[1] == 0.0, "each by itself");
+        device.squares(&[(3, &grad), (1, &nothing), (0, &grad)], &mut norm).unwrap();
+        let squares = device.read_squares(&norm).unwrap();
+        assert!(squares[0] == squares[3] && squares[1..3] == [0.0, 2.0], "each in its place");
+        // What is not finite is no step, wherever it is.
+        let before = read_stored(device, &weight, count);
+        settings.step = 3;
+        for (square, loss) in [(f64::NAN, 0.5), (f64::INFINITY, 0.5), (1.0, f32::NAN), (1.0, f32::NEG_INFINITY)] {
+            let mut losses = vec![0.25; 300];
+            losses[self.count % 300] = loss;
+            device.write_squares(&mut norm, &[1.0, square, 2.0, 1.0]).unwrap();
+            device.clip(Some((&exact(device, &losses), 300)), &mut norm).unwrap();
+            device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
+        }
+        assert!(before == read_stored(device, &weight, count), "a step by gradients that are no numbers");
         let mut master = vec![0.0; count];
         device.read_master(&weight, state.rest.as_ref().unwrap(), 0, &mut master).unwrap();
         let stepped = read_stored(device, &weight, count);
@@ -411,7 +426,11 @@ struct Squares {
 
 impl Work for Squares {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let squares = |is_stored| device.sums_of_squares(&[&gradient(device, &numbers(self.count, 1), is_stored)]).unwrap()[0] as f32;
+        let mut norm = device.new_norm(1, 1.0).unwrap();
+        let mut squares = |is_stored| {
+            device.squares(&[(0, &gradient(device, &numbers(self.count, 1), is_stored))], &mut norm).unwrap();
+            device.read_squares(&norm).unwrap()[0] as f32
+        };
         vec![vec![squares(false), squares(true)]]
     }
 
@@ -452,8 +471,9 @@ impl Work for Codes {
         let count = gradients.len();
         let (grad, mut weight) = (gradient(device, &gradients, false), stored(device, &vec![0.0; count]));
         let mut state = AdamState::new(device, count, true).unwrap();
-        let settings = AdamW { learning_rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1e-8, weight_decay: 0.0, step: 1, gradient_scale: 1.0 };
-        device.adamw(&settings, &grad, &mut state, &mut weight).unwrap();
+        let settings = AdamW { learning_rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1e-8, weight_decay: 0.0, step: 1 };
+        let norm = device.new_norm(0, 1.0).unwrap();
+        device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         let Moments::Blockwise { first, second } = &state.moments else { return Vec::new() };
         let codes = |moment: &Blockwise<O>| {
             let mut codes = vec![0; count];

@@ -64,8 +64,7 @@ impl Step {
             let scale = 1.0 / batch.num_targets() as f64;
             results.push(model.forward_backward(device, &batch, scale, &mut work, &mut grads).unwrap().rows);
             after();
-            let norm = grads.norm(device).unwrap();
-            optimiser.step(device, 0.01, norm, &grads, &mut model).unwrap();
+            optimiser.step(device, 0.01, &mut grads, &mut model).unwrap();
             after();
         }
         let weights = model.weights.iter().zip(&model.parameters.list);
@@ -144,8 +143,7 @@ impl Work for Step {
         // As large as gradients are, so that noise in a small one does not become a whole step.
         let settings = Settings { epsilon: 1e-3, ..Settings::default() };
         let mut optimiser = Optimiser::new(device, &model, settings).unwrap();
-        let norm = grads.norm(device).unwrap();
-        optimiser.step(device, 0.01, norm, &grads, &mut model).unwrap();
+        optimiser.step(device, 0.01, &mut grads, &mut model).unwrap();
         results.extend(
             model.weights.iter().zip(&model.parameters.list).map(|(weight, parameter)| read_stored(device, weight, parameter.len())),
         );

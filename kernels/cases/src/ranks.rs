@@ -8,7 +8,7 @@ use osler_kernels::cuda::{Gpu, Launcher};
 use osler_kernels::operations::IGNORED;
 use osler_train::TrainError;
 use osler_train::model::{Batch, Recompute};
-use osler_train::optimiser::Settings;
+use osler_train::optimiser::{MomentKind, Settings};
 use osler_train::ranks::{Communicator, Door, Meeting, Mesh};
 use osler_train::schedule::{Decay, Schedule};
 use osler_train::trainer::{Plan, Source, Trainer};
@@ -153,8 +153,21 @@ impl Course {
     /// # Errors
     /// Where there is not enough memory.
     pub fn trainer<L: Launcher>(&self, gpu: &Gpu<L>, ranks: Box<dyn Communicator<Gpu<L>>>) -> Result<Trainer<Gpu<L>>, TrainError> {
+        self.trainer_with(gpu, ranks, MomentKind::F32)
+    }
+
+    /// The same with moments of a kind.
+    ///
+    /// # Errors
+    /// As [`trainer`](Self::trainer).
+    pub fn trainer_with<L: Launcher>(
+        &self,
+        gpu: &Gpu<L>,
+        ranks: Box<dyn Communicator<Gpu<L>>>,
+        moments: MomentKind,
+    ) -> Result<Trainer<Gpu<L>>, TrainError> {
         let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
-        let optimiser = Settings { clip: Some(0.5), ..Settings::default() };
+        let optimiser = Settings { clip: Some(0.5), moments, ..Settings::default() };
         let plan = Plan { schedule, optimiser, accumulation: self.passes, recompute: Recompute::None, sums_in_any_order: false };
         // More layers than there are sets of gradients, so that sets are used again.
         Trainer::new(gpu, Step::for_hopper(self.kind).with_layers(4).model(gpu), plan, ranks)

@@ -25,6 +25,7 @@ use crate::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Memory, Operations, RotaryShape,
     RouteShape,
 };
+use optimiser::Norm;
 use std::marker::PhantomData;
 
 /// A CPU with its threads. Buffers are vectors of `F`.
@@ -87,6 +88,7 @@ impl<F: Number> Memory for Cpu<F> {
     /// A difference of an f32 and its upper half is an f32.
     type Rest = Vec<F>;
     type Bytes = Vec<u8>;
+    type Norm = Norm;
 
     fn needs_master(&self) -> bool {
         self.rounds
@@ -110,6 +112,10 @@ impl<F: Number> Memory for Cpu<F> {
 
     fn new_bytes(&self, len: usize) -> Result<Vec<u8>, KernelError> {
         zeros(len)
+    }
+
+    fn new_norm(&self, gradients: usize, most: f64) -> Result<Norm, KernelError> {
+        Ok(Norm { most, squares: zeros(gradients)?, factor: 1.0 })
     }
 
     /// Asks the system, which does not promise more than the machine has; nothing is touched.
@@ -465,16 +471,39 @@ impl<F: Number> Operations for Cpu<F> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
-        Ok(values.iter().map(|values| self.sum_of_squares(numbers(values))).collect())
+    fn squares(&self, gradients: &[(usize, &Gradient<Self>)], norm: &mut Norm) -> Done {
+        for &(place, gradient) in gradients {
+            range("squares", place, 1, norm.squares.len())?;
+            norm.squares[place] = self.sum_of_squares(numbers(gradient));
+        }
+        Ok(())
+    }
+
+    fn read_squares(&self, norm: &Norm) -> Result<Vec<f64>, KernelError> {
+        Ok(norm.squares.clone())
+    }
+
+    fn write_squares(&self, norm: &mut Norm, squares: &[f64]) -> Done {
+        expect_len("norm", &[("squares", squares.len(), norm.squares.len())])?;
+        norm.squares.copy_from_slice(squares);
+        Ok(())
+    }
+
+    fn clip(&self, losses: Option<(&Vec<F>, usize)>, norm: &mut Norm) -> Done {
+        let losses = match losses {
+            Some((losses, len)) => &losses[range("losses", 0, len, losses.len())?],
+            None => &[],
+        };
+        self.clip_norm(losses, norm);
+        Ok(())
     }
 
     fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {
         self.add_exact(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Vec<F>) -> Done {
-        self.adamw(settings, numbers(grad), state, weight)
+    fn adamw(&self, settings: &AdamW, norm: &Norm, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Vec<F>) -> Done {
+        self.adamw(settings, norm.factor, numbers(grad), state, weight)
     }
 }
 

@@ -11,11 +11,25 @@ const KERNEL: &str = "adamw";
 /// Numbers per task, and per partial sum of a norm; whole blocks of blockwise moments.
 const BLOCK: usize = 16 * 1024;
 
+/// Squares of gradients, and what those are scaled by so that their norm is `most` at most.
+#[derive(Debug)]
+pub struct Norm {
+    pub(super) most: f64,
+    pub(super) squares: Vec<f64>,
+    pub(super) factor: f64,
+}
+
 impl<F: Number> Cpu<F> {
     pub(super) fn sum_of_squares(&self, values: &[F]) -> f64 {
         let blocks = values.par_chunks(BLOCK);
         let sums: Vec<f64> = self.run(|| blocks.map(|block| self.vectorise(|| number::dot(block, block))).collect());
         sums.iter().sum()
+    }
+
+    pub(super) fn clip_norm(&self, losses: &[F], norm: &mut Norm) {
+        let root = norm.squares.iter().fold(0.0, |sum, square| sum + square).sqrt();
+        let is_finite = root.is_finite() && losses.iter().all(|loss| loss.wide().is_finite());
+        norm.factor = if is_finite { (norm.most / (root + 1e-6)).min(1.0) } else { f64::NAN };
     }
 
     pub(super) fn add_exact(&self, addend: &[F], sum: &mut [F]) -> Done {
@@ -25,10 +39,14 @@ impl<F: Number> Cpu<F> {
         Ok(())
     }
 
-    pub(super) fn adamw(&self, settings: &AdamW, grad: &[F], state: &mut AdamState<Self>, weight: &mut [F]) -> Done {
+    /// With the gradient times `gradient_scale`; where that is not a number, nothing.
+    pub(super) fn adamw(&self, settings: &AdamW, gradient_scale: f64, grad: &[F], state: &mut AdamState<Self>, weight: &mut [F]) -> Done {
         let wanted = weight.len();
         expect_len(KERNEL, &[("grad", grad.len(), wanted), ("rest", state.rest.as_ref().map_or(wanted, Vec::len), wanted)])?;
-        let step = Step::new(settings)?;
+        let step = Step::new(settings, gradient_scale)?;
+        if gradient_scale.is_nan() {
+            return Ok(());
+        }
         let weights = Weights { weight, rest: state.rest.as_deref_mut() };
         match &mut state.moments {
             Moments::Exact { first, second } => {
@@ -101,8 +119,8 @@ struct Step<F> {
 }
 
 impl<F: Number> Step<F> {
-    fn new(settings: &AdamW) -> Result<Self, KernelError> {
-        let AdamWFactors { gradient_scale, first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
+    fn new(settings: &AdamW, gradient_scale: f64) -> Result<Self, KernelError> {
+        let AdamWFactors { first, second, keep, rate, second_correction, epsilon } = settings.factors(KERNEL)?;
         Ok(Self {
             gradient_scale: F::of(gradient_scale),
             first: first.map(F::of).into(),
@@ -170,8 +188,7 @@ mod tests {
     use super::*;
     use crate::cpu::testing::{check_threads, close, numbers};
 
-    const SETTINGS: AdamW =
-        AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 1.0 };
+    const SETTINGS: AdamW = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
 
     /// After one step from zero moments, `m̂ = g` and `v̂ = g²`: each weight moves by the learning rate, after its decay.
     #[test]
@@ -180,7 +197,7 @@ mod tests {
         let cpu = Cpu::<f64>::new(1).unwrap();
         let mut state = AdamState::new(&cpu, 3, false).unwrap();
         let mut weight = [1.0, 2.0, 3.0];
-        cpu.adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
+        cpu.adamw(&SETTINGS, 1.0, &grad, &mut state, &mut weight).unwrap();
         let moved = |grad: f64| 0.01 * grad / (grad.abs() + 1e-8);
         close("weight", &weight, &[0.999 - moved(0.5), 1.998 - moved(-3.0), 2.997 - moved(1e-12)], 1e-12);
         let Moments::Exact { first, second } = &state.moments else { panic!("asked for exact ones") };
@@ -193,13 +210,14 @@ mod tests {
         let run = |grad: f32, gradient_scale: f64| {
             let mut state = AdamState::<Cpu> { moments: Moments::Exact { first: vec![0.3], second: vec![0.2] }, rest: None };
             let mut weight = [1.0];
-            Cpu::new(1).unwrap().adamw(&AdamW { gradient_scale, step: 4, ..SETTINGS }, &[grad], &mut state, &mut weight).unwrap();
+            Cpu::new(1).unwrap().adamw(&AdamW { step: 4, ..SETTINGS }, gradient_scale, &[grad], &mut state, &mut weight).unwrap();
             let Moments::Exact { first, second } = state.moments else { panic!("these are exact") };
             (weight, first, second)
         };
         assert_eq!(run(4.0, 0.25), run(1.0, 1.0));
+        assert_eq!(run(4.0, f64::NAN), ([1.0], vec![0.3], vec![0.2]));
         let mut state = AdamState::new(&Cpu::<f32>::new(1).unwrap(), 1, false).unwrap();
-        assert!(Cpu::new(1).unwrap().adamw(&AdamW { step: 0, ..SETTINGS }, &[1.0], &mut state, &mut [1.0f32]).is_err());
+        assert!(Cpu::new(1).unwrap().adamw(&AdamW { step: 0, ..SETTINGS }, 1.0, &[1.0], &mut state, &mut [1.0f32]).is_err());
     }
 
     #[test]
@@ -209,7 +227,7 @@ mod tests {
         let mut weight = [1.0];
         let settings = AdamW { learning_rate: 1e-4, weight_decay: 0.0, ..SETTINGS };
         for step in 1..=10 {
-            cpu.adamw(&AdamW { step, ..settings }, &[1.0], &mut state, &mut weight).unwrap();
+            cpu.adamw(&AdamW { step, ..settings }, 1.0, &[1.0], &mut state, &mut weight).unwrap();
         }
         let master = weight[0] + state.rest.unwrap()[0];
         assert!((master - 0.999).abs() < 1e-6, "{master}");
@@ -223,8 +241,8 @@ mod tests {
         let grad: Vec<f32> = numbers::<f32>(count, 1).iter().enumerate().map(|(at, grad)| grad * 0.3f32.powi(at as i32 % 9)).collect();
         let (mut exact, mut narrow) = (AdamState::new(&cpu, count, false).unwrap(), AdamState::new(&cpu, count, true).unwrap());
         let (mut exact_weight, mut weight) = (vec![0.0; count], vec![0.0; count]);
-        cpu.adamw(&SETTINGS, &grad, &mut exact, &mut exact_weight).unwrap();
-        cpu.adamw(&SETTINGS, &grad, &mut narrow, &mut weight).unwrap();
+        cpu.adamw(&SETTINGS, 1.0, &grad, &mut exact, &mut exact_weight).unwrap();
+        cpu.adamw(&SETTINGS, 1.0, &grad, &mut narrow, &mut weight).unwrap();
         assert_eq!(weight, exact_weight, "the step is taken before moments are rounded");
         let (Moments::Exact { first, second }, Moments::Blockwise { first: narrow_first, second: narrow_second }) =
             (&exact.moments, &narrow.moments)
@@ -254,7 +272,7 @@ mod tests {
             let mut state = AdamState::new(&cpu, count, is_blockwise).unwrap();
             let (mut grad, mut weight) = (numbers::<f32>(count, 1), vec![0.0; count]);
             for step in 1..20 {
-                cpu.adamw(&AdamW { step, ..SETTINGS }, &grad, &mut state, &mut weight).unwrap();
+                cpu.adamw(&AdamW { step, ..SETTINGS }, 1.0, &grad, &mut state, &mut weight).unwrap();
                 grad.fill(0.0);
             }
             weight.iter().fold(0.0f32, |most, weight| most.max(weight.abs()))
@@ -269,9 +287,9 @@ mod tests {
             let count = 3 * BLOCK + 5;
             let (grad, mut weight) = (numbers(count, 1), numbers(count, 2));
             let mut state = AdamState::new(cpu, count, false).unwrap();
-            cpu.adamw(&SETTINGS, &grad, &mut state, &mut weight).unwrap();
+            cpu.adamw(&SETTINGS, 1.0, &grad, &mut state, &mut weight).unwrap();
             let mut blockwise = AdamState::new(cpu, count, true).unwrap();
-            (1..3).for_each(|step| cpu.adamw(&AdamW { step, ..SETTINGS }, &grad, &mut blockwise, &mut weight).unwrap());
+            (1..3).for_each(|step| cpu.adamw(&AdamW { step, ..SETTINGS }, 1.0, &grad, &mut blockwise, &mut weight).unwrap());
             weight.push(cpu.sum_of_squares(&grad) as f32);
             let Moments::Exact { first, second } = state.moments else { panic!("asked for exact ones") };
             let Moments::Blockwise { first: codes, .. } = blockwise.moments else { panic!("asked for blockwise ones") };

@@ -1,6 +1,6 @@
 //! Typed pieces of a device's memory.
 
-use super::lists::Held;
+use super::memory::Held;
 use crate::KernelError;
 use crate::cpu::Number;
 use std::marker::PhantomData;

@@ -307,10 +307,12 @@ impl Launcher for Driver {
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // The driver gives no memory of no bytes; one stands for them.
-        self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::Memory { bytes },
-            _ => launch_failed("the device gives no memory")(error),
-        })
+        self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(|error| no_memory(error, bytes))
+    }
+
+    fn allocate_unwritten(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
+        // SAFETY: who asks for it knows that it may hold anything, and any bytes are numbers.
+        unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|error| no_memory(error, bytes))
     }
 
     fn address(&self, memory: &Self::Memory) -> u64 {
@@ -319,23 +321,22 @@ impl Launcher for Driver {
         address
     }
 
-    fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done {
-        if within(at, bytes.len(), memory.len()).is_none() {
-            return Err(outside("bytes", memory, at, bytes.len()));
-        }
+    fn write(&self, address: u64, bytes: &[u8]) -> Done {
         let refused = launch_failed("a copy to the device");
         self.context.bind_to_thread().map_err(&refused)?;
         // A thread that panicked left at most a slot out.
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        uploads.copy(&self.stream, self.address(memory) + at as u64, bytes).map_err(refused)
+        uploads.copy(&self.stream, address, bytes).map_err(refused)
     }
 
-    fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done {
-        let Some(from) = within(at, bytes.len(), memory.len()).and_then(|range| memory.try_slice(range)) else {
-            return Err(outside("bytes", memory, at, bytes.len()));
-        };
-        self.stream.memcpy_dtoh(&from, bytes).map_err(launch_failed("a copy from the device"))?;
-        self.synchronize()
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Done {
+        let refused = launch_failed("a copy from the device");
+        self.context.bind_to_thread().map_err(&refused)?;
+        // SAFETY: the stream lives, and the bytes until the copy has ended, which is waited for. The address is the device's: what is done there,
+        // right or wrong, touches no memory of the host.
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) };
+        let waited = self.synchronize();
+        copied.map_err(refused).and(waited)
     }
 
     fn run(&self, command: &Command) -> Done {
@@ -494,16 +495,6 @@ fn first_in_line(context: &Arc<CudaContext>) -> Result<Arc<CudaStream>, DriverEr
     context.new_stream_with_priority(most)
 }
 
-/// `at .. at + len`, if it lies within `whole`.
-fn within(at: usize, len: usize, whole: usize) -> Option<std::ops::Range<usize>> {
-    let end = at.checked_add(len)?;
-    (end <= whole).then_some(at..end)
-}
-
-fn outside(argument: &'static str, memory: &CudaSlice<u8>, at: usize, len: usize) -> KernelError {
-    KernelError::Shape { kernel: "copy", argument, wanted: memory.len(), got: at.saturating_add(len) }
-}
-
 /// Lets the device's pool keep freed memory for the next allocation, where it would give it back at every wait.
 fn keep_freed_memory(context: &CudaContext) -> Done {
     if !context.has_async_alloc() {
@@ -539,6 +530,14 @@ pub(super) fn launch_failed(what: &str) -> impl Fn(DriverError) -> KernelError {
     move |error| KernelError::Launch(format!("{what}: {}", said(error)))
 }
 
+/// Memory that the device has not, or the reason why it gives none.
+pub(super) fn no_memory(error: DriverError, bytes: usize) -> KernelError {
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::Memory { bytes },
+        _ => launch_failed("the device gives no memory")(error),
+    }
+}
+
 fn said(error: DriverError) -> String {
     let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{:?}: {text}", error.0)
@@ -547,14 +546,6 @@ fn said(error: DriverError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_lie_within() {
-        assert_eq!(within(2, 3, 5), Some(2..5));
-        assert_eq!(within(0, 0, 0), Some(0..0));
-        assert_eq!(within(2, 4, 5), None);
-        assert_eq!(within(usize::MAX, 2, 5), None);
-    }
 
     #[test]
     fn arguments_are_read_where_they_lie() {

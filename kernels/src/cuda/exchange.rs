@@ -221,7 +221,7 @@ impl<L: Launcher> Gpu<L> {
             // What uses the old one is to end first.
             self.wait_for(exchange.mark.take())?;
         }
-        let work = work(self.launcher.address(exchange.staging.at_least(self, bytes)?))?;
+        let work = work(exchange.staging.at_least(self, bytes)?)?;
         if work.is_empty() { Ok(()) } else { self.put_aside(&mut exchange, &work) }
     }
 

@@ -32,13 +32,13 @@ pub trait Launcher: Send + Sync + Debug {
     }
     /// The address of its first byte on the device.
     fn address(&self, memory: &Self::Memory) -> u64;
-    /// Copies `bytes` to the device, from byte `at` on.
+    /// Copies `bytes` to an address of the device.
     ///
     /// # Errors
     /// [`KernelError::Launch`], as for all below. Where memory ends is checked by the caller.
-    fn write(&self, memory: &mut Self::Memory, at: usize, bytes: &[u8]) -> Done;
-    /// Copies from the device, from byte `at` on. Waits for what was launched before.
-    fn read(&self, memory: &Self::Memory, at: usize, bytes: &mut [u8]) -> Done;
+    fn write(&self, address: u64, bytes: &[u8]) -> Done;
+    /// Copies from an address of the device. Waits for what was launched before.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Done;
     /// Starts a command, after all that were started before.
     fn run(&self, command: &Command) -> Done;
     /// Makes one thing of a list of commands, each of which has run before, and runs none of them.

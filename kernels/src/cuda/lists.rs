@@ -5,13 +5,13 @@
 //! and one that differs runs as it is.
 
 use super::launcher::{Argument, Command, Launcher};
+use super::memory::{Held, Piece};
 use super::{Gpu, lock};
 use crate::KernelError;
 use crate::operations::Done;
 use std::hash::{Hash, Hasher};
-use std::mem::{ManuallyDrop, take};
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex};
+use std::mem::take;
+use std::sync::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Commands from which on a list is worth a recording.
@@ -27,14 +27,9 @@ pub(super) struct Lists<M>(Mutex<Option<Open<M>>>);
 struct Open<M> {
     commands: Vec<Command>,
     /// Memory that was given back while commands may still name it.
-    dropped: Vec<M>,
-}
-
-/// Memory that is given back when it is dropped, but not before what was listed has been started.
-#[derive(Debug)]
-pub(super) struct Held<M> {
-    memory: ManuallyDrop<M>,
-    lists: Arc<Lists<M>>,
+    dropped: Vec<Piece<M>>,
+    /// Constants that commands may read, a bit for each place.
+    read: u64,
 }
 
 /// Lists that the device had before, by their last use.
@@ -77,7 +72,7 @@ pub(super) enum Constant {
 
 const NUM_CONSTANTS: usize = 2 + 2 * NUM_ADAMW_FACTORS;
 /// As `Step` in `cuda/optimiser.cu` has them.
-pub(super) const NUM_ADAMW_FACTORS: usize = 9;
+pub(super) const NUM_ADAMW_FACTORS: usize = 8;
 
 impl Constant {
     fn place(self) -> usize {
@@ -100,7 +95,7 @@ impl<M> Lists<M> {
     fn open(&self) -> bool {
         let mut open = lock(&self.0);
         let begins = open.is_none();
-        open.get_or_insert_with(|| Open { commands: Vec::new(), dropped: Vec::new() });
+        open.get_or_insert_with(|| Open { commands: Vec::new(), dropped: Vec::new(), read: 0 });
         begins
     }
 
@@ -114,35 +109,27 @@ impl<M> Lists<M> {
             None => Some(command),
         }
     }
-}
 
-impl<M> Held<M> {
-    pub fn new(memory: M, lists: Arc<Lists<M>>) -> Self {
-        Self { memory: ManuallyDrop::new(memory), lists }
+    /// Gives memory back, when nothing listed may name it any more.
+    pub fn give_back(&self, piece: Piece<M>) {
+        let mut open = lock(&self.0);
+        match open.as_mut() {
+            Some(open) if !open.commands.is_empty() => open.dropped.push(piece),
+            _ => {
+                drop(open);
+                drop(piece);
+            }
+        }
     }
-}
 
-impl<M> Deref for Held<M> {
-    type Target = M;
-
-    fn deref(&self) -> &M {
-        &self.memory
+    /// Whether what is listed may read the constants of a place.
+    fn reads(&self, place: usize) -> bool {
+        lock(&self.0).as_ref().is_some_and(|open| open.read & (1 << place) != 0)
     }
-}
 
-impl<M> DerefMut for Held<M> {
-    fn deref_mut(&mut self) -> &mut M {
-        &mut self.memory
-    }
-}
-
-impl<M> Drop for Held<M> {
-    fn drop(&mut self) {
-        // SAFETY: taken here alone, once, and not used after.
-        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
-        match lock(&self.lists.0).as_mut() {
-            Some(open) if !open.commands.is_empty() => open.dropped.push(memory),
-            _ => drop(memory),
+    fn will_read(&self, place: usize) {
+        if let Some(open) = lock(&self.0).as_mut() {
+            open.read |= 1 << place;
         }
     }
 }
@@ -206,7 +193,10 @@ impl<L: Launcher> Gpu<L> {
 
     /// Starts what has been listed so far: before the host reads or writes.
     pub(super) fn start_listed(&self) -> Done {
-        let taken = lock(&self.lists.0).as_mut().map(|open| (take(&mut open.commands), take(&mut open.dropped)));
+        let taken = lock(&self.lists.0).as_mut().map(|open| {
+            open.read = 0;
+            (take(&mut open.commands), take(&mut open.dropped))
+        });
         // What was dropped is given back after it.
         taken.map_or(Ok(()), |(commands, _dropped)| self.start(commands))
     }
@@ -241,7 +231,8 @@ impl<L: Launcher> Gpu<L> {
         }
     }
 
-    /// Where numbers are on the device, written there if any has changed.
+    /// Where numbers are on the device, written there if any has changed: before all that is listed, unless that reads the ones that were
+    /// there.
     pub(super) fn constant<const N: usize>(&self, which: Constant, values: [f32; N]) -> Result<Argument, KernelError> {
         let mut held = lock(&self.constants);
         let constants = match &mut *held {
@@ -250,12 +241,15 @@ impl<L: Launcher> Gpu<L> {
         };
         let (place, bits) = (which.place(), values.map(|value| Some(value.to_bits())));
         if constants.bits[place..place + N] != bits {
-            self.start_listed()?;
+            if self.lists.reads(place) {
+                self.start_listed()?;
+            }
             constants.bits[place..place + N].fill(None);
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.launcher.write(&mut constants.memory, place * size_of::<f32>(), &bytes)?;
+            self.launcher.write(constants.memory.address() + (place * size_of::<f32>()) as u64, &bytes)?;
             constants.bits[place..place + N].copy_from_slice(&bits);
         }
-        Ok(Argument::Pointer(self.launcher.address(&constants.memory) + (place * size_of::<f32>()) as u64))
+        self.lists.will_read(place);
+        Ok(Argument::Pointer(constants.memory.address() + (place * size_of::<f32>()) as u64))
     }
 }

@@ -17,7 +17,9 @@ mod launcher;
 pub mod library;
 mod linear;
 mod lists;
+mod memory;
 pub mod nccl;
+mod norm;
 mod operations;
 mod optimiser;
 mod paper;
@@ -33,6 +35,7 @@ mod uploads;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
 pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
+pub use memory::ALIGNMENT_BYTES;
 pub use paper::Paper;
 pub use units::{UNITS, Unit};
 
@@ -41,7 +44,8 @@ use crate::checks::{expect_len, range};
 use crate::operations::{Done, Memory};
 use buffer::Facts;
 use exchange::Exchange;
-use lists::{Constants, Held, Known, Lists};
+use lists::{Constants, Known, Lists};
+use memory::{Arena, Held};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,8 +54,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Gpu<L: Launcher> {
     /// Memory of kernels that need some while they run. Launches run in order, so one piece serves all.
     scratch: Mutex<Growing<L::Memory>>,
-    /// Sums that the host reads.
-    totals: Mutex<Growing<L::Memory>>,
+    arena: Mutex<Option<Arc<Arena<L::Memory>>>>,
     lists: Arc<Lists<L::Memory>>,
     known: Mutex<Known<L::Recording>>,
     constants: Mutex<Option<Constants<L::Memory>>>,
@@ -77,7 +80,7 @@ impl<L: Launcher> Gpu<L> {
         Self {
             launcher,
             scratch: Mutex::default(),
-            totals: Mutex::default(),
+            arena: Mutex::default(),
             lists: Arc::default(),
             known: Mutex::default(),
             constants: Mutex::default(),
@@ -92,17 +95,12 @@ impl<L: Launcher> Gpu<L> {
 
     /// Bytes that kernels have needed for themselves, so far.
     pub fn scratch_bytes(&self) -> u64 {
-        [&self.scratch, &self.totals].into_iter().map(|held| lock(held).bytes() as u64).sum()
+        lock(&self.scratch).bytes() as u64
     }
 
     /// Whether it runs the kernels for Hopper alone.
     pub fn has_wgmma(&self) -> bool {
         self.launcher.has_wgmma()
-    }
-
-    /// `bytes` zeros.
-    fn allocate(&self, bytes: usize) -> Result<Held<L::Memory>, KernelError> {
-        Ok(Held::new(self.launcher.allocate(bytes)?, self.lists.clone()))
     }
 
     fn new_buffer<T: Element>(&self, len: usize) -> Result<Buffer<L::Memory, T>, KernelError> {
@@ -114,27 +112,37 @@ impl<L: Launcher> Gpu<L> {
         range("values", at, values.len(), buffer.len)?;
         let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
         values.iter().for_each(|&value| T::put(value, &mut bytes));
+        self.write_to(self.address(buffer, at), &bytes)
+    }
+
+    /// After all that was listed.
+    fn write_to(&self, address: u64, bytes: &[u8]) -> Done {
         self.start_listed()?;
-        self.launcher.write(&mut buffer.memory, at * T::BYTES, &bytes)
+        self.launcher.write(address, bytes)
     }
 
     fn read<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize, values: &mut [T::Host]) -> Done {
         range("values", at, values.len(), buffer.len)?;
         let mut bytes = vec![0; values.len() * T::BYTES];
-        self.start_listed()?;
-        self.launcher.read(&buffer.memory, at * T::BYTES, &mut bytes)?;
+        self.read_from(self.address(buffer, at), &mut bytes)?;
         values.iter_mut().zip(bytes.chunks_exact(T::BYTES)).for_each(|(value, bytes)| *value = T::get(bytes));
         Ok(())
     }
 
+    /// After all that was listed.
+    fn read_from(&self, address: u64, bytes: &mut [u8]) -> Done {
+        self.start_listed()?;
+        self.launcher.read(address, bytes)
+    }
+
     /// The buffer as a kernel's argument.
     fn pointer<T>(&self, buffer: &Buffer<L::Memory, T>) -> Argument {
-        Argument::Pointer(self.launcher.address(&buffer.memory))
+        Argument::Pointer(buffer.memory.address())
     }
 
     /// Its address from element `at` on.
     fn address<T: Element>(&self, buffer: &Buffer<L::Memory, T>, at: usize) -> u64 {
-        self.launcher.address(&buffer.memory) + (at * T::BYTES) as u64
+        buffer.memory.address() + (at * T::BYTES) as u64
     }
 
     /// An index buffer as a kernel's argument.
@@ -170,7 +178,7 @@ impl<L: Launcher> Gpu<L> {
     /// Runs `work` with the address of `bytes` bytes whose contents are anything.
     fn with_scratch<R>(&self, bytes: usize, work: impl FnOnce(u64) -> Result<R, KernelError>) -> Result<R, KernelError> {
         let mut scratch = lock(&self.scratch);
-        work(self.launcher.address(scratch.at_least(self, bytes)?))
+        work(scratch.at_least(self, bytes)?)
     }
 }
 
@@ -194,15 +202,15 @@ impl<M> Growing<M> {
         self.0.as_ref().is_some_and(|(held, _)| *held >= bytes)
     }
 
-    /// At least so many bytes, whose contents are anything.
-    fn at_least<L: Launcher<Memory = M>>(&mut self, gpu: &Gpu<L>, bytes: usize) -> Result<&Held<M>, KernelError> {
+    /// The address of at least so many bytes, whose contents are anything.
+    fn at_least<L: Launcher<Memory = M>>(&mut self, gpu: &Gpu<L>, bytes: usize) -> Result<u64, KernelError> {
         if !self.has(bytes) {
             // Given back first: the two need not fit together.
             gpu.start_listed()?;
             self.0 = None;
-            self.0 = Some((bytes, Held::new(gpu.launcher.allocate_unwritten(bytes)?, gpu.lists.clone())));
+            self.0 = Some((bytes, gpu.allocate_unwritten(bytes)?));
         }
-        self.0.as_ref().map(|(_, memory)| memory).ok_or(KernelError::Memory { bytes })
+        self.0.as_ref().map(|(_, memory)| memory.address()).ok_or(KernelError::Memory { bytes })
     }
 }
 
@@ -212,6 +220,7 @@ impl<L: Launcher> Memory for Gpu<L> {
     type Index = Index<L>;
     type Rest = Rest<L>;
     type Bytes = Bytes<L>;
+    type Norm = norm::Norm<L::Memory>;
 
     fn needs_master(&self) -> bool {
         true
@@ -237,11 +246,15 @@ impl<L: Launcher> Memory for Gpu<L> {
         self.new_buffer(len)
     }
 
-    /// What is given back stays with the device's pool, which cuts it up again.
+    fn new_norm(&self, gradients: usize, most: f64) -> Result<Self::Norm, KernelError> {
+        self.make_norm(gradients, most)
+    }
+
+    /// Scratch memory is the first piece, so that it never has to move.
     fn reserve(&self, bytes: u64, scratch: u64) -> Result<(), KernelError> {
-        let bytes = bytes + if self.has_wgmma() { scratch } else { 0 };
-        let bytes = usize::try_from(bytes).map_err(|_| KernelError::Memory { bytes: usize::MAX })?;
-        self.allocate(bytes).map(drop)
+        let all = bytes.saturating_add(scratch.next_multiple_of(ALIGNMENT_BYTES as u64)).saturating_add(ALIGNMENT_BYTES as u64);
+        self.lay_out(usize::try_from(all).map_err(|_| KernelError::Memory { bytes: usize::MAX })?)?;
+        if scratch > 0 { lock(&self.scratch).at_least(self, scratch as usize).map(drop) } else { Ok(()) }
     }
 }
 

@@ -377,15 +377,34 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.head_loss(shape, hidden, weight, targets, losses, Some(gradients))
     }
 
-    fn sums_of_squares(&self, values: &[&Gradient<Self>]) -> Result<Vec<f64>, KernelError> {
-        self.squares(values)
+    fn squares(&self, gradients: &[(usize, &Gradient<Self>)], norm: &mut Self::Norm) -> Done {
+        self.square(gradients, norm)
+    }
+
+    fn read_squares(&self, norm: &Self::Norm) -> Result<Vec<f64>, KernelError> {
+        self.squares_of(norm)
+    }
+
+    fn write_squares(&self, norm: &mut Self::Norm, squares: &[f64]) -> Done {
+        self.replace_squares(norm, squares)
+    }
+
+    fn clip(&self, losses: Option<(&Self::Exact, usize)>, norm: &mut Self::Norm) -> Done {
+        self.make_factor(losses, norm)
     }
 
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done {
         self.add(addend, sum)
     }
 
-    fn adamw(&self, settings: &AdamW, grad: &Gradient<Self>, state: &mut AdamState<Self>, weight: &mut Self::Stored) -> Done {
-        self.adamw_step(settings, grad, state, weight)
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        norm: &Self::Norm,
+        grad: &Gradient<Self>,
+        state: &mut AdamState<Self>,
+        weight: &mut Self::Stored,
+    ) -> Done {
+        self.adamw_step(settings, norm, grad, state, weight)
     }
 }

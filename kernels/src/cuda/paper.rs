@@ -31,11 +31,11 @@ impl Launcher for Paper {
         *memory
     }
 
-    fn write(&self, _: &mut u64, _: usize, _: &[u8]) -> Done {
+    fn write(&self, _: u64, _: &[u8]) -> Done {
         Ok(())
     }
 
-    fn read(&self, _: &u64, _: usize, bytes: &mut [u8]) -> Done {
+    fn read(&self, _: u64, bytes: &mut [u8]) -> Done {
         bytes.fill(0);
         Ok(())
     }

@@ -8,14 +8,14 @@ mod choices;
 mod columnar;
 mod handles;
 
-use super::driver::launch_failed;
+use super::driver::{launch_failed, no_memory};
 use super::launcher::{OutputKind, Product};
 use crate::KernelError;
 use crate::operations::Done;
 use choices::{Algorithm, Choices, Key};
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys;
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result, sys as driver};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result, sys as driver};
 use handles::{Handle, Problem};
 use std::collections::HashMap;
 use std::path::Path;
@@ -189,13 +189,6 @@ fn output_bytes(product: &Product) -> usize {
 
 fn failed(what: &str, error: CublasError) -> KernelError {
     KernelError::Launch(format!("{what}: {:?}", error.0))
-}
-
-fn no_memory(error: DriverError, bytes: usize) -> KernelError {
-    match error.0 {
-        driver::CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::Memory { bytes },
-        _ => launch_failed("the device gives no memory")(error),
-    }
 }
 
 /// The type of a product's output, as cuBLASLt names it.

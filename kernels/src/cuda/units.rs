@@ -82,6 +82,7 @@ pub const UNITS: &[Unit] = &[
             "square_partials",
             "square_partials_stored",
             "sum_doubles",
+            "clip",
             "add",
             "adamw",
             "adamw_stored",

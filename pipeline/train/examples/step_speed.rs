@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         grads.clear();
         let scale = 1.0 / batch.num_targets() as f64;
         let loss = model.forward_backward(&ops, &batch, scale, &mut work, &mut grads)?.sum() * scale;
-        optimiser.step(&ops, 1e-4, grads.norm(&ops)?, &grads, &mut model)?;
+        optimiser.step(&ops, 1e-4, &mut grads, &mut model)?;
         let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
         println!("{}", json!({ "milliseconds": milliseconds, "peak_megabytes": peak_kilobytes() / 1000, "loss": loss }));
     }

@@ -56,6 +56,8 @@ pub struct Optimiser<O: Memory> {
     pub step: u64,
     /// By parameter; none for one that another rank steps.
     pub states: Vec<Option<AdamState<O>>>,
+    /// Squares of all parameters' gradients.
+    pub norm: O::Norm,
 }
 
 impl<O: Memory> Optimiser<O> {
@@ -70,7 +72,8 @@ impl<O: Memory> Optimiser<O> {
             Ok(state.transpose()?)
         };
         let states = parameters.list.iter().enumerate().map(state).collect::<Result<_, ModelError>>()?;
-        Ok(Self { settings, step: 0, states })
+        let norm = memory.new_norm(parameters.list.len(), settings.clip.unwrap_or(f64::INFINITY))?;
+        Ok(Self { settings, step: 0, states, norm })
     }
 }
 
@@ -83,24 +86,58 @@ impl<O: Operations> Optimiser<O> {
         Self::of_part(ops, &model.parameters, settings, |_| true)
     }
 
-    /// One step down the gradients, whose norm together is `norm`, of the parameters that are held.
+    /// One step of one rank, and the norm of the gradients before clipping. Waits for the device.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
-    pub fn step(&mut self, ops: &O, learning_rate: f64, norm: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<(), ModelError> {
-        let Settings { beta1, beta2, epsilon, weight_decay, clip, .. } = self.settings;
-        self.step += 1;
-        let gradient_scale = clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
-        let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step, gradient_scale };
-        let parameters = model.parameters.list.iter().zip(&mut model.weights);
-        let states = &mut self.states;
+    pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &mut Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
         ops.as_one(|| {
+            self.squares(ops, grads)?;
+            self.start(ops, learning_rate, None, grads, model)
+        })?;
+        self.step += 1;
+        Ok(norm(&ops.read_squares(&self.norm)?))
+    }
+
+    /// Starts the squares of the gradients that are held.
+    ///
+    /// # Errors
+    /// [`ModelError::Kernel`] of the device.
+    pub fn squares(&mut self, ops: &O, grads: &mut Gradients<O>) -> Result<(), ModelError> {
+        grads.squares(ops, self.states.len(), &mut self.norm)
+    }
+
+    /// Starts the next step down the gradients, of which all squares are there, of the parameters that are held. Where the norm or one of
+    /// the first so many `losses` is not finite, the device leaves the weights and all else as they are; whoever counts the step sees to
+    /// that.
+    ///
+    /// # Errors
+    /// [`ModelError::Kernel`] of the device.
+    pub fn start(
+        &mut self,
+        ops: &O,
+        learning_rate: f64,
+        losses: Option<(&O::Exact, usize)>,
+        grads: &Gradients<O>,
+        model: &mut Model<O>,
+    ) -> Result<(), ModelError> {
+        let Settings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
+        let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step + 1 };
+        let parameters = model.parameters.list.iter().zip(&mut model.weights);
+        let (states, norm) = (&mut self.states, &mut self.norm);
+        ops.as_one(|| {
+            ops.clip(losses, norm)?;
             for (at, ((parameter, weight), state)) in parameters.zip(states).enumerate() {
                 let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
                 let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
-                ops.adamw(&settings, grad, state, weight)?;
+                ops.adamw(&settings, norm, grad, state, weight)?;
             }
             Ok(())
         })
     }
+}
+
+/// The norm of gradients with these squares, added in order.
+pub fn norm(squares: &[f64]) -> f64 {
+    squares.iter().fold(0.0, |sum, square| sum + square).sqrt()
 }

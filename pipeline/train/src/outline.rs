@@ -7,8 +7,8 @@ use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use crate::trainer::passes;
-use osler_kernels::Counter;
 use osler_kernels::cuda::{Gpu, Paper, exchange};
+use osler_kernels::{Counter, Memory};
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
 use osler_tokens::schedule::Solved;
@@ -32,6 +32,8 @@ pub struct MemoryTable {
     pub activations: u64,
     /// What a GPU's kernels need for themselves, one after the other: on a Hopper, whose need the most.
     pub scratch: u64,
+    /// Between all these, in a GPU's arena.
+    pub gaps: u64,
 }
 
 impl MemoryTable {
@@ -60,8 +62,8 @@ impl MemoryTable {
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
         let activations = counter.take();
-        let scratch = if recipe.device == "cpu" { 0 } else { scratch_bytes(config, rows)? };
-        Ok(Self { weights, gradients, optimiser, activations, scratch })
+        let (scratch, gaps) = if recipe.device == "cpu" { (0, 0) } else { (scratch_bytes(config, rows)?, counter.gaps()) };
+        Ok(Self { weights, gradients, optimiser, activations, scratch, gaps })
     }
 
     /// What one device holds besides activations: of weights, gradients and optimiser what its rank does or, of more devices than ranks, each
@@ -69,12 +71,12 @@ impl MemoryTable {
     fn resident(&self, machine: &MachineSettings) -> u64 {
         let all = self.weights + self.gradients + self.optimiser;
         let part = if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) };
-        part + self.scratch
+        part + self.scratch + self.gaps
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimiser + self.activations + self.scratch
+        self.weights + self.gradients + self.optimiser + self.activations + self.scratch + self.gaps
     }
 }
 
@@ -190,7 +192,8 @@ fn scratch_bytes(config: &Config, rows: usize) -> Result<u64, ModelError> {
     documents.chunks(config.max_positions.max(1)).for_each(|document| batch.push(document));
     let mut work = Workspace::new(&gpu, &config, rows)?;
     model.start_forward_backward(&gpu, &batch, 1.0, &mut work, &mut grads, &mut |_, _| Ok(()))?;
-    grads.norm(&gpu)?;
+    let mut norm = gpu.new_norm(model.parameters.list.len(), 1.0)?;
+    grads.squares(&gpu, model.parameters.list.len(), &mut norm)?;
     Ok(gpu.scratch_bytes())
 }
 
@@ -395,8 +398,8 @@ mod tests {
         let table =
             |head_dim, recipe: &Recipe| MemoryTable::new(&Config { head_dim, ..config("mistral") }, 640, 1, recipe, Recompute::None);
         let (cpu, small, large) = (table(32, &Recipe::default()).unwrap(), table(32, &device).unwrap(), table(128, &device).unwrap());
-        assert_eq!((cpu.scratch, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
-        assert_eq!(small.total() - small.scratch, small.weights + small.gradients + small.optimiser + small.activations);
+        assert_eq!((cpu.scratch + cpu.gaps, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
+        assert_eq!(small.total() - small.scratch - small.gaps, small.weights + small.gradients + small.optimiser + small.activations);
         // Attention's sums of four heads on Hopper, which has no kernels of its own for heads of 32.
         let sums = 640 * 4 * 128 * 4;
         assert!(small.scratch > 0 && small.scratch < sums && (sums..sums + sums / 20).contains(&large.scratch), "{small:?} {large:?}");
@@ -414,18 +417,20 @@ mod tests {
             let table = MemoryTable::new(&config, 24, 2, &Recipe::default(), Recompute::None).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
+            // The norm's: a square for each, what it may be, and the factor.
+            let norm = 8 * (model.parameters.list.len() + 2) as u64;
             let layers = &model.parameters.layers;
             let later: usize = layers[1..].iter().flat_map(|layer| layer.parameters()).map(|at| model.weights[at].len() * 4).sum();
             // The sums of a step, and what a pass has at a time: one layer, and what is outside them.
-            assert_eq!((table.gradients, table.optimiser), ((2 * weights - later) as u64, 2 * weights as u64));
+            assert_eq!((table.gradients, table.optimiser - norm), ((2 * weights - later) as u64, 2 * weights as u64));
             // A pass that is the only one has the sums.
             assert_eq!(MemoryTable::new(&config, 24, 1, &Recipe::default(), Recompute::None).unwrap().gradients, weights as u64);
             let with_master =
                 MemoryTable::new(&config, 24, 2, &Recipe { precision: Precision::Bf16, ..Recipe::default() }, Recompute::None).unwrap();
-            assert_eq!(with_master.optimiser, 3 * weights as u64);
+            assert_eq!(with_master.optimiser - norm, 3 * weights as u64);
             let device = Recipe { precision: Precision::Bf16, device: "cuda".into(), ..Recipe::default() };
             // There a master weight takes but the other half of an f32.
-            assert_eq!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().optimiser, with_master.optimiser / 12 * 10);
+            assert_eq!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().optimiser - norm, 5 * weights as u64 / 2);
             assert!(MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().weights < table.weights);
             // Half the sums of layers' matrices.
             let half = Recipe { optimiser: OptimiserSettings { gradients: GradientKind::Bf16, ..Default::default() }, ..device.clone() };
@@ -447,7 +452,7 @@ mod tests {
                 Recipe { optimiser: OptimiserSettings { moments: MomentKind::EightBit, ..Default::default() }, ..Recipe::default() };
             let moment = |len: usize| if len < 4096 { 4 * len } else { len + 4 * len.div_ceil(256) };
             let wanted: usize = lens.into_iter().map(|len| 2 * moment(len)).sum();
-            assert_eq!(MemoryTable::new(&wide, 24, 2, &narrow, Recompute::None).unwrap().optimiser, wanted as u64);
+            assert_eq!(MemoryTable::new(&wide, 24, 2, &narrow, Recompute::None).unwrap().optimiser - norm, wanted as u64);
             let twice = MemoryTable::new(&config, 48, 2, &Recipe::default(), Recompute::None).unwrap();
             // All but the statistics of experts grows with the rows.
             assert!(2 * table.activations - twice.activations < 1000 && twice.total() > table.total(), "{table:?} {twice:?}");
@@ -464,6 +469,7 @@ mod tests {
                 MemoryTable::new(&config, 24, 2, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()
             };
             let (parameters, one) = (Parameters::new(&config), table(1));
+            let norm = 8 * (parameters.list.len() + 2) as u64;
             let all = 4 * parameters.num_weights() as u64;
             for ranks in 2..=4 {
                 let owners = ranks::owners(&parameters, ranks as usize);
@@ -473,7 +479,7 @@ mod tests {
                 let of_rank = table(ranks);
                 // Of two passes one rank keeps the losses of both, several of one each.
                 assert_eq!((of_rank.weights, of_rank.activations), (one.weights, one.activations - 4 * (24 + 1)));
-                assert_eq!((of_rank.optimiser, of_rank.gradients), (2 * largest, one.gradients - all + largest));
+                assert_eq!((of_rank.optimiser - norm, of_rank.gradients), (2 * largest, one.gradients - all + largest));
                 assert!(largest >= all / u64::from(ranks) && largest < all);
                 // GPUs keep two layers' gradients (there are no more), and what comes from others, of the rank that has most of a layer or of what
                 // is outside the layers.

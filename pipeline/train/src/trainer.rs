@@ -3,7 +3,7 @@
 pub(crate) mod passes;
 
 use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
-use crate::optimiser::{Optimiser, Settings};
+use crate::optimiser::{self, Optimiser, Settings};
 use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
 use osler_kernels::{KernelError, Operations};
@@ -210,13 +210,20 @@ impl<O: Operations> Trainer<O> {
             return Err(TrainError::NoTargets { step: at + 1 });
         }
         let scale = 1.0 / num_targets as f64;
-        self.passes(ops, &batches, &sizes, scale)?;
+        let (learning_rate, is_alone) = (self.plan.schedule.rate(at), self.ranks.ranks() == 1);
+        // One rank's device has all that a step needs, so it is told all of it before it is asked for anything.
+        ops.as_one(|| {
+            self.passes(ops, &batches, &sizes, scale)?;
+            self.optimiser.squares(ops, &mut self.sums)?;
+            if is_alone { self.start_step(ops, learning_rate) } else { Ok::<_, TrainError>(()) }
+        })?;
         if at + 1 < self.plan.schedule.total_steps {
             // What cannot be read is an error of the step that needs it.
             self.ahead = self.read(source, at + 1).ok().map(|batches| (at + 1, batches));
         }
         // Now the host waits.
-        let norm = self.norm(ops)?;
+        let squares = self.squares(ops)?;
+        let norm = optimiser::norm(&squares);
         let own = passes::told(&mut self.kept, ops, &batches, |batch| !batch.is_empty())?;
         let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
@@ -230,11 +237,19 @@ impl<O: Operations> Trainer<O> {
         if !norm.is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
         }
-        let learning_rate = self.plan.schedule.rate(at);
-        self.optimiser.step(ops, learning_rate, norm, &self.sums, &mut self.model)?;
-        self.share_weights(ops)?;
+        if !is_alone {
+            ops.write_squares(&mut self.optimiser.norm, &squares)?;
+            self.start_step(ops, learning_rate)?;
+            self.share_weights(ops)?;
+        }
+        self.optimiser.step += 1;
         let num_tokens = sizes.iter().map(|size| size.num_rows).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
+    }
+
+    /// Starts the optimiser's step; the device leaves it out where a norm or a loss is not a number.
+    fn start_step(&mut self, ops: &O, learning_rate: f64) -> Result<(), TrainError> {
+        Ok(self.optimiser.start(ops, learning_rate, self.kept.held(), &self.sums, &mut self.model)?)
     }
 
     /// This rank's batches of a step.

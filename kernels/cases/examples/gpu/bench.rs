@@ -216,19 +216,20 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     row("swiglu backward", case, 10 * len, seconds, "");
     drop((gate, up, grad, output, gate_grad, up_grad));
     let mut weight = clock.stored(weights)?;
-    let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
+    let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10 };
+    let mut norm = ops.new_norm(1, 1.0)?;
     for (what, is_blockwise, moment_bytes, is_stored) in
         [("adamw", false, 4, false), ("adamw, 8-bit moments", true, 1, false), ("adamw, 8-bit moments, bf16 gradients", true, 1, true)]
     {
         let grad = clock.gradient(weights, is_stored)?;
         let mut state = AdamState::new(ops, weights, is_blockwise)?;
-        let seconds = clock.seconds(|| ops.adamw(&settings, &grad, &mut state, &mut weight))?;
+        let seconds = clock.seconds(|| ops.adamw(&settings, &norm, &grad, &mut state, &mut weight))?;
         // Gradient, moments, weight and its rest read; all but the gradient written.
         let grad_bytes = if is_stored { 2 } else { 4 };
         row(what, format!("{weights} weights"), (grad_bytes + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
     }
     let grad = clock.gradient(weights, false)?;
-    let seconds = clock.seconds(|| ops.sums_of_squares(&[&grad]).map(drop))?;
+    let seconds = clock.seconds(|| ops.squares(&[(0, &grad)], &mut norm))?;
     row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
     Ok(())
 }
@@ -476,11 +477,15 @@ fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, g
         let mut one = || {
             grads.clear();
             kept.clear(ops, std::iter::once(rows))?;
-            let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
-            kept.keep(ops, &work, share)?;
-            let norm = grads.norm(ops)?;
-            kept.take(ops)?;
-            optimiser.step(ops, 1e-4, norm, &grads, &mut model)
+            ops.as_one(|| {
+                let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
+                kept.keep(ops, &work, share)?;
+                optimiser.squares(ops, &mut grads)?;
+                optimiser.start(ops, 1e-4, kept.held(), &grads, &mut model)
+            })?;
+            optimiser.step += 1;
+            ops.read_squares(&optimiser.norm)?;
+            kept.take(ops).map(drop)
         };
         one().map_err(failed)
     })?;

@@ -85,9 +85,9 @@ fn sent_to_itself(driver: &Driver, nccl: Nccl) -> Result<bool, KernelError> {
     let id = nccl.new_id()?;
     driver.join(nccl, id, (0, 1), || Ok::<_, KernelError>(()))?;
     let sent: Vec<u8> = (0..BYTES).map(|at| (at % 251) as u8).collect();
-    let (mut from, to) = (driver.allocate(BYTES)?, driver.allocate(BYTES)?);
-    driver.write(&mut from, 0, &sent)?;
+    let (from, to) = (driver.allocate(BYTES)?, driver.allocate(BYTES)?);
     let [from_address, to_address] = [&from, &to].map(|memory| driver.address(memory));
+    driver.write(from_address, &sent)?;
     let pieces = [(0, 1), (1, BYTES - 1)];
     let both = pieces.map(|(at, bytes)| {
         [Transfer::Send { to: 0, address: from_address + at, bytes }, Transfer::Receive { from: 0, address: to_address + at, bytes }]
@@ -95,6 +95,6 @@ fn sent_to_itself(driver: &Driver, nccl: Nccl) -> Result<bool, KernelError> {
     let broadcast = Transfer::Broadcast { root: 0, address: to_address, bytes: BYTES };
     driver.wait(driver.aside(&[Aside::Exchange(both.as_flattened().to_vec()), Aside::Exchange(vec![broadcast])])?)?;
     let mut got = vec![0; BYTES];
-    driver.read(&to, 0, &mut got)?;
+    driver.read(to_address, &mut got)?;
     Ok(got == sent)
 }

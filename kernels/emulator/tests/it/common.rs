@@ -35,6 +35,7 @@ pub struct Asked {
     records: AtomicUsize,
     replays: AtomicUsize,
     reads: AtomicUsize,
+    allocations: AtomicUsize,
     kernels: Mutex<Vec<&'static str>>,
 }
 
@@ -47,6 +48,11 @@ impl Asked {
     /// How often the host read since the last call, which it waits for.
     pub fn take_reads(&self) -> usize {
         self.reads.swap(0, Ordering::Relaxed)
+    }
+
+    /// How often the device was asked for memory since the last call.
+    pub fn take_allocations(&self) -> usize {
+        self.allocations.swap(0, Ordering::Relaxed)
     }
 
     /// Kernels that were run one by one since the last call, in order.
@@ -69,10 +75,12 @@ impl Launcher for Watched {
     type Mark = u64;
 
     fn allocate(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.asked.allocations.fetch_add(1, Ordering::Relaxed);
         self.device.allocate(bytes)
     }
 
     fn allocate_unwritten(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.asked.allocations.fetch_add(1, Ordering::Relaxed);
         self.device.allocate_unwritten(bytes)
     }
 
@@ -80,13 +88,13 @@ impl Launcher for Watched {
         self.device.address(memory)
     }
 
-    fn write(&self, memory: &mut Allocation, at: usize, bytes: &[u8]) -> Done {
-        self.device.write(memory, at, bytes)
+    fn write(&self, address: u64, bytes: &[u8]) -> Done {
+        self.device.write(address, bytes)
     }
 
-    fn read(&self, memory: &Allocation, at: usize, bytes: &mut [u8]) -> Done {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Done {
         self.asked.reads.fetch_add(1, Ordering::Relaxed);
-        self.device.read(memory, at, bytes)
+        self.device.read(address, bytes)
     }
 
     fn run(&self, command: &Command) -> Done {

@@ -227,9 +227,9 @@ impl Far for Optimiser {
         device.add_exact(&self.exact(device, rows, 3), &mut sum).unwrap();
         let added = self.exact_tail(device, &sum, rows);
         let mut state = AdamState::new(device, rows * Self::WIDTH, false).unwrap();
-        let settings =
-            AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 0.5 };
-        device.adamw(&settings, &Gradient::Exact(sum), &mut state, &mut weight).unwrap();
+        let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
+        let norm = device.new_norm(0, 1.0).unwrap();
+        device.adamw(&settings, &norm, &Gradient::Exact(sum), &mut state, &mut weight).unwrap();
         vec![added, self.tail(device, &weight, rows)]
     }
 }

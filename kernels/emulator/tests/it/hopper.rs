@@ -8,20 +8,20 @@ const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true, ends: No
 
 fn bf16(values: &[f32]) -> Allocation {
     let bytes: Vec<u8> = values.iter().flat_map(|&value| float_to_bf16(value).to_le_bytes()).collect();
-    let mut memory = DEVICE.allocate(bytes.len()).unwrap();
-    DEVICE.write(&mut memory, 0, &bytes).unwrap();
+    let memory = DEVICE.allocate(bytes.len()).unwrap();
+    DEVICE.write(DEVICE.address(&memory), &bytes).unwrap();
     memory
 }
 
 fn read_floats(memory: &Allocation, count: usize) -> Vec<f32> {
     let mut bytes = vec![0; 4 * count];
-    DEVICE.read(memory, 0, &mut bytes).unwrap();
+    DEVICE.read(DEVICE.address(memory), &mut bytes).unwrap();
     bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
 fn read_bf16(memory: &Allocation, count: usize) -> Vec<f32> {
     let mut bytes = vec![0; 2 * count];
-    DEVICE.read(memory, 0, &mut bytes).unwrap();
+    DEVICE.read(DEVICE.address(memory), &mut bytes).unwrap();
     bytes.chunks_exact(2).map(|pair| float_from_bf16(u16::from_le_bytes(pair.try_into().unwrap()))).collect()
 }
 

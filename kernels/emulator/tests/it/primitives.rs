@@ -7,8 +7,8 @@ use osler_kernels::cuda::{Argument, Command, Launch, Launcher, float_from_bf16, 
 const DEVICE: Emulator = Emulator { order: Order::Forward, wgmma: true, ends: None, place: None };
 
 fn memory(bytes: Vec<u8>) -> Allocation {
-    let mut memory = DEVICE.allocate(bytes.len()).unwrap();
-    DEVICE.write(&mut memory, 0, &bytes).unwrap();
+    let memory = DEVICE.allocate(bytes.len()).unwrap();
+    DEVICE.write(DEVICE.address(&memory), &bytes).unwrap();
     memory
 }
 
@@ -22,7 +22,7 @@ fn floats(values: &[f32]) -> Allocation {
 
 fn words(memory: &Allocation, count: usize) -> Vec<u32> {
     let mut bytes = vec![0; 4 * count];
-    DEVICE.read(memory, 0, &mut bytes).unwrap();
+    DEVICE.read(DEVICE.address(memory), &mut bytes).unwrap();
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
 }
 

@@ -173,13 +173,13 @@ impl<O: Operations> Gradients<O> {
         Ok(())
     }
 
-    /// Norm of all gradients together.
+    /// Squares of the gradients that are held, each at its parameter's place.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn norm(&mut self, ops: &O) -> Result<f64, ModelError> {
+    pub fn squares(&mut self, ops: &O, num_parameters: usize, norm: &mut O::Norm) -> Result<(), ModelError> {
         (0..self.buffers.len()).try_for_each(|place| self.settle_one(ops, place))?;
-        let squares = ops.sums_of_squares(&self.buffers.iter().collect::<Vec<_>>())?;
-        Ok(squares.into_iter().fold(0.0, |sum, squares| sum + squares).sqrt())
+        let held: Vec<_> = (0..num_parameters).filter_map(|at| Some((at, self.get(at)?))).collect();
+        Ok(ops.squares(&held, norm)?)
     }
 }

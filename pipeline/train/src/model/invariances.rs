@@ -219,7 +219,7 @@ fn curve(ops: &Cpu<f32>, config: Config, settings: Settings, passes: usize, step
         let scale = 1.0 / batches.iter().map(Batch::num_targets).sum::<usize>() as f64;
         let mut pass = |batch: &Batch| model.forward_backward(ops, batch, scale, &mut work, &mut grads).unwrap().sum();
         let loss: f64 = batches.iter().map(&mut pass).sum();
-        optimiser.step(ops, 3e-3, grads.norm(ops).unwrap(), &grads, &mut model).unwrap();
+        optimiser.step(ops, 3e-3, &mut grads, &mut model).unwrap();
         loss * scale
     };
     (0..steps).map(step).collect()

@@ -195,17 +195,17 @@ impl<O: Operations> Trainer<O> {
         Ok(ranks.settle(ops)?)
     }
 
-    /// Norm of all sums of gradients together: squares by parameter, added in order of the list.
-    pub(super) fn norm(&mut self, ops: &O) -> Result<f64, TrainError> {
-        let sums: Vec<_> = (0..self.owners.len()).filter_map(|at| self.sums.get(at)).collect();
-        let words: Vec<u64> = ops.sums_of_squares(&sums)?.into_iter().map(f64::to_bits).collect();
+    /// Squares of all parameters' gradients, by parameter. Waits for the device.
+    pub(super) fn squares(&mut self, ops: &O) -> Result<Vec<f64>, TrainError> {
+        let own = ops.read_squares(&self.optimiser.norm)?;
+        let holds = |at: &usize| self.owners[*at] == self.ranks.rank();
+        let words: Vec<u64> = (0..own.len()).filter(holds).map(|at| own[at].to_bits()).collect();
         let mut squares: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
-        let mut sum = 0.0;
-        for &rank in &self.owners {
+        let mut one = |&rank: &usize| {
             let (got, wanted) = ("too few squares".to_string(), "one for each parameter that it holds".to_string());
-            sum += f64::from_bits(squares[rank].next().ok_or(RankError::Unexpected { rank, got, wanted })?);
-        }
-        Ok(sum.sqrt())
+            squares[rank].next().map(f64::from_bits).ok_or(RankError::Unexpected { rank, got, wanted })
+        };
+        Ok(self.owners.iter().map(&mut one).collect::<Result<_, _>>()?)
     }
 
     /// Gives all ranks the weights that each has stepped.
