@@ -15,6 +15,9 @@ pub enum RecipeError {
     Key { key: String, problem: String },
 }
 
+/// Most threads that a run, or a rank, may take: more only cost memory.
+pub const THREADS_MAX: u16 = 512;
+
 /// Reads a recipe; `overrides` are (dotted key, TOML value) pairs that win over the file. An element of a list is addressed by its name:
 /// `source.epmc.language`.
 ///

@@ -5,6 +5,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use osler_corpus::train_tokenizer::TrainConfig;
 use osler_engine::Recipe;
+use osler_schemas::recipe::THREADS_MAX;
 use osler_tokens::PackConfig;
 use osler_tokens::exchange::Format;
 use osler_tokens::pack::{Method, Tail};
@@ -286,7 +287,7 @@ pub struct GenerateArguments {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Threads, 512 at most; 0 takes every core.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=512))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=i64::from(THREADS_MAX)))]
     pub threads: u16,
 }
 

@@ -9,14 +9,11 @@ use osler_corpus::train_tokenizer::TokenizerTrainer;
 use osler_datasets::limits::Limits;
 use osler_datasets::open::StorageConfig;
 use osler_datasets::source::SourceConfig;
-use osler_schemas::recipe::{self, nearest};
+use osler_schemas::recipe::{self, THREADS_MAX, nearest};
 use osler_tokens::{MixConfig, PackConfig, Schedule};
 use serde::{Deserialize, Serialize};
 
 pub use osler_schemas::recipe::RecipeError;
-
-/// Most threads a run may take.
-const THREADS_MAX: usize = 512;
 
 /// A recipe as resolved: every key with the value in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,7 +184,7 @@ impl Recipe {
         if self.source.is_empty() {
             return wrong("source", "a recipe needs at least one [[source]] with a name, a format and a path".into());
         }
-        if self.num_threads() > THREADS_MAX {
+        if self.num_threads() > usize::from(THREADS_MAX) {
             return wrong("threads", format!("is {}; at most {THREADS_MAX} are of use", self.threads));
         }
         if self.batch_rows == 0 {

@@ -84,7 +84,7 @@ impl Prepared {
         // One that cannot be used is refused before anything of an earlier run is touched.
         let tokenizer = tokens::load(recipe, &options.base)?;
         let prints = Fingerprints::new(options, &files, tokenizer.as_ref());
-        keep_other_runs(options, &folder)?;
+        keep_other_runs(options)?;
         retire_manifest(&folder, &prints)?;
         Ok(Self { session, files, tokenizer, prints, _lock: lock })
     }
@@ -134,7 +134,7 @@ async fn run_async(options: &Options, runtime: &tokio::runtime::Runtime) -> Resu
 
 /// Refuses what would destroy a run that this one is not about: an index that is read may not lie in the folder that is written, and a
 /// finished run of other sources is not replaced.
-fn keep_other_runs(Options { recipe, base, out, .. }: &Options, folder: &RunFolder) -> Result<(), Error> {
+fn keep_other_runs(Options { recipe, base, out, .. }: &Options) -> Result<(), Error> {
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     for path in &recipe.against {
         if real(&base.join(path)) == real(out) {
@@ -142,9 +142,7 @@ fn keep_other_runs(Options { recipe, base, out, .. }: &Options, folder: &RunFold
             return Err(Error::User(format!("{}: {problem}", out.display())));
         }
     }
-    let Some(finished) = fs::read(folder.path("run.json")).ok().and_then(|json| serde_json::from_slice::<Manifest>(&json).ok()) else {
-        return Ok(());
-    };
+    let Ok(finished) = crate::manifest(out) else { return Ok(()) };
     // A source is known by its name, or by any of its paths: recipes change, and are run again on more.
     let sources = |recipe: &serde_json::Value| -> BTreeSet<String> {
         let all = recipe["source"].as_array().into_iter().flatten();

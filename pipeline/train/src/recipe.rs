@@ -4,7 +4,7 @@ use crate::model::{GradientKind, Recompute};
 use crate::optimiser::{MomentKind, Settings};
 use crate::schedule::{Decay, Schedule};
 use osler_kernels::Device;
-use osler_schemas::recipe::{self, RecipeError};
+use osler_schemas::recipe::{self, RecipeError, THREADS_MAX};
 use osler_tokens::schedule::Solved;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,9 +18,6 @@ const SHIPPED: [(&str, &str); 5] = [
     ("definemed-cpt", include_str!("../recipes/definemed-cpt.toml")),
     ("mdm-sft-base", include_str!("../recipes/mdm-sft-base.toml")),
 ];
-
-/// More threads than this only cost memory.
-const THREADS_MAX: usize = 512;
 
 /// A recipe as resolved: every key with the value in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -404,7 +401,7 @@ impl Recipe {
         if let Some((name, _)) = [("beta1", beta1), ("beta2", beta2)].iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return Err(key(&format!("optimiser.{name}"), "must be 0 or more, and less than 1".into()));
         }
-        if self.threads > THREADS_MAX {
+        if self.threads > usize::from(THREADS_MAX) {
             return Err(key("threads", format!("is {}; at most {THREADS_MAX} are of use", self.threads)));
         }
         let amounts = [
