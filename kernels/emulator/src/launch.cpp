@@ -153,6 +153,7 @@ struct Resident : Block {
         }
         in_flight.clear();
         phase_waiters.clear();
+        product_waiters.clear();
         turn_waiters.clear();
         for (Barrier& barrier : barriers) barrier = Barrier{};
         for (Warp& warp : warps) warp.barrier = Barrier{};

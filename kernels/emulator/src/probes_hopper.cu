@@ -2,7 +2,7 @@
 
 // What a probe does wrong on purpose.
 constexpr uint32_t RIGHT = 0, READS_EARLY = 1, WAITS_FOR_NOTHING = 2, EXPECTS_TOO_MUCH = 3, NO_FENCE = 4, WRITES_EARLY = 5,
-                   PUBLISHES_NOTHING = 6;
+                   PUBLISHES_NOTHING = 6, CLEARS_EARLY = 7;
 
 DEVICE void write_product(float* product, const float* sum, unsigned columns) {
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -41,6 +41,13 @@ KERNEL(probe_wgmma, 128)(float* product, TENSOR_MAP(left), TENSOR_MAP(right), ui
     wgmma_commit();
     if (mistake == READS_EARLY) write_product(product, sum, 64);
     if (mistake == WRITES_EARLY) sum[0] = 1.0f;
+    if (mistake == CLEARS_EARLY) {
+        wgmma_wait<1>();
+        __syncthreads();
+        for (unsigned at = threadIdx.x; at < 4096; at += 128) tiles[at] = 0;
+        fence_proxy_async();
+        __syncthreads();
+    }
     wgmma_wait<0>();
     if (mistake != READS_EARLY) write_product(product, sum, 64);
     __syncthreads();

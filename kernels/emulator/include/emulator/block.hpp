@@ -1,10 +1,12 @@
 // One block of CUDA threads as fibers of one CPU thread, and who runs next.
 //
-// A fiber runs until it must wait. Then the next one that can run is resumed; when none can, work that was left in flight (TMA copies)
-// is completed, one piece at a time; when nothing is in flight either, and no thread waits for another block, the block is deadlocked and
-// the launch ends with a report of what each thread waits for. So asynchronous work is always as late as it may be, which is when a missing wait shows.
+// A fiber runs until it must wait. Then the next one that can run is resumed; when none can, work that was left in flight (TMA copies, then
+// products of warpgroups) is completed, one piece at a time; when nothing is in flight either, and no thread waits for another block, the block is deadlocked and
+// the launch ends with a report of what each thread waits for. So asynchronous work is as late as it may be, which is when a missing wait shows;
+// what must be there before a product shows in the order in which products are early.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -93,7 +95,7 @@ struct PendingLoad {
 // several have begun.
 enum class Order : unsigned { Forward = 0, Backward = 1 };
 
-// A product by wgmma that has not been made. `base` is what it is added to; empty, an earlier product in flight gives it.
+// A product by wgmma in flight. `base` is what it is added to, and the sum when it is made; empty, an earlier product in flight gives it.
 struct PendingProduct {
     unsigned columns = 0;
     unsigned group = 0;
@@ -101,7 +103,7 @@ struct PendingProduct {
     std::vector<float> base;
     uint64_t left = 0, right = 0;
     uint32_t left_registers[4] = {};
-    bool left_in_registers = false, left_transposed = false, right_transposed = false;
+    bool left_in_registers = false, left_transposed = false, right_transposed = false, made = false;
 };
 
 struct ProductQueue {
@@ -130,6 +132,8 @@ struct Block {
     std::deque<PendingLoad> in_flight;
     // Fibers that wait for a phase of an mbarrier, by its offset in shared memory.
     std::map<uint32_t, std::vector<uint16_t>> phase_waiters;
+    // Fibers that wait for products, which are made when no other thread can go on.
+    std::vector<uint16_t> product_waiters;
     // Fibers that wait for other blocks, and how many turns the block has given.
     std::vector<uint16_t> turn_waiters;
     uint64_t progress = 0;
@@ -195,6 +199,19 @@ inline std::string describe_waits() {
 inline void resume_next(void** save) {
     Block& at = *block;
     while (at.ready.empty()) {
+        // A copy that somebody waits for: all others are later still.
+        auto next = std::find_if(at.in_flight.begin(), at.in_flight.end(), [&](const PendingLoad& copy) {
+            const auto waiters = at.phase_waiters.find(copy.barrier);
+            return waiters != at.phase_waiters.end() && !waiters->second.empty();
+        });
+        if (next == at.in_flight.end() && !at.product_waiters.empty()) {
+            // One warp goes ahead of the others as far as it can.
+            const unsigned warp = at.product_waiters.back() / WARP_LANES;
+            for (; !at.product_waiters.empty() && at.product_waiters.back() / WARP_LANES == warp; at.product_waiters.pop_back()) {
+                at.ready.push_back(at.product_waiters.back());
+            }
+            continue;
+        }
         if (at.in_flight.empty() && !at.turn_waiters.empty()) {
             // Other blocks go on, until one of these threads is resumed.
             osler_emulator_switch(save, at.host_stack_pointer);
@@ -205,14 +222,7 @@ inline void resume_next(void** save) {
             osler_emulator_switch(save, at.host_stack_pointer);
             abort();
         }
-        // One that somebody waits for: all others are later still.
-        auto next = at.in_flight.begin();
-        for (auto copy = next; copy != at.in_flight.end(); ++copy) {
-            const auto waiters = at.phase_waiters.find(copy->barrier);
-            if (waiters == at.phase_waiters.end() || waiters->second.empty()) continue;
-            next = copy;
-            break;
-        }
+        if (next == at.in_flight.end()) next = at.in_flight.begin();
         Completion land = std::move(next->land);
         at.in_flight.erase(next);
         land();

@@ -1,9 +1,10 @@
 // Hopper's asynchronous instructions (sm_90a): barriers in shared memory, bulk copies of tensors, and products of warpgroups. The
 // emulator's bodies of the wrappers in kernels/cuda/ptx_hopper.cuh.
 //
-// What is in flight is poison until it is waited for: a copy lands when no thread can go on without it, a product is made when its group
-// is waited for, from what shared memory then holds. Neither sees what threads wrote there before a fence.proxy.async; whose fence it is
-// makes no difference here, though it does on a device.
+// What is in flight is poison until it is waited for: a copy lands when no thread can go on without it, a product is made, from what shared
+// memory then holds, when its group is waited for and no other thread can go on, or, in the backward order, when the warp waits for any
+// group. Neither sees what threads wrote there before a fence.proxy.async; whose fence it is makes no difference here, though it does on a
+// device.
 #pragma once
 
 #include "tensor_core.hpp"
@@ -266,6 +267,25 @@ inline void make_product(const std::vector<PendingProduct*>& lanes) {
     }
 }
 
+// The warp's products at place `at` of its lanes' queues, once.
+inline void make_products(ProductQueue* queues, size_t at) {
+    std::vector<PendingProduct*> lanes;
+    for (unsigned lane = 0; lane < WARP_LANES; lane++) {
+        if (queues[lane].pending.size() <= at) fail("wgmma: lanes of one warp have started different products");
+        lanes.push_back(&queues[lane].pending[at]);
+    }
+    if (lanes[0]->made) return;
+    for (unsigned lane = 0; lane < WARP_LANES; lane++) {
+        // The one before that adds to the same accumulator is made.
+        for (size_t before = at; lanes[lane]->base.empty() && before-- > 0;) {
+            const PendingProduct& earlier = queues[lane].pending[before];
+            if (earlier.accumulator == lanes[lane]->accumulator) lanes[lane]->base = earlier.base;
+        }
+    }
+    make_product(lanes);
+    for (PendingProduct* product : lanes) product->made = true;
+}
+
 // Hands a finished product on: to the next one that adds to the same accumulator, or into the accumulator.
 inline void finish_product(ProductQueue& queue) {
     PendingProduct done = std::move(queue.pending.front());
@@ -302,16 +322,18 @@ template <unsigned PENDING>
 void wgmma_wait() {
     using namespace emulator;
     unsigned pending = PENDING;
+    const ProductQueue& own = block->products[block->current];
+    // As late as they may be, or, in the backward order, as early.
+    if (block->order == Order::Forward && !own.pending.empty() && own.pending.front().group + PENDING < own.committed) {
+        block->product_waiters.push_back(static_cast<uint16_t>(block->current));
+        wait({"products", -1, {nullptr, 0}});
+    }
     together("wgmma.wait_group", pending, [](auto) {
         const unsigned first_thread = block->current / WARP_LANES * WARP_LANES;
         ProductQueue* queues = &block->products[first_thread];
+        for (size_t at = 0; block->order == Order::Backward && at < queues[0].pending.size(); at++) make_products(queues, at);
         while (!queues[0].pending.empty() && queues[0].pending.front().group + PENDING < queues[0].committed) {
-            std::vector<PendingProduct*> lanes;
-            for (unsigned lane = 0; lane < WARP_LANES; lane++) {
-                if (queues[lane].pending.empty()) fail("wgmma: lanes of one warp have started different products");
-                lanes.push_back(&queues[lane].pending.front());
-            }
-            make_product(lanes);
+            make_products(queues, 0);
             for (unsigned lane = 0; lane < WARP_LANES; lane++) finish_product(queues[lane]);
         }
     });

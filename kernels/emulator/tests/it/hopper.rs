@@ -31,7 +31,11 @@ fn map(memory: &Allocation, rows: usize, columns: usize, box_rows: usize) -> Arg
 }
 
 fn run(kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
-    DEVICE
+    run_in(Order::Forward, kernel, threads, shared_bytes, arguments)
+}
+
+fn run_in(order: Order, kernel: &'static str, threads: u32, shared_bytes: u32, arguments: &[Argument]) -> Result<(), String> {
+    Emulator { order, ..DEVICE }
         .run(&Command::Launch(Launch { kernel, grid: [1, 1, 1], threads, shared_bytes }, arguments.to_vec()))
         .map_err(|error| error.to_string())
 }
@@ -47,10 +51,14 @@ fn expect_product(got: &[f32], columns: usize, inner: usize, left: impl Fn(usize
 
 /// The product of two tiles, with a mistake (0: none).
 fn wgmma(mistake: u32) -> Result<Vec<f32>, String> {
+    wgmma_in(Order::Forward, mistake)
+}
+
+fn wgmma_in(order: Order, mistake: u32) -> Result<Vec<f32>, String> {
     let (left, right) = (bf16(&numbers(4096, 1)), bf16(&numbers(4096, 2)));
     let product = DEVICE.allocate(4 * 4096).unwrap();
     let arguments = [Argument::Pointer(DEVICE.address(&product)), map(&left, 64, 64, 64), map(&right, 64, 64, 64), Argument::U32(mistake)];
-    run("probe_wgmma", 128, 2 * 64 * 128, &arguments)?;
+    run_in(order, "probe_wgmma", 128, 2 * 64 * 128, &arguments)?;
     Ok(read_floats(&product, 4096))
 }
 
@@ -69,6 +77,14 @@ fn wgmma_multiplies_what_tma_loads() {
 fn early_reads_are_poison() {
     assert!(wgmma(1).unwrap().iter().all(|x| x.is_nan()), "an accumulator before wait_group");
     assert!(wgmma(2).unwrap().iter().all(|x| x.is_nan()), "shared memory before the barrier");
+}
+
+/// One order makes products as late as they may be, the other as early: what is not there from start to end shows in one of them.
+#[test]
+fn operands_must_stay() {
+    let right = wgmma(0).unwrap();
+    assert_eq!(wgmma_in(Order::Backward, 0).unwrap(), right);
+    assert!(wgmma_in(Order::Backward, 7).unwrap() == right && wgmma(7).unwrap().iter().all(|x| *x == 0.0));
 }
 
 #[test]
