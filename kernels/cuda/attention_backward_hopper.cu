@@ -6,7 +6,6 @@
 // a tile one after the other, and hardly ever wait.
 
 constexpr int KEY_ROWS = 128;
-constexpr int QUERY_ROWS = 64;
 // Slopes of one tile, keys by rows.
 constexpr int SLOPES = KEY_ROWS * QUERY_ROWS;
 // Of the sums of a tile of queries each warpgroup makes one part: 64 columns, or half the head's. What is past the head's own is not read.
@@ -15,13 +14,6 @@ template <int HEAD_DIM>
 constexpr int PART_COLUMNS = HEAD_DIM > 64 ? 64 : HEAD_DIM / 2;
 template <int HEAD_DIM>
 constexpr int PART = QUERY_ROWS * PART_COLUMNS<HEAD_DIM>;
-
-// What the streamed rows bring besides their tiles; log-sum-exp as a power of two.
-struct RowStage {
-    float log_sum_exp[QUERY_ROWS];
-    float delta[QUERY_ROWS];
-    uint32_t lo[QUERY_ROWS];
-};
 
 struct Ring {
     // The keys and values are there, and a stage's rows.
@@ -33,21 +25,6 @@ struct Ring {
     uint64_t part_full[PARTS], part_empty[PARTS];
     // Which block of keys this is.
     uint32_t ticket;
-};
-
-// Keys of a head that a block has, and the rows that see them.
-struct KeyWalk {
-    uint32_t key_head, first_key, tiles, first_head, end_head;
-
-    // Visits (step, first row, head) from the last tile down to the block's own, each for all heads.
-    template <typename Visit>
-    DEVICE void each(Visit visit) const {
-        uint32_t step = 0;
-        for (uint32_t tile = tiles; tile-- > 0;) {
-#pragma unroll 1
-            for (uint32_t head = first_head; head < end_head; head++, step++) visit(step, first_key + tile * QUERY_ROWS, head);
-        }
-    }
 };
 
 // Takes the next block of keys. Its number is not the block's own: a block waits for those with lower numbers alone, and they have begun.
@@ -66,9 +43,7 @@ DEVICE KeyWalk begin(Ring* ring, uint32_t* ticket, const uint32_t* lo, uint32_t 
         fence_mbarrier_init();
     }
     __syncthreads();
-    const uint32_t first_key = ring->ticket / key_heads * KEY_ROWS, key_head = ring->ticket % key_heads, heads = query_heads / key_heads;
-    const uint32_t end_query = last_seen_by(lo, rows, min(first_key + KEY_ROWS, rows) - 1) + 1;
-    return {key_head, first_key, (end_query - first_key + QUERY_ROWS - 1) / QUERY_ROWS, key_head * heads, (key_head + 1) * heads};
+    return walk_of<KEY_ROWS>(ring->ticket, lo, rows, query_heads, key_heads);
 }
 
 // The tiles by TMA, by one thread.
@@ -87,104 +62,18 @@ DEVICE void fetch_tiles(Ring* ring, uint16_t* keys, const TensorMap* query, cons
     });
 }
 
-// What belongs to the tiles' rows, by one warp.
-DEVICE void fetch_rows(Ring* ring, RowStage* row_stages, const float* log_sum_exp, const float* delta, const uint32_t* lo,
-                       const KeyWalk& walk, uint32_t rows) {
-    walk.each([&](uint32_t step, uint32_t first_row, uint32_t head) {
-        RowStage& stage = row_stages[step % STAGES];
-        const uint64_t first = uint64_t(head) * rows;
-        mbarrier_wait(&ring->empty[step % STAGES], (step / STAGES % 2) ^ 1);
-#pragma unroll 1
-        for (unsigned at = threadIdx.x % 32; at < QUERY_ROWS; at += 32) {
-            const uint32_t row = first_row + at;
-            const bool inside = row < rows;
-            // A row past the end has a sum of infinity, so that its probabilities are zero.
-            stage.log_sum_exp[at] = inside ? log_sum_exp[first + row] * LOG2_E : infinite();
-            stage.delta[at] = inside ? delta[first + row] : 0.0f;
-            stage.lo[at] = inside ? lo[row] : 0xFFFFFFFFu;
-        }
-        mbarrier_arrive(&ring->full[step % STAGES]);
-    });
-}
-
-// Adds one part of each tile's sums to memory, by one thread, when the blocks of all keys before these have added theirs; the first that
-// a tile's first row sees writes. `query_sums` is [query_heads, tiles, PARTS, PART], and `turns` counts blocks in the first three.
+// Adds one part of each tile's sums to memory, by one thread. `query_sums` is [query_heads, tiles, PARTS, PART].
 template <int HEAD_DIM>
 DEVICE void add_parts(Ring* ring, float* query_sums, uint32_t* turns, const float* staged, unsigned part, const uint32_t* lo,
                       const KeyWalk& walk, uint32_t rows) {
     const uint32_t tiles = (rows + QUERY_ROWS - 1) / QUERY_ROWS;
     walk.each([&](uint32_t step, uint32_t first_row, uint32_t head) {
-        const uint64_t at = (uint64_t(head) * tiles + first_row / QUERY_ROWS) * PARTS + part;
+        const uint64_t tile = uint64_t(head) * tiles + first_row / QUERY_ROWS;
         const uint32_t turn = walk.first_key / KEY_ROWS - lo[first_row] / KEY_ROWS;
-        float* sums = query_sums + at * PART<HEAD_DIM>;
         mbarrier_wait(&ring->part_full[part], step % 2);
-        wait_for_turn(turns + at, turn);
-        if (turn == 0) bulk_store(sums, staged, PART<HEAD_DIM> * 4);
-        else bulk_reduce_add(sums, staged, PART<HEAD_DIM> * 4);
-        bulk_commit();
-        bulk_wait<0>();
-        give_turn(turns + at);
+        add_part<PART<HEAD_DIM>>(query_sums, turns, staged, tile * PARTS + part, turn);
         mbarrier_arrive(&ring->part_empty[part]);
     });
-}
-
-// Scores, keys by queries, into probabilities. `first_key` is the thread's first; where MASKED is false, all rows see all keys.
-template <bool MASKED>
-DEVICE void probabilities(float (&score)[QUERY_ROWS / 2], const RowStage& stage, uint32_t first_key, uint32_t first_query, float factor) {
-#pragma unroll
-    for (int i = 0; i < QUERY_ROWS / 2; i++) {
-        const unsigned row = 8 * (i / 4) + 2 * (threadIdx.x % 4) + i % 2;
-        const uint32_t key = first_key + 8 * (i / 2 % 2);
-        const float probability = exp2_fast(score[i] * factor - stage.log_sum_exp[row]);
-        score[i] = !MASKED || (stage.lo[row] <= key && key <= first_query + row) ? probability : 0.0f;
-    }
-}
-
-// Gradients of probabilities into those of scores, without the scale.
-DEVICE void slopes(float (&slope)[QUERY_ROWS / 2], const float (&probability)[QUERY_ROWS / 2], const RowStage& stage) {
-#pragma unroll
-    for (int i = 0; i < QUERY_ROWS / 2; i++) {
-        // What is hidden has no slope, whatever the gradients are.
-        const float delta = stage.delta[8 * (i / 4) + 2 * (threadIdx.x % 4) + i % 2];
-        slope[i] = probability[i] == 0.0f ? 0.0f : probability[i] * (slope[i] - delta);
-    }
-}
-
-// A warpgroup's slopes into shared memory, keys by rows, in the swizzle in which they are read by column: four lanes write 16 bytes, and
-// eight keys fall into different ones. `first_key` is the thread's first in the tile.
-DEVICE void store_slopes(uint16_t* tile, const uint32_t (&packed)[QUERY_ROWS / 16][4], unsigned first_key, uint64_t* full) {
-#pragma unroll
-    for (int k = 0; k < QUERY_ROWS / 16; k++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const unsigned key = first_key + 8 * (i % 2), chunk = (2 * k + i / 2) ^ key % 8;
-            *reinterpret_cast<uint32_t*>(tile + key * QUERY_ROWS + chunk * 8 + 2 * (threadIdx.x % 4)) = packed[k][i];
-        }
-    }
-    fence_proxy_async();
-    __syncwarp();
-    release(full);
-}
-
-// Starts sum[rows, COLUMNS] = slopes transposed * so many columns of the keys.
-template <int COLUMNS>
-DEVICE void start_part(float (&sum)[COLUMNS / 2], const uint16_t* slopes, const uint16_t* columns) {
-#pragma unroll
-    for (int k = 0; k < KEY_ROWS / 16; k++) {
-        const uint64_t left = product_descriptor(slopes + k * 16 * QUERY_ROWS, SLOPES * 2, GROUP_BYTES);
-        const uint64_t right = product_descriptor(columns + k * 16 * BOX_COLUMNS, KEY_ROWS * BOX_COLUMNS * 2, GROUP_BYTES);
-        wgmma<COLUMNS, true, true>(sum, left, right, k > 0);
-    }
-}
-
-// Hands a part of the sums on, in the order in which threads hold it.
-template <int NUMBERS>
-DEVICE void stage_part(float* staged, const float (&sum)[NUMBERS], uint64_t* full) {
-#pragma unroll
-    for (int i = 0; i < NUMBERS; i++) staged[i * 128 + threadIdx.x % 128] = sum[i];
-    fence_proxy_async();
-    __syncwarp();
-    release(full);
 }
 
 // Sums of one warpgroup's 64 keys. `slope_tiles` and the parts of sums are shared.
@@ -213,32 +102,30 @@ DEVICE void consume(Ring* ring, float (&key_sum)[HEAD_DIM / 2], float (&value_su
         start_rows<HEAD_DIM, KEY_ROWS, QUERY_ROWS>(slope, values, grad);
         wgmma_commit();
         wgmma_wait<1>();
-        const bool whole = row_stage.lo[QUERY_ROWS - 1] <= group_key && group_key + 63 <= first_query;
-        if (whole) probabilities<false>(score, row_stage, group_key + row_in_group(), first_query, factor);
-        else probabilities<true>(score, row_stage, group_key + row_in_group(), first_query, factor);
+        probabilities<QUERY_ROWS>(score, row_stage, 0, group_key, first_query, factor);
         pack<QUERY_ROWS>(probability, score);
         // The values' sum runs while slopes are made.
         wgmma_fence();
         start_registers<HEAD_DIM, QUERY_ROWS>(value_sum, probability, grad, step > 0);
         wgmma_commit();
         wgmma_wait<1>();
-        slopes(slope, score, row_stage);
+        slopes<QUERY_ROWS>(slope, score, row_stage, 0);
         pack<QUERY_ROWS>(packed_slope, slope);
         // What was here was read two steps ago, and who read it has written slopes since.
-        store_slopes(slope_tile, packed_slope, group * 64 + row_in_group(), &ring->slopes_full[stage]);
+        store_tile<QUERY_ROWS>(slope_tile, packed_slope, group * 64 + row_in_group(), 0, &ring->slopes_full[stage]);
         wgmma_fence();
         start_registers<HEAD_DIM, QUERY_ROWS>(key_sum, packed_slope, query, step > 0);
         wgmma_commit();
         // The other warpgroup's slopes may come while the keys' sum is made.
         mbarrier_wait(&ring->slopes_full[stage], round);
-        start_part<COLUMNS>(sum, slope_tile, columns);
+        start_queries<KEY_ROWS, COLUMNS>(sum, slope_tile, columns);
         wgmma_commit();
         // No product goes on into the next step: its operands and the next scores do not fit the registers together, and then the
         // compiler lets no two products overlap. The other warpgroup has the tensor cores meanwhile.
         wgmma_wait<0>();
         release(&ring->empty[stage]);
         mbarrier_wait(&ring->part_empty[group], (step % 2) ^ 1);
-        stage_part(part, sum, &ring->part_full[group]);
+        stage_part<COLUMNS / 2>(part, sum, &ring->part_full[group]);
     });
 }
 
@@ -255,7 +142,7 @@ DEVICE void backward_hopper(float* query_sums, uint32_t* turns, uint16_t* key_gr
     const unsigned warp = threadIdx.x / 32;
     if (warp < 4) {
         registers_decrease<24>();
-        if (warp == 1) fetch_rows(ring, row_stages, log_sum_exp, delta, lo, walk, rows);
+        if (warp == 1) fetch_rows(ring->full, ring->empty, row_stages, log_sum_exp, delta, lo, walk, rows);
         else if (threadIdx.x == 0) fetch_tiles<HEAD_DIM>(ring, keys, query, key, value, output_grad, walk);
         else if (warp > 1 && threadIdx.x % 32 == 0) {
             add_parts<HEAD_DIM>(ring, query_sums, turns + 1, parts + (warp - 2) * PART<HEAD_DIM>, warp - 2, lo, walk, rows);
@@ -272,17 +159,6 @@ DEVICE void backward_hopper(float* query_sums, uint32_t* turns, uint16_t* key_gr
     store_group<HEAD_DIM>(value_grad + walk.key_head * HEAD_DIM, value_sum, ones, first_key, rows, stride);
 }
 
-// Columns of one part of a tile, from the sums into the gradient.
-template <int HEAD_DIM, int COLUMNS>
-DEVICE void store_part(uint16_t* query_grad, const float* part, uint32_t first_column, uint32_t rows, uint32_t query_heads, float scale) {
-    float sum[COLUMNS / 2];
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 2; i++) sum[i] = part[i * 128 + threadIdx.x];
-    const float scales[2] = {scale, scale};
-    store_group<COLUMNS>(query_grad + blockIdx.y * HEAD_DIM + first_column, sum, scales, blockIdx.x * QUERY_ROWS + row_in_group(), rows,
-                         uint64_t(query_heads) * HEAD_DIM);
-}
-
 // query_grad = scale * the sums, of 64 rows of a head in a block.
 template <int HEAD_DIM>
 DEVICE void query_slopes(uint16_t* query_grad, const float* query_sums, uint32_t rows, uint32_t query_heads, float scale) {
@@ -292,21 +168,10 @@ DEVICE void query_slopes(uint16_t* query_grad, const float* query_sums, uint32_t
     store_part<HEAD_DIM, HEAD_DIM - COLUMNS>(query_grad, part + PART<HEAD_DIM>, COLUMNS, rows, query_heads, scale);
 }
 
-#define BACKWARD_PARAMETERS                                                                                                              \
-    float *query_sums, uint32_t *turns, uint16_t *key_grad, uint16_t *value_grad, TENSOR_MAP(query), TENSOR_MAP(key), TENSOR_MAP(value), \
-        TENSOR_MAP(output_grad), const float *log_sum_exp, const float *delta, const uint32_t *lo, uint32_t rows, uint32_t query_heads,  \
-        uint32_t key_heads, float scale
-#define BACKWARD_ARGUMENTS                                                                                                               \
-    query_sums, turns, key_grad, value_grad, &query, &key, &value, &output_grad, log_sum_exp, delta, lo, rows, query_heads, key_heads,   \
-        scale
-
 KERNEL(attention_backward_hopper_64, 384)(BACKWARD_PARAMETERS) { backward_hopper<64>(BACKWARD_ARGUMENTS); }
 KERNEL(attention_backward_hopper_80, 384)(BACKWARD_PARAMETERS) { backward_hopper<80>(BACKWARD_ARGUMENTS); }
 KERNEL(attention_backward_hopper_96, 384)(BACKWARD_PARAMETERS) { backward_hopper<96>(BACKWARD_ARGUMENTS); }
 KERNEL(attention_backward_hopper_128, 384)(BACKWARD_PARAMETERS) { backward_hopper<128>(BACKWARD_ARGUMENTS); }
-
-#define SUMS_PARAMETERS uint16_t *query_grad, const float *query_sums, uint32_t rows, uint32_t query_heads, float scale
-#define SUMS_ARGUMENTS query_grad, query_sums, rows, query_heads, scale
 
 KERNEL(attention_query_slopes_hopper_64, 128)(SUMS_PARAMETERS) { query_slopes<64>(SUMS_ARGUMENTS); }
 KERNEL(attention_query_slopes_hopper_80, 128)(SUMS_PARAMETERS) { query_slopes<80>(SUMS_ARGUMENTS); }

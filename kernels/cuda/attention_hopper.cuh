@@ -15,16 +15,17 @@ DEVICE void fetch(uint16_t* tile, const TensorMap* map, uint64_t* full, uint32_t
     }
 }
 
-// Starts sum[64, RIGHT_ROWS] = left * right transposed. `left` is the first of 64 rows of a tile of LEFT_ROWS.
-template <int HEAD_DIM, int LEFT_ROWS, int RIGHT_ROWS>
-DEVICE void start_rows(float (&sum)[RIGHT_ROWS / 2], const uint16_t* left, const uint16_t* right) {
+// Starts sum[64, COLUMNS] = left * right transposed. `left` is the first of 64 rows of a tile of LEFT_ROWS, `right` that of COLUMNS rows of
+// one of RIGHT_ROWS.
+template <int HEAD_DIM, int LEFT_ROWS, int RIGHT_ROWS, int COLUMNS = RIGHT_ROWS>
+DEVICE void start_rows(float (&sum)[COLUMNS / 2], const uint16_t* left, const uint16_t* right) {
 #pragma unroll
     for (int k = 0; k < HEAD_DIM / 16; k++) {
         // Four steps to a box, each 16 columns, 32 bytes, further in its rows.
         const unsigned box = k / 4 * BOX_COLUMNS, column = k % 4 * 16;
         const uint64_t left_at = product_descriptor(left + box * LEFT_ROWS + column, 16, GROUP_BYTES);
         const uint64_t right_at = product_descriptor(right + box * RIGHT_ROWS + column, 16, GROUP_BYTES);
-        wgmma<RIGHT_ROWS>(sum, left_at, right_at, k > 0);
+        wgmma<COLUMNS>(sum, left_at, right_at, k > 0);
     }
 }
 

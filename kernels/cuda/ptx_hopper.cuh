@@ -133,6 +133,14 @@ DEVICE void wgmma_registers(float (&sum)[COLUMNS / 2], const uint32_t (&left)[4]
 
 #define WGMMA_32_ACCUMULATORS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 template <>
+DEVICE void wgmma<32, false, false>(float (&sum)[16], uint64_t left, uint64_t right, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" WGMMA_32_ACCUMULATORS "}, %16, %17, add, 1, 1, 0, 0;\n}"
+        : SIXTEEN(0)
+        : "l"(left), "l"(right), "r"(static_cast<int>(accumulate)));
+}
+template <>
 DEVICE void wgmma<32, true, true>(float (&sum)[16], uint64_t left, uint64_t right, bool accumulate) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"

@@ -44,20 +44,25 @@ fn unit(path: &Path, out: &Path) -> PathBuf {
     let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
     // As in the table of units: what several of them share is put before them.
     let shared: &[&str] = match (stem.split('_').next(), stem.ends_with("_hopper")) {
-        (Some("attention"), true) => &["ptx.cuh", "tiles.cuh", "attention.cuh", "tiles_hopper.cuh", "attention_hopper.cuh"],
-        (Some("attention"), false) => &["ptx.cuh", "tiles.cuh", "attention.cuh"],
-        (Some("grouped"), true) => &["ptx.cuh", "tiles_hopper.cuh", "grouped.cuh"],
-        (Some("grouped"), false) => &["ptx.cuh", "tiles.cuh", "grouped.cuh"],
-        _ => &["ptx.cuh"],
+        (Some("attention"), true) if stem.starts_with("attention_backward") => {
+            &["tiles.cuh", "attention.cuh", "tiles_hopper.cuh", "attention_hopper.cuh", "attention_backward_hopper.cuh"]
+        }
+        (Some("attention"), true) => &["tiles.cuh", "attention.cuh", "tiles_hopper.cuh", "attention_hopper.cuh"],
+        (Some("attention"), false) => &["tiles.cuh", "attention.cuh"],
+        (Some("grouped"), true) => &["tiles_hopper.cuh", "grouped.cuh"],
+        (Some("grouped"), false) => &["tiles.cuh", "grouped.cuh"],
+        _ => &[],
     };
     let shared: String = shared.iter().map(|name| format!("#include \"{name}\"\n")).collect();
-    let mut text = format!("{shared}#include \"{}\"\n", path.display());
+    // Units are compiled one by one for a device, so that each may have a function of the same name; here they are linked.
+    let mut text = format!("#include \"ptx.cuh\"\nnamespace {{\n{shared}#include \"{}\"\n", path.display());
     // `KERNEL(name, threads)(` is how every kernel begins.
     for head in source.lines().filter_map(|line| line.strip_prefix("KERNEL(")) {
         let (name, rest) = head.split_once(", ").expect("KERNEL(name, threads)");
         let (threads, _) = rest.split_once(')').expect("KERNEL(name, threads)");
         writeln!(text, "static emulator::Registration {name}_entry(\"{name}\", {threads}, {name});").expect("to a string");
     }
+    text.push_str("}\n");
     let file = out.join(format!("{stem}.cpp"));
     if fs::read_to_string(&file).ok().as_deref() != Some(&text) {
         fs::write(&file, text).expect("the folder of this build can be written");

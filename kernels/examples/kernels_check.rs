@@ -142,6 +142,7 @@ const WITHOUT_PRODUCTS: &[&str] = &[
     "attention_query_slopes_hopper_80",
     "attention_query_slopes_hopper_96",
     "attention_query_slopes_hopper_128",
+    "attention_query_slopes_hopper_256",
 ];
 
 /// Whether a unit calls the product of a warp: in its own files, after that of the wrappers, which is the first.

@@ -16,13 +16,14 @@ pub fn visit(visitor: &mut impl Visitor) {
 /// Those of devices with wgmma.
 pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
-    // Windows within a tile, of one, past one, and of one row: tiles are 64 and 128.
-    for window in [1, 63, 64, 65, 127, 128] {
-        visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim: 64, lengths: &[200], window, sharpness: 1.0 });
+    // Windows within a tile, of one, past one, and of one row: tiles are 64 and 128, of wide heads 64.
+    for (window, head_dim) in [1, 63, 64, 65, 127, 128].into_iter().flat_map(|window| [(window, 64), (window, 256)]) {
+        visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim, lengths: &[200], window, sharpness: 1.0 });
     }
     let spoilt = Case { name: "documents", heads: (1, 1), head_dim: 64, lengths: &[130, 130], window: 1000, sharpness: 1.0 };
     visitor.visit(&Spoilt(spoilt));
     visitor.visit(&Spoilt(Case { name: "a window", heads: (2, 1), head_dim: 128, lengths: &[70, 70], window: 60, sharpness: 1.0 }));
+    visitor.visit(&Spoilt(Case { name: "a window", heads: (2, 1), head_dim: 256, lengths: &[70, 70], window: 60, sharpness: 1.0 }));
     for (before, rows, head_dim) in [(300, 1, 64), (128, 3, 80), (7, 130, 96), (127, 2, 128), (64, 65, 256)] {
         visitor.visit(&Cached { before, rows, head_dim });
     }
@@ -158,7 +159,8 @@ const CASES: &[Case] = &[
 ];
 
 /// The kernels of Hopper have blocks of 128 rows, tiles of 64 and 128, and all head dimensions but 32. Heads that are not whole boxes of 64
-/// columns bring some of the next with them. Backward, blocks of 128 keys add to the same tile of 64 queries in turn.
+/// columns bring some of the next with them. Backward, blocks of 128 keys add to the same tile of 64 queries in turn; of heads of 256 they
+/// have 64 keys, and kernels of their own.
 const HOPPER_CASES: &[Case] = &[
     Case { name: "one row", heads: (1, 1), head_dim: 64, lengths: &[1], window: 1, sharpness: 1.0 },
     Case { name: "one tile", heads: (1, 1), head_dim: 64, lengths: &[128], window: 128, sharpness: 1.0 },
@@ -181,6 +183,19 @@ const HOPPER_CASES: &[Case] = &[
     Case { name: "heads of 80 on Hopper", heads: (4, 2), head_dim: 80, lengths: &[135, 60], window: 150, sharpness: 1.0 },
     Case { name: "heads of 96 on Hopper", heads: (3, 1), head_dim: 96, lengths: &[140], window: 1000, sharpness: 2.0 },
     Case { name: "heads of 256 on Hopper", heads: (2, 1), head_dim: 256, lengths: &[133, 70], window: 120, sharpness: 1.0 },
+    Case { name: "one row of 256", heads: (1, 1), head_dim: 256, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "one tile", heads: (1, 1), head_dim: 256, lengths: &[64], window: 64, sharpness: 1.0 },
+    Case { name: "a row more", heads: (3, 1), head_dim: 256, lengths: &[65], window: 30, sharpness: 1.0 },
+    Case { name: "blocks of keys", heads: (1, 1), head_dim: 256, lengths: &[300], window: 1000, sharpness: 2.0 },
+    Case { name: "one key takes all", heads: (1, 1), head_dim: 256, lengths: &[150], window: 150, sharpness: 200.0 },
+    Case {
+        name: "documents and heads in groups",
+        heads: (4, 2),
+        head_dim: 256,
+        lengths: &[1, 0, 70, 29, 1, 1, 0, 100],
+        window: 90,
+        sharpness: 1.0,
+    },
 ];
 
 const LARGE_CASES: &[Case] = &[

@@ -49,15 +49,13 @@ macro_rules! hopper_kernels {
 
 /// Head dimensions that Hopper has kernels of its own for.
 const HOPPER: [Kernels; 5] = hopper_kernels![64, 80, 96, 128, 256];
-/// Those up to which the backward kernels are among them: two sums of wider heads do not fit the registers.
-const HOPPER_BACKWARD_MAX: usize = 128;
-/// Rows that a block of them has to itself.
+/// Rows that a block of their forward kernels has to itself.
 const HOPPER_ROWS: usize = 128;
 /// Rows of the tiles that their backward kernels stream.
 const HOPPER_MOVING_ROWS: usize = 64;
-/// Parts of the sums of a tile of queries, one to each consuming warpgroup.
-const PARTS: usize = 2;
-/// A producing warpgroup and two that consume.
+/// Warpgroups that consume.
+const CONSUMERS: usize = 2;
+/// Those and a producing one.
 const HOPPER_THREADS: u32 = 384;
 
 /// What the backward pass reads besides the input.
@@ -85,9 +83,29 @@ impl Kernels {
         (rows * self.head_dim.next_multiple_of(64) * 2) as u32
     }
 
-    /// Rows of keys in a tile of Hopper's forward kernel.
+    /// Rows of keys in a tile of Hopper's forward kernel, and in a block of its backward kernel.
     fn hopper_key_rows(self) -> usize {
         if self.head_dim > 128 { 64 } else { 128 }
+    }
+
+    /// Parts in which Hopper's backward kernel hands the sums of a tile of queries on.
+    fn parts(self) -> usize {
+        if self.head_dim > 128 { 2 * CONSUMERS } else { CONSUMERS }
+    }
+
+    /// Numbers of one: columns are halved, or, where heads end within a box of 64 columns, boxes are counted.
+    fn part_len(self) -> usize {
+        HOPPER_MOVING_ROWS * self.head_dim.next_multiple_of(64) / self.parts()
+    }
+
+    /// What Hopper's backward kernel has in shared memory.
+    fn hopper_backward_bytes(self) -> u32 {
+        // Two tiles that stay; of those that are streamed two stages, but one of wide heads' gradients.
+        let streamed = if self.head_dim > 128 { 3 } else { 4 };
+        let tiles = self.box_bytes(2 * self.hopper_key_rows() + streamed * HOPPER_MOVING_ROWS);
+        // Two tiles of slopes, or one and its probabilities, and a part for each consuming warpgroup.
+        let weights = 2 * self.hopper_key_rows() * HOPPER_MOVING_ROWS * Bf16::BYTES;
+        tiles + (weights + CONSUMERS * self.part_len() * size_of::<f32>()) as u32
     }
 
     /// Copies of the streamed tiles that the backward kernels have.
@@ -175,16 +193,14 @@ impl<L: Launcher> Gpu<L> {
         expect_len(KERNEL, &[("log_sum_exp", saved.log_sum_exp.len, rows * query_heads)])?;
         let mut pieces = Pieces::default();
         pieces.next(rows * query_heads, size_of::<f32>());
-        let Some(hopper) = self.hopper(shape).filter(|_| head_dim <= HOPPER_BACKWARD_MAX) else {
+        let Some(hopper) = self.hopper(shape) else {
             return self.with_scratch(pieces.bytes, |delta| {
                 self.deltas(shape, delta, &saved)?;
                 self.slopes_in_two_passes(shape, kernels, &input, &saved, delta, [query_grad, key_grad, value_grad])
             });
         };
-        let parts = rows.div_ceil(HOPPER_MOVING_ROWS) * query_heads * PARTS;
-        // In two halves, or, where heads end within a box of 64 columns, in two boxes.
-        let part_len = HOPPER_MOVING_ROWS * head_dim.next_multiple_of(64) / PARTS;
-        let sums = pieces.next(parts * part_len, size_of::<f32>());
+        let parts = rows.div_ceil(HOPPER_MOVING_ROWS) * query_heads * hopper.parts();
+        let sums = pieces.next(parts * hopper.part_len(), size_of::<f32>());
         // A ticket, and turns.
         let turns_bytes = (1 + parts) * size_of::<u32>();
         let turns = pieces.next(1 + parts, size_of::<u32>());
@@ -192,22 +208,20 @@ impl<L: Launcher> Gpu<L> {
             self.deltas(shape, delta, &saved)?;
             let [sums, turns] = [delta + sums, delta + turns];
             self.run(Command::Clear { address: turns, bytes: turns_bytes })?;
-            let tiles = blocks(KERNEL, rows, HOPPER_ROWS)?;
+            let key_rows = hopper.hopper_key_rows();
+            let tiles = blocks(KERNEL, rows, key_rows)?;
             let grid = [narrow(KERNEL, "key_heads", tiles as usize * key_heads)?, 1, 1];
-            // Tiles that stay and two stages of two that are streamed, two of slopes, and the parts of a tile's sums.
-            let slopes_bytes = 2 * HOPPER_ROWS * HOPPER_MOVING_ROWS * Bf16::BYTES;
-            let parts_bytes = PARTS * part_len * size_of::<f32>();
-            let shared_bytes = hopper.box_bytes(2 * HOPPER_ROWS + 4 * HOPPER_MOVING_ROWS) + (slopes_bytes + parts_bytes) as u32;
             let mut arguments = vec![Argument::Pointer(sums), Argument::Pointer(turns), self.pointer(key_grad), self.pointer(value_grad)];
             arguments.extend([
                 self.map(shape, input.query, rows, query_heads, HOPPER_MOVING_ROWS)?,
-                self.map(shape, input.key, rows, key_heads, HOPPER_ROWS)?,
-                self.map(shape, input.value, rows, key_heads, HOPPER_ROWS)?,
+                self.map(shape, input.key, rows, key_heads, key_rows)?,
+                self.map(shape, input.value, rows, key_heads, key_rows)?,
                 self.map(shape, saved.output_grad, rows, query_heads, HOPPER_MOVING_ROWS)?,
             ]);
             arguments.extend(self.backward_scalars(shape, &input, &saved, delta)?);
             let [backward, query_slopes] = hopper.backward;
-            self.launch(Launch { kernel: backward, grid, threads: HOPPER_THREADS, shared_bytes }, &arguments)?;
+            let launch = Launch { kernel: backward, grid, threads: HOPPER_THREADS, shared_bytes: hopper.hopper_backward_bytes() };
+            self.launch(launch, &arguments)?;
             self.query_slopes(shape, query_slopes, sums, query_grad)
         })
     }

@@ -46,7 +46,8 @@ pub const UNITS: &[Unit] = &[
     unit!("attention_backward" after "tiles.cuh" after "attention.cuh", ["attention_delta", "attention_backward_keys_32", "attention_backward_keys_64", "attention_backward_keys_80", "attention_backward_keys_96", "attention_backward_keys_128", "attention_backward_keys_256", "attention_backward_queries_32", "attention_backward_queries_64", "attention_backward_queries_80", "attention_backward_queries_96", "attention_backward_queries_128", "attention_backward_queries_256"]),
     unit!("attention_forward" after "tiles.cuh" after "attention.cuh", ["attention_forward_32", "attention_forward_64", "attention_forward_80", "attention_forward_96", "attention_forward_128", "attention_forward_256"]),
     unit!(
-        hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",
+        hopper "attention_backward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh"
+            after "attention_backward_hopper.cuh",
         [
             "attention_backward_hopper_64",
             "attention_backward_hopper_80",
@@ -57,6 +58,11 @@ pub const UNITS: &[Unit] = &[
             "attention_query_slopes_hopper_96",
             "attention_query_slopes_hopper_128",
         ]
+    ),
+    unit!(
+        hopper "attention_backward_wide_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh"
+            after "attention_hopper.cuh" after "attention_backward_hopper.cuh",
+        ["attention_backward_hopper_256", "attention_query_slopes_hopper_256"]
     ),
     unit!(
         hopper "attention_forward_hopper" after "tiles.cuh" after "attention.cuh" after "tiles_hopper.cuh" after "attention_hopper.cuh",

@@ -31,13 +31,14 @@ impl Visitor for Repeated {
     }
 }
 
-/// Which kernels the backward pass takes: of heads of 256, the sums of a block's keys do not fit the registers.
+/// Which kernels the backward pass takes.
 #[test]
 fn scores_are_made_once_on_hopper() {
     for (wgmma, head_dim, wanted) in [
         (true, 64, ["attention_backward_hopper_64", "attention_query_slopes_hopper_64"]),
         (true, 128, ["attention_backward_hopper_128", "attention_query_slopes_hopper_128"]),
-        (true, 256, ["attention_backward_keys_256", "attention_backward_queries_256"]),
+        (true, 256, ["attention_backward_hopper_256", "attention_query_slopes_hopper_256"]),
+        (false, 256, ["attention_backward_keys_256", "attention_backward_queries_256"]),
         (false, 128, ["attention_backward_keys_128", "attention_backward_queries_128"]),
     ] {
         let (gpu, asked) = watched(false, wgmma);
