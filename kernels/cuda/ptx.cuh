@@ -191,28 +191,28 @@ union Several {
 // How many of `wanted` numbers from `at` on are among `count`.
 DEVICE int inside(uint64_t at, uint64_t count, int wanted) { return at >= count ? 0 : count - at < wanted ? int(count - at) : wanted; }
 
-// All of them, aligned, or the first `inside` and zeros.
+// All of them, aligned, or the first `count` and zeros.
 template <typename Packed, typename Number>
-DEVICE Several<Packed, Number> load_some(const Number* from, int inside) {
+DEVICE Several<Packed, Number> load_some(const Number* from, int count) {
     Several<Packed, Number> some = {};
-    if (inside == some.COUNT) {
+    if (count == some.COUNT) {
         some.packed = *reinterpret_cast<const Packed*>(from);
     } else {
 #pragma unroll
         for (int i = 0; i < some.COUNT; i++) {
-            if (i < inside) some.numbers[i] = from[i];
+            if (i < count) some.numbers[i] = from[i];
         }
     }
     return some;
 }
 template <typename Packed, typename Number>
-DEVICE void store_some(Number* to, const Several<Packed, Number>& some, int inside) {
-    if (inside == some.COUNT) {
+DEVICE void store_some(Number* to, const Several<Packed, Number>& some, int count) {
+    if (count == some.COUNT) {
         *reinterpret_cast<Packed*>(to) = some.packed;
     } else {
 #pragma unroll
         for (int i = 0; i < some.COUNT; i++) {
-            if (i < inside) to[i] = some.numbers[i];
+            if (i < count) to[i] = some.numbers[i];
         }
     }
 }

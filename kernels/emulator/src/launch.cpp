@@ -120,6 +120,7 @@ struct Resident : Block {
         products.resize(threads);
         store_groups.resize(threads);
         dynamic_bytes = launch.shared_bytes;
+        shared_most = std::min(launch.shared_most, SHARED_BYTES);
         shared = static_cast<unsigned char*>(aligned_alloc(1024, SHARED_BYTES + 1024));
         published = static_cast<unsigned char*>(malloc(dynamic_bytes + 1));
         body = &kernel;
@@ -179,7 +180,7 @@ std::string check(const Launch& launch) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535) {
         return "grid " + name(grid) + " is empty or too large";
     }
-    if (launch.shared_bytes > SHARED_BYTES) return "more shared memory than a block may have";
+    if (launch.shared_bytes > std::min(launch.shared_most, SHARED_BYTES)) return "more shared memory than a block may have";
     return "";
 }
 
@@ -236,7 +237,7 @@ using emulator::Argument;
 
 // Runs a kernel by name. Gives the length of the error's text, 0 when there is none; the text is cut to `capacity`.
 extern "C" size_t osler_emulator_launch(const char* kernel, const uint32_t* grid, uint32_t threads, uint64_t shared_bytes, uint32_t order,
-                                        uint64_t ends, const Argument* arguments, size_t count, char* message, size_t capacity) {
+                                        uint64_t ends, uint64_t shared_most, const Argument* arguments, size_t count, char* message, size_t capacity) {
     std::string error;
     const auto found = emulator::kernels().find(kernel);
     if (found == emulator::kernels().end()) {
@@ -251,7 +252,7 @@ extern "C" size_t osler_emulator_launch(const char* kernel, const uint32_t* grid
         }
     }
     if (error.empty()) {
-        const emulator::Launch launch{{grid[0], grid[1], grid[2]}, threads, shared_bytes, static_cast<emulator::Order>(order), ends};
+        const emulator::Launch launch{{grid[0], grid[1], grid[2]}, threads, shared_bytes, static_cast<emulator::Order>(order), ends, shared_most};
         error = emulator::run(launch, [&] { found->second.call(arguments); });
     }
     if (error.empty()) return 0;

@@ -35,6 +35,11 @@ pub struct Emulator {
     pub place: Option<Place>,
 }
 
+/// What a block may have of a Hopper's shared memory, and what it may of any other device's from compute capability 8.0 on: 8.6 and 8.9 have the
+/// least (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+const HOPPER_SHARED_BYTES: u64 = 227 << 10;
+const SHARED_BYTES: u64 = 99 << 10;
+
 /// Columns of a box: 128 bytes of bf16.
 const BOX_COLUMNS: u64 = 64;
 
@@ -73,6 +78,7 @@ unsafe extern "C" {
         shared_bytes: u64,
         order: u32,
         ends: u64,
+        shared_most: u64,
         arguments: *const RawArgument,
         count: usize,
         message: *mut c_char,
@@ -201,6 +207,7 @@ impl Emulator {
                 shared_bytes,
                 order,
                 self.ends.unwrap_or(u64::MAX),
+                if self.wgmma { HOPPER_SHARED_BYTES } else { SHARED_BYTES },
                 raw.as_ptr(),
                 raw.len(),
                 message.as_mut_ptr().cast(),

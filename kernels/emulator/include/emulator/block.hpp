@@ -31,7 +31,7 @@ constexpr unsigned WARP_LANES = 32;
 constexpr unsigned WARPGROUP_THREADS = 128;
 constexpr unsigned MAX_THREADS = 1024;
 constexpr unsigned NAMED_BARRIERS = 16;
-// What a block may have of a multiprocessor of compute capability 9.0, and what it has without asking.
+// What a block may have of a multiprocessor of compute capability 9.0: no device gives more.
 constexpr size_t SHARED_BYTES = 227 * 1024;
 // Each byte of this makes a NaN of a bf16 and of a float, and an index out of any range.
 constexpr int POISON = 0xFF;
@@ -145,6 +145,7 @@ struct Block {
     // What asynchronous copies and products see of dynamic shared memory: what came by copies, and what threads wrote before a fence.
     unsigned char* published = nullptr;
     size_t dynamic_bytes = 0;
+    size_t shared_most = SHARED_BYTES;
     size_t static_bytes = 0;
     std::map<const void*, size_t> static_offsets;
     void* host_stack_pointer = nullptr;
@@ -292,7 +293,7 @@ inline void* static_shared(const void* key, size_t bytes, size_t alignment) {
     if (found == block->static_offsets.end()) {
         size_t start = block->dynamic_bytes + block->static_bytes;
         start = (start + alignment - 1) / alignment * alignment;
-        if (start + bytes > SHARED_BYTES) fail("more shared memory than a block may have");
+        if (start + bytes > block->shared_most) fail("more shared memory than a block may have");
         protect(block->shared + start, bytes, false);
         memset(block->shared + start, POISON, bytes);
         block->static_bytes = start + bytes - block->dynamic_bytes;

@@ -66,6 +66,8 @@ struct Launch {
     Order order;
     // So many of the grid's first blocks, and of its last, and no others.
     uint64_t ends;
+    // What a block may have, static and dynamic together: SHARED_BYTES at most.
+    size_t shared_most;
 };
 
 // Runs a body as a grid of blocks, one after the other, or, in the backward order, a few side by side where they wait for each other.

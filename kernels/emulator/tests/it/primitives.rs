@@ -141,5 +141,12 @@ fn launches_are_checked() {
     assert!(error("probe_race", 64, 0, &[pointer, Argument::F32(1.0)]).contains("argument 1 is of another kind"));
     assert!(error("probe_race", 96, 0, &[pointer, Argument::U32(0)]).contains("compiled for at most 64 threads"));
     assert!(error("probe_race", 48, 0, &[pointer, Argument::U32(0)]).contains("in whole warps"));
-    assert!(error("probe_race", 64, 300 << 10, &[pointer, Argument::U32(0)]).contains("more shared memory"));
+    // A Hopper has more than devices of capability 8.6.
+    let arguments = [pointer, Argument::U32(0)];
+    assert!(error("probe_race", 64, (227 << 10) + 16, &arguments).contains("more shared memory"));
+    let launch =
+        |shared_bytes| Command::Launch(Launch { kernel: "probe_race", grid: [1, 1, 1], threads: 64, shared_bytes }, arguments.to_vec());
+    let older = Emulator { wgmma: false, ..DEVICE };
+    assert!(older.run(&launch((99 << 10) + 16)).unwrap_err().to_string().contains("more shared memory"));
+    DEVICE.run(&launch((99 << 10) + 16)).unwrap();
 }
