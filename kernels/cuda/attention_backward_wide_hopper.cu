@@ -6,6 +6,8 @@
 
 constexpr int HEAD_DIM = 256;
 constexpr int KEY_ROWS = 64;
+// Walk, turns and the places of columns in tiles are the same for both.
+static_assert(KEY_ROWS == QUERY_ROWS, "blocks of keys are tiles of queries");
 // Half the queries of a tile, half the columns of a head: what one warpgroup makes.
 constexpr int QUERIES = QUERY_ROWS / 2;
 constexpr int COLUMNS = HEAD_DIM / 2;

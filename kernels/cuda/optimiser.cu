@@ -65,23 +65,15 @@ KERNEL(sum_doubles, 256)(double* total, const double* partials, uint32_t count) 
 }
 
 // The factor by which gradients are scaled, after their `count` squares, so that the root of those is at most norm[0]; what is added is
-// PyTorch's. Not a number where that root or a loss is not finite. One block.
-KERNEL(clip, 256)(double* norm, uint32_t count, const float* losses, uint64_t num_losses) {
-    SHARED_ARRAY(uint32_t, unfit, 8);
-    bool is_unfit = false;
-    for (uint64_t at = threadIdx.x; at < num_losses; at += blockDim.x) is_unfit |= !(fabsf(losses[at]) < infinite());
-    is_unfit = __any_sync(0xFFFFFFFFu, is_unfit);
-    if (threadIdx.x % 32 == 0) unfit[threadIdx.x / 32] = is_unfit;
-    __syncthreads();
+// PyTorch's. Not a number where that root is not finite. By one thread.
+KERNEL(clip, 32)(double* norm, uint32_t count) {
     if (threadIdx.x != 0) return;
-    for (unsigned warp = 0; warp < 8; warp++) is_unfit |= unfit[warp] != 0;
     double sum = 0.0;
 #pragma unroll 8
     for (uint32_t at = 0; at < count; at++) sum += norm[1 + at];
     const double root = sqrt(sum), share = norm[0] / (root + 1e-6);
     const bool is_finite = root < double(infinite());
-    *reinterpret_cast<float*>(norm + 1 + count) =
-        is_finite && !is_unfit ? static_cast<float>(share < 1.0 ? share : 1.0) : __uint_as_float(0x7FFFFFFFu);
+    *reinterpret_cast<float*>(norm + 1 + count) = is_finite ? static_cast<float>(share < 1.0 ? share : 1.0) : __uint_as_float(0x7FFFFFFFu);
 }
 
 // sum += addend.

@@ -6,7 +6,7 @@
 use osler_kernels::KernelError;
 use osler_kernels::cuda::architecture::Architecture;
 use osler_kernels::cuda::compile::{Compiler, Resources, Source};
-use osler_kernels::cuda::units::{UNITS, Unit};
+use osler_kernels::cuda::units::{UNITS, Unit, launch_shared_bytes};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -18,8 +18,8 @@ use std::{env, fs};
 /// Registers are those of this compiler.
 const NVRTC: (i32, i32) = (13, 0);
 
-const HEAD: &str =
-    "unit\tkernel\tarchitecture\tregisters\tstack_bytes\tspill_stores_bytes\tspill_loads_bytes\tshared_bytes\tbarriers\tHMMA\tHGMMA";
+const HEAD: &str = "unit\tkernel\tarchitecture\tregisters\tstack_bytes\tspill_stores_bytes\tspill_loads_bytes\tstatic_shared_bytes\tlaunch_shared_bytes\t\
+     barriers\tHMMA\tHGMMA";
 
 fn main() -> ExitCode {
     match check() {
@@ -104,10 +104,9 @@ fn build(unit: &Unit, architecture: Architecture, compiler: &Compiler, disassemb
             let Resources { kernel, registers, stack_bytes, spill_stores_bytes, spill_loads_bytes, shared_bytes, barriers } = taken;
             let Products { warp, warpgroup } = products.get(kernel).copied().unwrap_or_default();
             let spills = format!("{spill_stores_bytes}\t{spill_loads_bytes}");
+            let shared = format!("{shared_bytes}\t{}", launch_shared_bytes(kernel).map_or("-".into(), |bytes| bytes.to_string()));
             let name = unit.name;
-            format!(
-                "{name}\t{kernel}\t{architecture}\t{registers}\t{stack_bytes}\t{spills}\t{shared_bytes}\t{barriers}\t{warp}\t{warpgroup}"
-            )
+            format!("{name}\t{kernel}\t{architecture}\t{registers}\t{stack_bytes}\t{spills}\t{shared}\t{barriers}\t{warp}\t{warpgroup}")
         })
         .collect();
     rows.sort();

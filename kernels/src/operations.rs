@@ -186,6 +186,24 @@ impl<M: Memory> Gradient<M> {
     }
 }
 
+/// Bytes that a run takes of its device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Buffers, and the gaps between all that is here.
+    pub buffers: u64,
+    /// What a GPU's kernels need for themselves: as much as those that need the most.
+    pub scratch: u64,
+    /// What other ranks' GPUs send, until it is added.
+    pub staging: u64,
+}
+
+impl Needs {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.buffers.saturating_add(self.scratch).saturating_add(self.staging)
+    }
+}
+
 /// Memory of one device, by kind of buffer.
 pub trait Memory {
     /// Weights, activations and their gradients.
@@ -224,11 +242,11 @@ pub trait Memory {
     /// # Errors
     /// [`KernelError::Memory`].
     fn new_norm(&self, gradients: usize, most: f64) -> Result<Self::Norm, KernelError>;
-    /// Sees to it that there are `bytes` for what follows, and `scratch` more for what a GPU's kernels need for themselves, which has one arena for all.
+    /// Sees to it that there is memory for what follows. A GPU has it in one arena, which all that follows is cut from.
     ///
     /// # Errors
-    /// [`KernelError::Memory`] if there are not.
-    fn reserve(&self, _bytes: u64, _scratch: u64) -> Result<(), KernelError> {
+    /// [`KernelError::Memory`] if there is not.
+    fn reserve(&self, _needs: Needs) -> Result<(), KernelError> {
         Ok(())
     }
 }
@@ -263,9 +281,9 @@ impl Counter {
         self.taken.swap(0, Ordering::Relaxed)
     }
 
-    /// Bytes between all that was taken so far, in an arena of a GPU.
-    pub fn gaps(&self) -> u64 {
-        self.gaps.load(Ordering::Relaxed)
+    /// Bytes between what was taken since the last call, in an arena of a GPU.
+    pub fn take_gaps(&self) -> u64 {
+        self.gaps.swap(0, Ordering::Relaxed)
     }
 
     fn add(&self, len: usize, bytes: u64) -> Result<(), KernelError> {
@@ -330,6 +348,11 @@ pub trait Operations: Memory + Sync {
         Self: Sized,
     {
         work()
+    }
+
+    /// Begins with all that [`as_one`](Self::as_one) was told so far: memory that is dropped after is there again at once.
+    fn begin(&self) -> Done {
+        Ok(())
     }
 
     /// Copies `values` to `buffer[at..]`, rounded as every store is.
@@ -651,8 +674,8 @@ pub trait Operations: Memory + Sync {
     /// Replaces all squares: with those of gradients that are elsewhere, too.
     fn write_squares(&self, norm: &mut Self::Norm, squares: &[f64]) -> Done;
     /// Makes the factor `most / (norm + 10⁻⁶)`, but at most 1, where the norm is the root of the sum of all squares in order (Pascanu et al. 2013,
-    /// algorithm 1; the small number is that of PyTorch). It is NaN where the norm, or one of the first so many `losses`, is not finite.
-    fn clip(&self, losses: Option<(&Self::Exact, usize)>, norm: &mut Self::Norm) -> Done;
+    /// algorithm 1; the small number is that of PyTorch). It is NaN where the norm is not finite.
+    fn clip(&self, norm: &mut Self::Norm) -> Done;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
     /// One step of AdamW on one tensor, on its master weights where it has a rest, with the gradient times the norm's factor; nothing where that is NaN.

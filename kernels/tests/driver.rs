@@ -11,6 +11,7 @@ use osler_kernels::cuda::{
     Argument, Aside, Command, Gpu, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer, float_from_bf16,
     float_to_bf16,
 };
+use osler_kernels::operations::Needs;
 use osler_kernels::{KernelError, Memory, Operations};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -109,17 +110,21 @@ fn memory_is_zero_and_is_copied_to_the_byte() {
     driver.read(driver.address(&second) + 250, &mut seen[..100]).unwrap();
     assert_eq!(seen[..100], [0; 100]);
     let (gpu, bytes) = (Gpu::new(open(&shared_cache())), 1 << 46);
-    assert!(matches!(gpu.reserve(bytes as u64, 0), Err(KernelError::Memory { bytes: wanted }) if wanted == bytes + 256));
-    gpu.reserve(1 << 20, 0).unwrap();
+    let needs = |buffers: u64| Needs { buffers, ..Needs::default() };
+    assert!(matches!(gpu.reserve(needs(bytes as u64)), Err(KernelError::Memory { bytes: wanted }) if wanted == bytes));
+    gpu.reserve(Needs { scratch: 300, staging: 100, ..needs(1 << 20) }).unwrap();
+    // Constants and staging take a piece each, scratch two.
+    let free = (1 << 20) + 400 - 4 * 256;
+    assert_eq!(gpu.free_bytes(), free);
     let cut = gpu.new_exact(1000).unwrap();
-    assert_eq!(gpu.free_bytes(), (1 << 20) + 256 - 4096);
+    assert_eq!(gpu.free_bytes(), free - 4096);
     // A piece of it holds zeros, whatever was there before.
     let mut seen = vec![1.0; 1000];
     gpu.write_exact(&mut gpu.new_exact(1000).unwrap(), 0, &seen).unwrap();
     gpu.read_exact(&gpu.new_exact(1000).unwrap(), 0, &mut seen).unwrap();
     assert_eq!(seen, [0.0; 1000]);
     drop(cut);
-    assert_eq!(gpu.free_bytes(), (1 << 20) + 256);
+    assert_eq!(gpu.free_bytes(), free);
     let empty = driver.allocate(0).unwrap();
     driver.read(driver.address(&empty), &mut []).unwrap();
     assert!(matches!(driver.allocate(1 << 46), Err(KernelError::Memory { bytes }) if bytes == 1 << 46));

@@ -141,7 +141,8 @@ def step(peer):
 
     def run():
         optimiser.zero_grad()
-        model(tokens, labels=tokens, use_cache=False).loss.backward()
+        for _ in range(peer["passes"]):
+            (model(tokens, labels=tokens, use_cache=False).loss / peer["passes"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
 

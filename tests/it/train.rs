@@ -291,8 +291,11 @@ fn what_would_be_trained_is_told_and_what_cannot_be_is_refused() {
     check(&["--set", "model.config.vocab_size=10"], "tokenise with the model's tokenizer");
     check(&["--schedule.context_length", "512"], "packed for 256");
     check(&["--model.path", "nowhere"], "nowhere/config.json");
-    // With a GPU or without.
-    check(&["--device", "cuda"], "error: recipe key `device`: is `cuda`");
+    // With a GPU or without: one line, with what to do.
+    let (code, said) = fail(train(&folder, "out").args(["--device", "cuda"]));
+    let remedy = said.contains("install driver") || said.contains("nvidia-smi") || said.contains("set precision = \"bf16\"");
+    assert!(code == 2 && said.trim().lines().count() == 1 && remedy, "{said}");
+    assert!(said.starts_with("error: recipe key `device`: is `cuda`"), "{said}");
     // A published run is reckoned before there is a corpus or a model.
     let plan = succeed(osler().current_dir(&folder).args(["train", "--recipe", "m42-mistral-cpt", "--dry-run"]));
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();

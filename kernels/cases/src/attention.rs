@@ -7,6 +7,10 @@ use osler_kernels::operations::{AttentionInput, AttentionShape};
 /// The cases of all devices.
 pub fn visit(visitor: &mut impl Visitor) {
     CASES.iter().for_each(|case| visitor.visit(case));
+    // Windows next to tiles of 32 keys, which wide heads have, and of 64.
+    for (window, head_dim) in [31, 32, 33, 63, 64, 65].into_iter().flat_map(|window| [(window, 32), (window, 256)]) {
+        visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim, lengths: &[110], window, sharpness: 1.0 });
+    }
     visitor.visit(&Spoilt(Case { name: "documents", heads: (1, 1), head_dim: 32, lengths: &[70, 70], window: 1000, sharpness: 1.0 }));
     for (before, rows) in [(100, 1), (64, 3), (7, 70)] {
         visitor.visit(&Cached { before, rows, head_dim: 32 });
@@ -155,6 +159,10 @@ const CASES: &[Case] = &[
     Case { name: "heads of 96", heads: (1, 1), head_dim: 96, lengths: &[67, 3], window: 100, sharpness: 1.0 },
     Case { name: "heads of 128", heads: (4, 1), head_dim: 128, lengths: &[50, 51], window: 40, sharpness: 1.0 },
     Case { name: "heads of 256", heads: (2, 1), head_dim: 256, lengths: &[33, 40], window: 60, sharpness: 1.0 },
+    Case { name: "one row", heads: (1, 1), head_dim: 256, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "one tile", heads: (1, 1), head_dim: 256, lengths: &[32], window: 32, sharpness: 1.0 },
+    Case { name: "documents", heads: (2, 1), head_dim: 256, lengths: &[1, 0, 37, 1, 1, 0, 90], window: 80, sharpness: 2.0 },
+    Case { name: "one key takes all", heads: (1, 1), head_dim: 256, lengths: &[100], window: 100, sharpness: 200.0 },
     Case { name: "one key takes all", heads: (1, 1), head_dim: 32, lengths: &[100], window: 100, sharpness: 200.0 },
 ];
 
@@ -182,6 +190,10 @@ const HOPPER_CASES: &[Case] = &[
     },
     Case { name: "heads of 80 on Hopper", heads: (4, 2), head_dim: 80, lengths: &[135, 60], window: 150, sharpness: 1.0 },
     Case { name: "heads of 96 on Hopper", heads: (3, 1), head_dim: 96, lengths: &[140], window: 1000, sharpness: 2.0 },
+    Case { name: "one row of 80", heads: (1, 1), head_dim: 80, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "one row of 96", heads: (2, 1), head_dim: 96, lengths: &[1], window: 1, sharpness: 1.0 },
+    Case { name: "documents of 80", heads: (2, 1), head_dim: 80, lengths: &[1, 0, 70, 1, 1, 0, 140], window: 65, sharpness: 1.0 },
+    Case { name: "documents of 96", heads: (2, 2), head_dim: 96, lengths: &[1, 0, 70, 1, 1, 0, 140], window: 127, sharpness: 1.0 },
     Case { name: "heads of 256 on Hopper", heads: (2, 1), head_dim: 256, lengths: &[133, 70], window: 120, sharpness: 1.0 },
     Case { name: "one row of 256", heads: (1, 1), head_dim: 256, lengths: &[1], window: 1, sharpness: 1.0 },
     Case { name: "one tile", heads: (1, 1), head_dim: 256, lengths: &[64], window: 64, sharpness: 1.0 },

@@ -353,10 +353,10 @@ impl Work for Optimiser {
         }
         let mut weight = stored(device, &numbers(count, 2));
         let mut state = AdamState::new(device, count, self.is_blockwise).unwrap();
-        // A norm of two, which is to be one.
-        let mut norm = device.new_norm(4, 1.0).unwrap();
+        // A norm of two, which is to be one, or may be any.
+        let mut norm = device.new_norm(4, if self.is_stored { f64::INFINITY } else { 1.0 }).unwrap();
         device.write_squares(&mut norm, &[1.0, 0.0, 2.0, 1.0]).unwrap();
-        device.clip(None, &mut norm).unwrap();
+        device.clip(&mut norm).unwrap();
         device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         settings.step = 2;
         device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
@@ -364,14 +364,12 @@ impl Work for Optimiser {
         device.squares(&[(3, &grad), (1, &nothing), (0, &grad)], &mut norm).unwrap();
         let squares = device.read_squares(&norm).unwrap();
         assert!(squares[0] == squares[3] && squares[1..3] == [0.0, 2.0], "each in its place");
-        // What is not finite is no step, wherever it is.
+        // What is not finite is no step.
         let before = read_stored(device, &weight, count);
         settings.step = 3;
-        for (square, loss) in [(f64::NAN, 0.5), (f64::INFINITY, 0.5), (1.0, f32::NAN), (1.0, f32::NEG_INFINITY)] {
-            let mut losses = vec![0.25; 300];
-            losses[self.count % 300] = loss;
+        for square in [f64::NAN, f64::INFINITY] {
             device.write_squares(&mut norm, &[1.0, square, 2.0, 1.0]).unwrap();
-            device.clip(Some((&exact(device, &losses), 300)), &mut norm).unwrap();
+            device.clip(&mut norm).unwrap();
             device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         }
         assert!(before == read_stored(device, &weight, count), "a step by gradients that are no numbers");

@@ -153,10 +153,10 @@ impl Course {
     /// # Errors
     /// Where there is not enough memory.
     pub fn trainer<L: Launcher>(&self, gpu: &Gpu<L>, ranks: Box<dyn Communicator<Gpu<L>>>) -> Result<Trainer<Gpu<L>>, TrainError> {
-        self.trainer_with(gpu, ranks, MomentKind::F32)
+        self.trainer_with(gpu, ranks, MomentKind::F32, Recompute::None)
     }
 
-    /// The same with moments of a kind.
+    /// The same with moments of a kind, and some things computed again.
     ///
     /// # Errors
     /// As [`trainer`](Self::trainer).
@@ -165,10 +165,11 @@ impl Course {
         gpu: &Gpu<L>,
         ranks: Box<dyn Communicator<Gpu<L>>>,
         moments: MomentKind,
+        recompute: Recompute,
     ) -> Result<Trainer<Gpu<L>>, TrainError> {
         let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
         let optimiser = Settings { clip: Some(0.5), moments, ..Settings::default() };
-        let plan = Plan { schedule, optimiser, accumulation: self.passes, recompute: Recompute::None, sums_in_any_order: false };
+        let plan = Plan { schedule, optimiser, accumulation: self.passes, recompute, sums_in_any_order: false };
         // More layers than there are sets of gradients, so that sets are used again.
         Trainer::new(gpu, Step::for_hopper(self.kind).with_layers(4).model(gpu), plan, ranks)
     }

@@ -22,7 +22,7 @@ pub use number::Number;
 use crate::KernelError;
 use crate::checks::{expect_len, range};
 use crate::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Memory, Operations, RotaryShape,
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Memory, Needs, Operations, RotaryShape,
     RouteShape,
 };
 use optimiser::Norm;
@@ -119,8 +119,8 @@ impl<F: Number> Memory for Cpu<F> {
     }
 
     /// Asks the system, which does not promise more than the machine has; nothing is touched.
-    fn reserve(&self, bytes: u64, _: u64) -> Result<(), KernelError> {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    fn reserve(&self, needs: Needs) -> Result<(), KernelError> {
+        let bytes = usize::try_from(needs.total()).unwrap_or(usize::MAX);
         let mut memory = Vec::<u8>::new();
         let reserved = memory.try_reserve_exact(bytes).map_err(|_| KernelError::Memory { bytes });
         // Else the compiler may see that nobody uses it, and not ask.
@@ -489,12 +489,8 @@ impl<F: Number> Operations for Cpu<F> {
         Ok(())
     }
 
-    fn clip(&self, losses: Option<(&Vec<F>, usize)>, norm: &mut Norm) -> Done {
-        let losses = match losses {
-            Some((losses, len)) => &losses[range("losses", 0, len, losses.len())?],
-            None => &[],
-        };
-        self.clip_norm(losses, norm);
+    fn clip(&self, norm: &mut Norm) -> Done {
+        norm.clip();
         Ok(())
     }
 
@@ -533,9 +529,9 @@ mod tests {
     #[test]
     fn memory_that_no_machine_has_is_refused_at_once() {
         let cpu = Cpu::<f32>::new(1).unwrap();
-        cpu.reserve(1 << 20, 0).unwrap();
+        cpu.reserve(Needs { buffers: 1 << 20, ..Needs::default() }).unwrap();
         for bytes in [1 << 47, u64::MAX] {
-            assert!(matches!(cpu.reserve(bytes, 0), Err(KernelError::Memory { .. })), "{bytes}");
+            assert!(matches!(cpu.reserve(Needs { buffers: bytes, ..Needs::default() }), Err(KernelError::Memory { .. })), "{bytes}");
         }
     }
 }

@@ -19,17 +19,18 @@ pub struct Norm {
     pub(super) factor: f64,
 }
 
+impl Norm {
+    pub(super) fn clip(&mut self) {
+        let root = self.squares.iter().fold(0.0, |sum, square| sum + square).sqrt();
+        self.factor = if root.is_finite() { (self.most / (root + 1e-6)).min(1.0) } else { f64::NAN };
+    }
+}
+
 impl<F: Number> Cpu<F> {
     pub(super) fn sum_of_squares(&self, values: &[F]) -> f64 {
         let blocks = values.par_chunks(BLOCK);
         let sums: Vec<f64> = self.run(|| blocks.map(|block| self.vectorise(|| number::dot(block, block))).collect());
         sums.iter().sum()
-    }
-
-    pub(super) fn clip_norm(&self, losses: &[F], norm: &mut Norm) {
-        let root = norm.squares.iter().fold(0.0, |sum, square| sum + square).sqrt();
-        let is_finite = root.is_finite() && losses.iter().all(|loss| loss.wide().is_finite());
-        norm.factor = if is_finite { (norm.most / (root + 1e-6)).min(1.0) } else { f64::NAN };
     }
 
     pub(super) fn add_exact(&self, addend: &[F], sum: &mut [F]) -> Done {

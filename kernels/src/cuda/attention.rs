@@ -83,6 +83,26 @@ impl Kernels {
         (rows * self.head_dim.next_multiple_of(64) * 2) as u32
     }
 
+    /// Dynamic shared memory of the forward kernel: the queries, and two stages of keys and of values.
+    fn forward_bytes(self) -> u32 {
+        self.row_bytes(BLOCK_ROWS + 4 * self.key_rows())
+    }
+
+    /// The same of both backward kernels: two tiles that stay, two that are streamed.
+    fn backward_bytes(self) -> u32 {
+        self.row_bytes(2 * BLOCK_ROWS + self.backward_stages() * 2 * MOVING_ROWS)
+    }
+
+    /// Rows of keys in a tile of the forward kernel.
+    fn key_rows(self) -> usize {
+        if self.head_dim > 128 { 32 } else { 64 }
+    }
+
+    /// As [`forward_bytes`](Self::forward_bytes), of Hopper's kernel.
+    fn hopper_forward_bytes(self) -> u32 {
+        self.box_bytes(HOPPER_ROWS + 4 * self.hopper_key_rows())
+    }
+
     /// Rows of keys in a tile of Hopper's forward kernel, and in a block of its backward kernel.
     fn hopper_key_rows(self) -> usize {
         if self.head_dim > 128 { 64 } else { 128 }
@@ -147,17 +167,12 @@ impl<L: Launcher> Gpu<L> {
                 arguments.push(self.map(shape, input.key, keys, shape.key_heads, key_rows)?);
                 arguments.push(self.map(shape, input.value, keys, shape.key_heads, key_rows)?);
                 let grid = [blocks(KERNEL, shape.rows, HOPPER_ROWS)?, heads, 1];
-                // The queries, and two stages of keys and of values.
-                let shared_bytes = hopper.box_bytes(HOPPER_ROWS + 4 * key_rows);
-                Launch { kernel: hopper.forward, grid, threads: HOPPER_THREADS, shared_bytes }
+                Launch { kernel: hopper.forward, grid, threads: HOPPER_THREADS, shared_bytes: hopper.hopper_forward_bytes() }
             }
             None => {
                 arguments.extend([input.query, input.key, input.value].map(|buffer| self.pointer(buffer)));
-                let key_rows = if shape.head_dim > 128 { 32 } else { 64 };
                 let grid = [blocks(KERNEL, shape.rows, BLOCK_ROWS)?, heads, 1];
-                // The queries, and two stages of keys and of values.
-                let shared_bytes = kernels.row_bytes(BLOCK_ROWS + 4 * key_rows);
-                Launch { kernel: kernels.forward, grid, threads: 128, shared_bytes }
+                Launch { kernel: kernels.forward, grid, threads: 128, shared_bytes: kernels.forward_bytes() }
             }
         };
         arguments.extend(scalars);
@@ -251,8 +266,7 @@ impl<L: Launcher> Gpu<L> {
         [query_grad, key_grad, value_grad]: [&Stored<L>; 3],
     ) -> Done {
         let tiles = blocks(KERNEL, shape.rows, BLOCK_ROWS)?;
-        // Two tiles that stay, two that are streamed.
-        let shared_bytes = kernels.row_bytes(2 * BLOCK_ROWS + kernels.backward_stages() * 2 * MOVING_ROWS);
+        let shared_bytes = kernels.backward_bytes();
         let keys_threads = if shape.head_dim > 128 { 256 } else { 128 };
         let scalars = self.backward_scalars(shape, input, saved, delta)?;
         let tensors = || [input.query, input.key, input.value, saved.output_grad].map(|buffer| self.pointer(buffer));
@@ -297,6 +311,19 @@ impl<L: Launcher> Gpu<L> {
             Argument::F32(score_scale(shape)),
         ])
     }
+}
+
+/// Dynamic shared memory of each kernel that has some, in bytes.
+pub(super) fn shared_bytes() -> impl Iterator<Item = (&'static str, u32)> {
+    let plain = HEAD_DIMS.into_iter().flat_map(|kernels| {
+        let [keys, queries] = kernels.backward;
+        [(kernels.forward, kernels.forward_bytes()), (keys, kernels.backward_bytes()), (queries, kernels.backward_bytes())]
+    });
+    plain.chain(
+        HOPPER.into_iter().flat_map(|kernels| {
+            [(kernels.forward, kernels.hopper_forward_bytes()), (kernels.backward[0], kernels.hopper_backward_bytes())]
+        }),
+    )
 }
 
 /// Factor on the scores.

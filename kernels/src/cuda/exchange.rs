@@ -2,6 +2,7 @@
 //! computes the next ones.
 
 use super::launcher::{Aside, Command, Transfer};
+use super::memory::ALIGNMENT_BYTES;
 use super::{ABSENT, Argument, Exact, Gpu, Growing, Launch, Launcher, Stored, blocks, lock};
 use crate::KernelError;
 use crate::operations::Done;
@@ -28,14 +29,21 @@ impl<L: Launcher> Default for Exchange<L> {
     }
 }
 
+impl<L: Launcher> Exchange<L> {
+    /// Makes room for what comes from others, if any is needed.
+    pub fn reserve(&mut self, gpu: &Gpu<L>, bytes: usize) -> Done {
+        if bytes > 0 { self.staging.at_least(gpu, bytes).map(drop) } else { Ok(()) }
+    }
+}
+
 /// Bytes of it that a rank needs at most, of `ranks`, where none holds more than `longest` numbers of what is added at the same time.
 pub fn staging_bytes(ranks: usize, longest: usize) -> usize {
     (ranks.saturating_sub(1) * longest.next_multiple_of(LINE) * size_of::<f32>()).min(STAGING_BYTES)
 }
 
-/// Numbers that each rank's part of the staging memory is a multiple of, unless it is smaller: NCCL copies single bytes where an address is
-/// not a multiple of 16.
-const LINE: usize = 32;
+/// Numbers that each rank's part of the staging memory is a multiple of, unless it is smaller: what pieces of an arena are. NCCL copies single
+/// bytes where an address is not a multiple of 16.
+const LINE: usize = ALIGNMENT_BYTES / size_of::<f32>();
 
 /// Numbers of each of `from` ranks that the staging memory has room for: the same for all ranks, which cut their tensors in the same places.
 fn stride(from: usize, staging_bytes: usize) -> usize {

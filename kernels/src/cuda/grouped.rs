@@ -39,6 +39,19 @@ pub(super) struct Grouped {
     tiling: &'static Tiling,
 }
 
+/// The kernels for older devices and those for Hopper: forward, to the input, and to the weights, in f32 and stored.
+const KERNELS: [[&str; 2]; 4] = [
+    ["grouped_forward", "grouped_forward_hopper"],
+    ["grouped_backward_input", "grouped_backward_input_hopper"],
+    ["grouped_backward_weight", "grouped_backward_weight_hopper"],
+    ["grouped_backward_weight_stored", "grouped_backward_weight_stored_hopper"],
+];
+
+/// Dynamic shared memory of each kernel, in bytes.
+pub(super) fn shared_bytes() -> impl Iterator<Item = (&'static str, u32)> {
+    KERNELS.into_iter().flat_map(|[plain, hopper]| [(plain, PLAIN.shared_bytes), (hopper, HOPPER.shared_bytes)])
+}
+
 /// A bf16 matrix of a product, and the rows of the boxes that Hopper's kernels bring it in.
 #[derive(Debug)]
 struct Matrix<'a, L: Launcher> {
@@ -94,8 +107,7 @@ impl<L: Launcher> Gpu<L> {
         let LinearShape { inputs, outputs, .. } = grouped.shape;
         let left = Matrix { buffer: input, columns: inputs, box_rows: HOPPER.rows };
         let right = Matrix { buffer: weight, columns: inputs, box_rows: HOPPER.columns };
-        let names = ["grouped_forward", "grouped_forward_hopper"];
-        self.grouped(names, grouped, (None, outputs), segments, self.address(output, 0), [left, right], &[])
+        self.grouped(KERNELS[0], grouped, (None, outputs), segments, self.address(output, 0), [left, right], &[])
     }
 
     pub(super) fn grouped_backward_input(
@@ -110,9 +122,8 @@ impl<L: Launcher> Gpu<L> {
         let LinearShape { inputs, outputs, .. } = grouped.shape;
         let left = Matrix { buffer: output_grad, columns: outputs, box_rows: HOPPER.rows };
         let right = Matrix { buffer: weight, columns: inputs, box_rows: INNER };
-        let names = ["grouped_backward_input", "grouped_backward_input_hopper"];
         let add = Argument::U32(u32::from(add));
-        self.grouped(names, grouped, (None, inputs), segments, self.address(input_grad, 0), [left, right], &[add])
+        self.grouped(KERNELS[1], grouped, (None, inputs), segments, self.address(input_grad, 0), [left, right], &[add])
     }
 
     pub(super) fn grouped_backward_weight(
@@ -132,8 +143,8 @@ impl<L: Launcher> Gpu<L> {
         let left = Matrix { buffer: output_grad, columns: outputs, box_rows: INNER };
         let right = Matrix { buffer: input, columns: inputs, box_rows: INNER };
         let names = match numbers.kind {
-            OutputKind::Exact => ["grouped_backward_weight", "grouped_backward_weight_hopper"],
-            OutputKind::Stored => ["grouped_backward_weight_stored", "grouped_backward_weight_stored_hopper"],
+            OutputKind::Exact => KERNELS[2],
+            OutputKind::Stored => KERNELS[3],
         };
         let add = Argument::U32(u32::from(add));
         self.grouped(names, grouped, (Some(outputs), inputs), segments, numbers.address, [left, right], &[add])

@@ -71,6 +71,8 @@ pub(super) enum Constant {
 }
 
 const NUM_CONSTANTS: usize = 2 + 2 * NUM_ADAMW_FACTORS;
+/// What they take of a device.
+pub const CONSTANTS_BYTES: usize = NUM_CONSTANTS * size_of::<f32>();
 /// As `Step` in `cuda/optimiser.cu` has them.
 pub(super) const NUM_ADAMW_FACTORS: usize = 8;
 
@@ -231,14 +233,22 @@ impl<L: Launcher> Gpu<L> {
         }
     }
 
+    /// Makes room for constants where there is none.
+    pub(super) fn make_constants<'a>(
+        &self,
+        held: &'a mut Option<Constants<L::Memory>>,
+    ) -> Result<&'a mut Constants<L::Memory>, KernelError> {
+        match held {
+            Some(constants) => Ok(constants),
+            none => Ok(none.insert(Constants { memory: self.allocate(CONSTANTS_BYTES)?, bits: [None; NUM_CONSTANTS] })),
+        }
+    }
+
     /// Where numbers are on the device, written there if any has changed: before all that is listed, unless that reads the ones that were
     /// there.
     pub(super) fn constant<const N: usize>(&self, which: Constant, values: [f32; N]) -> Result<Argument, KernelError> {
         let mut held = lock(&self.constants);
-        let constants = match &mut *held {
-            Some(constants) => constants,
-            none => none.insert(Constants { memory: self.allocate(NUM_CONSTANTS * size_of::<f32>())?, bits: [None; NUM_CONSTANTS] }),
-        };
+        let constants = self.make_constants(&mut held)?;
         let (place, bits) = (which.place(), values.map(|value| Some(value.to_bits())));
         if constants.bits[place..place + N] != bits {
             if self.lists.reads(place) {

@@ -95,8 +95,10 @@ impl<L: Launcher> Gpu<L> {
     pub(super) fn allocate(&self, bytes: usize) -> Result<Held<L::Memory>, KernelError> {
         match self.cut(bytes)? {
             Some(held) => {
-                // Not listed: whatever is listed names other memory, and who had this before has been started.
-                self.launcher.run(&Command::Clear { address: held.address, bytes })?;
+                if bytes > 0 {
+                    // Not listed: whatever is listed names other memory, and who had this before has been started.
+                    self.launcher.run(&Command::Clear { address: held.address, bytes })?;
+                }
                 Ok(held)
             }
             None => Ok(self.alone(self.launcher.allocate(bytes)?)),

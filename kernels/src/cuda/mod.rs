@@ -35,13 +35,14 @@ mod uploads;
 
 pub use buffer::{Bf16, Buffer, Element, IndexBuffer, float_from_bf16, float_to_bf16};
 pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox, Operand, OutputKind, Product, TensorMap, Transfer};
+pub use lists::CONSTANTS_BYTES;
 pub use memory::ALIGNMENT_BYTES;
 pub use paper::Paper;
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;
 use crate::checks::{expect_len, range};
-use crate::operations::{Done, Memory};
+use crate::operations::{Done, Memory, Needs};
 use buffer::Facts;
 use exchange::Exchange;
 use lists::{Constants, Known, Lists};
@@ -250,11 +251,12 @@ impl<L: Launcher> Memory for Gpu<L> {
         self.make_norm(gradients, most)
     }
 
-    /// Scratch memory is the first piece, so that it never has to move.
-    fn reserve(&self, bytes: u64, scratch: u64) -> Result<(), KernelError> {
-        let all = bytes.saturating_add(scratch.next_multiple_of(ALIGNMENT_BYTES as u64)).saturating_add(ALIGNMENT_BYTES as u64);
-        self.lay_out(usize::try_from(all).map_err(|_| KernelError::Memory { bytes: usize::MAX })?)?;
-        if scratch > 0 { lock(&self.scratch).at_least(self, scratch as usize).map(drop) } else { Ok(()) }
+    /// What is made but once comes first, so that nothing but a pass's buffers, the last to be made, is ever made anew.
+    fn reserve(&self, needs: Needs) -> Result<(), KernelError> {
+        self.lay_out(usize::try_from(needs.total()).map_err(|_| KernelError::Memory { bytes: usize::MAX })?)?;
+        self.make_constants(&mut lock(&self.constants))?;
+        lock(&self.exchange).reserve(self, needs.staging as usize)?;
+        if needs.scratch > 0 { lock(&self.scratch).at_least(self, needs.scratch as usize).map(drop) } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::linear::Numbers;
 use super::memory::Held;
-use super::{ABSENT, Argument, Command, Exact, Gpu, Launch, Launcher, OutputKind, blocks, expect_len};
+use super::{Argument, Command, Gpu, Launch, Launcher, OutputKind, blocks, expect_len};
 use crate::KernelError;
 use crate::checks::range;
 use crate::operations::{Done, Gradient, norm_numbers};
@@ -75,16 +75,9 @@ impl<L: Launcher> Gpu<L> {
         self.write_to(self.square_at(norm, 0), &bytes)
     }
 
-    pub(super) fn make_factor(&self, losses: Option<(&Exact<L>, usize)>, norm: &Norm<L::Memory>) -> Done {
-        let (losses, len) = match losses {
-            Some((losses, len)) => {
-                range("losses", 0, len, losses.len)?;
-                (self.pointer(losses), len)
-            }
-            None => (ABSENT, 0),
-        };
+    pub(super) fn make_factor(&self, norm: &Norm<L::Memory>) -> Done {
         let gradients = super::buffer::narrow(KERNEL, "gradients", norm.gradients)?;
-        let arguments = [Argument::Pointer(norm.memory.address()), Argument::U32(gradients), losses, Argument::U64(len as u64)];
-        self.launch(Launch { kernel: "clip", grid: [1, 1, 1], threads: 256, shared_bytes: 0 }, &arguments)
+        let arguments = [Argument::Pointer(norm.memory.address()), Argument::U32(gradients)];
+        self.launch(Launch { kernel: "clip", grid: [1, 1, 1], threads: 32, shared_bytes: 0 }, &arguments)
     }
 }

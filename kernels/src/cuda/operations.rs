@@ -14,6 +14,10 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.listed(work)
     }
 
+    fn begin(&self) -> Done {
+        self.start_listed()
+    }
+
     fn write_stored(&self, buffer: &mut Self::Stored, at: usize, values: &[f32]) -> Done {
         self.write(buffer, at, values)
     }
@@ -389,8 +393,8 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.replace_squares(norm, squares)
     }
 
-    fn clip(&self, losses: Option<(&Self::Exact, usize)>, norm: &mut Self::Norm) -> Done {
-        self.make_factor(losses, norm)
+    fn clip(&self, norm: &mut Self::Norm) -> Done {
+        self.make_factor(norm)
     }
 
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done {

@@ -86,17 +86,17 @@ impl<O: Operations> Optimiser<O> {
         Self::of_part(ops, &model.parameters, settings, |_| true)
     }
 
-    /// One step of one rank, and the norm of the gradients before clipping. Waits for the device.
+    /// One step of one rank, and the norm of the gradients before clipping; no step where that is not finite. Waits for the device.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &mut Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
-        ops.as_one(|| {
-            self.squares(ops, grads)?;
-            self.start(ops, learning_rate, None, grads, model)
-        })?;
-        self.step += 1;
-        Ok(norm(&ops.read_squares(&self.norm)?))
+        self.squares(ops, grads)?;
+        let norm = norm(&ops.read_squares(&self.norm)?);
+        if norm.is_finite() {
+            self.take(ops, learning_rate, grads, model)?;
+        }
+        Ok(norm)
     }
 
     /// Starts the squares of the gradients that are held.
@@ -104,29 +104,22 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn squares(&mut self, ops: &O, grads: &mut Gradients<O>) -> Result<(), ModelError> {
-        grads.squares(ops, self.states.len(), &mut self.norm)
+        ops.as_one(|| grads.squares(ops, self.states.len(), &mut self.norm))
     }
 
-    /// Starts the next step down the gradients, of which all squares are there, of the parameters that are held. Where the norm or one of
-    /// the first so many `losses` is not finite, the device leaves the weights and all else as they are; whoever counts the step sees to
-    /// that.
+    /// Takes the next step down the gradients, of which all squares are there and finite, of the parameters that are held. Does not wait for
+    /// the device.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
-    pub fn start(
-        &mut self,
-        ops: &O,
-        learning_rate: f64,
-        losses: Option<(&O::Exact, usize)>,
-        grads: &Gradients<O>,
-        model: &mut Model<O>,
-    ) -> Result<(), ModelError> {
+    pub fn take(&mut self, ops: &O, learning_rate: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<(), ModelError> {
+        self.step += 1;
         let Settings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
-        let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step + 1 };
+        let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step };
         let parameters = model.parameters.list.iter().zip(&mut model.weights);
         let (states, norm) = (&mut self.states, &mut self.norm);
         ops.as_one(|| {
-            ops.clip(losses, norm)?;
+            ops.clip(norm)?;
             for (at, ((parameter, weight), state)) in parameters.zip(states).enumerate() {
                 let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
                 let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };

@@ -7,7 +7,8 @@ use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use crate::trainer::passes;
-use osler_kernels::cuda::{Gpu, Paper, exchange};
+use osler_kernels::cuda::{ALIGNMENT_BYTES, CONSTANTS_BYTES, Gpu, Paper, exchange};
+use osler_kernels::operations::Needs;
 use osler_kernels::{Counter, Memory};
 use osler_schemas::chain;
 use osler_schemas::shard::Header;
@@ -24,15 +25,17 @@ use std::sync::Arc;
 pub struct MemoryTable {
     pub weights: u64,
     /// The sums of a step, and those of one layer and of what is outside the layers in a pass; of several ranks with GPUs those of two
-    /// layers, and what comes from others until it is added.
+    /// layers.
     pub gradients: u64,
-    /// Moments, and master weights where stored ones are coarser.
+    /// Moments, master weights where stored ones are coarser, and a square for each gradient.
     pub optimiser: u64,
     /// Of one pass: what layers keep for their backward pass, and what they share; the losses of all.
     pub activations: u64,
     /// What a GPU's kernels need for themselves, one after the other: on a Hopper, whose need the most.
     pub scratch: u64,
-    /// Between all these, in a GPU's arena.
+    /// What other ranks' GPUs send, until it is added.
+    pub staging: u64,
+    /// Between all these, in a GPU's arena, with the few numbers of a step that kernels read there.
     pub gaps: u64,
 }
 
@@ -51,19 +54,31 @@ impl MemoryTable {
         let model = Model::allocate(&counter, config.clone())?;
         let weights = counter.take();
         let owners = ranks::owners(&model.parameters, recipe.machine.ranks as usize);
-        let fullest = fullest(&model.parameters, &owners);
         let (MachineSettings { ranks, sums_in_any_order, .. }, kind) = (recipe.machine, recipe.optimiser.gradients);
         let are_in_sums = passes::are_in_sums(ranks as usize, num_passes, sums_in_any_order || kind == GradientKind::Bf16);
         passes::gradients(&counter, &model.parameters, are_in_sums, are_devices(recipe))?;
-        passes::sums(&counter, &model.parameters, kind, are_in_sums, |at| owners[at] == fullest)?;
-        let gradients = counter.take() + staging_bytes(recipe, &model.parameters, &owners);
-        Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == fullest)?;
-        let optimiser = counter.take();
+        let (of_passes, gaps) = (counter.take(), counter.take_gaps());
+        let part = |rank: usize| -> Result<_, ModelError> {
+            passes::sums(&counter, &model.parameters, kind, are_in_sums, |at| owners[at] == rank)?;
+            let sums = counter.take();
+            Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == rank)?;
+            Ok((sums, counter.take(), counter.take_gaps()))
+        };
+        let parts = (0..ranks.max(1) as usize).map(part).collect::<Result<Vec<_>, _>>()?;
+        let (sums, optimiser, gaps_of_part) =
+            parts.into_iter().max_by_key(|(sums, optimiser, gaps)| sums + optimiser + gaps).unwrap_or_default();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
         let activations = counter.take();
-        let (scratch, gaps) = if recipe.device == "cpu" { (0, 0) } else { (scratch_bytes(config, rows)?, counter.gaps()) };
-        Ok(Self { weights, gradients, optimiser, activations, scratch, gaps })
+        let mut table = Self { weights, gradients: of_passes + sums, optimiser, activations, scratch: 0, staging: 0, gaps: 0 };
+        if recipe.device != "cpu" {
+            table.scratch = scratch_bytes(config, rows)?;
+            table.staging = staging_bytes(recipe, &model.parameters, &owners);
+            let aligned = |bytes: u64| bytes.next_multiple_of(ALIGNMENT_BYTES as u64);
+            table.gaps = gaps + gaps_of_part + counter.take_gaps() + aligned(CONSTANTS_BYTES as u64);
+            table.gaps += [table.scratch, table.staging].map(|bytes| aligned(bytes) - bytes).iter().sum::<u64>();
+        }
+        Ok(table)
     }
 
     /// What one device holds besides activations: of weights, gradients and optimiser what its rank does or, of more devices than ranks, each
@@ -71,12 +86,18 @@ impl MemoryTable {
     fn resident(&self, machine: &MachineSettings) -> u64 {
         let all = self.weights + self.gradients + self.optimiser;
         let part = if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) };
-        part + self.scratch + self.gaps
+        part + self.scratch + self.staging + self.gaps
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimiser + self.activations + self.scratch + self.gaps
+        self.needs().total()
+    }
+
+    /// The same as a device is asked for it.
+    pub fn needs(&self) -> Needs {
+        let buffers = self.weights + self.gradients + self.optimiser + self.activations + self.gaps;
+        Needs { buffers, scratch: self.scratch, staging: self.staging }
     }
 }
 
@@ -108,7 +129,7 @@ impl Budget {
     fn new(recipe: &Recipe, config: Config, solved: Solved) -> Result<Self, TrainError> {
         let (sequences_per_pass, passes) = recipe.passes(&solved)?;
         check_ranks(recipe.machine.ranks, passes, sequences_per_pass)?;
-        let rows = sequences_per_pass as usize * solved.context_length as usize;
+        let rows = rows(sequences_per_pass, &solved);
         let mut policies = Vec::new();
         for recompute in Recompute::ALL {
             policies.push((recompute, MemoryTable::new(&config, rows, passes, recipe, recompute)?.activations));
@@ -120,6 +141,11 @@ impl Budget {
         let memory = MemoryTable::new(&config, rows, passes, recipe, recompute)?;
         let (num_weights, num_active_weights) = weights_of(&config);
         Ok(Self { config, num_weights, num_active_weights, solved, sequences_per_pass, passes, recompute, memory, policies, machine })
+    }
+
+    /// Tokens of a pass at most.
+    pub fn rows(&self) -> usize {
+        rows(self.sequences_per_pass, &self.solved)
     }
 
     /// Bytes of one device: of its rank or, of more devices than ranks, where all but the activations are shared out among them.
@@ -147,6 +173,10 @@ impl Budget {
     }
 }
 
+fn rows(sequences_per_pass: u32, solved: &Solved) -> usize {
+    sequences_per_pass as usize * solved.context_length as usize
+}
+
 /// Whether ranks reach each other from device to device.
 fn are_devices(recipe: &Recipe) -> bool {
     recipe.machine.ranks > 1 && recipe.device != "cpu"
@@ -160,13 +190,6 @@ fn staging_bytes(recipe: &Recipe, parameters: &Parameters, owners: &[usize]) -> 
     let ranks = recipe.machine.ranks as usize;
     let of_all = |group: Range<usize>| (0..ranks).map(move |rank| load(parameters, owners, rank, group.clone()));
     exchange::staging_bytes(ranks, parameters.backward().flat_map(of_all).max().unwrap_or(0)) as u64
-}
-
-/// The rank that holds the most numbers.
-fn fullest(parameters: &Parameters, owners: &[usize]) -> usize {
-    // Of equals the first.
-    let ranks = owners.iter().max().map_or(1, |&last| last + 1);
-    (0..ranks).rev().max_by_key(|&rank| load(parameters, owners, rank, 0..owners.len())).unwrap_or(0)
 }
 
 /// Numbers that a rank holds of some parameters.
@@ -398,7 +421,7 @@ mod tests {
         let table =
             |head_dim, recipe: &Recipe| MemoryTable::new(&Config { head_dim, ..config("mistral") }, 640, 1, recipe, Recompute::None);
         let (cpu, small, large) = (table(32, &Recipe::default()).unwrap(), table(32, &device).unwrap(), table(128, &device).unwrap());
-        assert_eq!((cpu.scratch + cpu.gaps, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
+        assert_eq!((cpu.scratch + cpu.staging + cpu.gaps, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
         assert_eq!(small.total() - small.scratch - small.gaps, small.weights + small.gradients + small.optimiser + small.activations);
         // Attention's sums of four heads on Hopper, which has no kernels of its own for heads of 32.
         let sums = 640 * 4 * 128 * 4;
@@ -485,10 +508,11 @@ mod tests {
                 // is outside the layers.
                 let machine = MachineSettings { ranks, ..MachineSettings::default() };
                 let device = Recipe { device: "cuda".into(), machine, ..Recipe::default() };
-                let more = MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap().gradients - of_rank.gradients;
+                let of_device = MemoryTable::new(&config, 24, 2, &device, Recompute::None).unwrap();
                 let layer: usize = parameters.layers[1].parameters().map(|at| parameters.list[at].len()).sum();
                 let largest = parameters.list.iter().map(|parameter| parameter.len()).max().unwrap();
-                let staging = more - 4 * layer as u64;
+                let staging = of_device.staging;
+                assert_eq!(of_device.gradients - of_rank.gradients, 4 * layer as u64);
                 assert!(
                     parameters.layers.len() == 2
                         && staging >= u64::from(ranks - 1) * 4 * largest as u64

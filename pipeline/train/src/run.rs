@@ -184,6 +184,7 @@ impl<'a, O: Operations> Run<'a, O> {
             Some(path) => Trainer::resume(&ops, &path, model, plan, ranks)?,
             None => Trainer::new(&ops, model, plan, ranks)?,
         };
+        trainer.make_room(&ops, outline.budget.rows())?;
         let desk = match lock {
             Some(lock) => {
                 let metrics = Metrics::open(out, trainer.num_steps(), outline.source_names.clone());
@@ -363,7 +364,7 @@ fn prepare<O: Operations>(
     agree(ranks, checkpoint.as_ref().map_or(0, |(step, _)| *step), options.out)?;
     // All at once, so that what is missing is missed before weights are read.
     let memory = &outline.budget.memory;
-    ops.reserve(memory.total() - memory.scratch, memory.scratch)?;
+    ops.reserve(memory.needs())?;
     let checkpoint = checkpoint.map(|(_, path)| path);
     let model = match checkpoint.as_ref().or(outline.weights.as_ref()) {
         Some(path) => model::read_weights(ops, path)?,

@@ -210,12 +210,9 @@ impl<O: Operations> Trainer<O> {
             return Err(TrainError::NoTargets { step: at + 1 });
         }
         let scale = 1.0 / num_targets as f64;
-        let (learning_rate, is_alone) = (self.plan.schedule.rate(at), self.ranks.ranks() == 1);
-        // One rank's device has all that a step needs, so it is told all of it before it is asked for anything.
         ops.as_one(|| {
             self.passes(ops, &batches, &sizes, scale)?;
-            self.optimiser.squares(ops, &mut self.sums)?;
-            if is_alone { self.start_step(ops, learning_rate) } else { Ok::<_, TrainError>(()) }
+            Ok::<_, TrainError>(self.optimiser.squares(ops, &mut self.sums)?)
         })?;
         if at + 1 < self.plan.schedule.total_steps {
             // What cannot be read is an error of the step that needs it.
@@ -237,19 +234,24 @@ impl<O: Operations> Trainer<O> {
         if !norm.is_finite() {
             return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
         }
-        if !is_alone {
+        if self.ranks.ranks() > 1 {
             ops.write_squares(&mut self.optimiser.norm, &squares)?;
-            self.start_step(ops, learning_rate)?;
-            self.share_weights(ops)?;
         }
-        self.optimiser.step += 1;
+        let learning_rate = self.plan.schedule.rate(at);
+        // Not waited for: the host makes the next step's passes meanwhile.
+        self.optimiser.take(ops, learning_rate, &self.sums, &mut self.model)?;
+        self.share_weights(ops)?;
         let num_tokens = sizes.iter().map(|size| size.num_rows).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }
 
-    /// Starts the optimiser's step; the device leaves it out where a norm or a loss is not a number.
-    fn start_step(&mut self, ops: &O, learning_rate: f64) -> Result<(), TrainError> {
-        Ok(self.optimiser.start(ops, learning_rate, self.kept.held(), &self.sums, &mut self.model)?)
+    /// Makes room for what passes over so many rows at most say, before anything whose size differs from pass to pass.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when there is not enough memory.
+    pub fn make_room(&mut self, ops: &O, rows: usize) -> Result<(), TrainError> {
+        let passes = (self.plan.accumulation as usize).div_ceil(self.ranks.ranks());
+        Ok(self.kept.clear(ops, std::iter::repeat_n(rows, passes))?)
     }
 
     /// This rank's batches of a step.
@@ -385,7 +387,8 @@ fn workspace<'a, O: Operations>(
     recompute: Recompute,
 ) -> Result<&'a mut Workspace<O>, TrainError> {
     if held.as_ref().is_some_and(|work| work.rows() != batch.len()) {
-        // Before the new one, so that there are never two.
+        // Before the new one, so that there are never two; and nothing that is under way holds on to it.
+        ops.begin()?;
         *held = None;
     }
     match held {

@@ -53,12 +53,14 @@ pub struct Sizes {
     /// A model that is trained with all its sums in f32, and those that are trained in as little memory as can be.
     pub model: Shape,
     pub large_models: [Shape; 2],
+    /// Passes of a step of those: the optimiser's part is the smaller, the more there are.
+    pub large_passes: [usize; 2],
     /// A round takes this long at least.
     pub round_seconds: f64,
     pub rounds: usize,
 }
 
-/// A model that is trained, and tokens of a step.
+/// A model that is trained, and tokens of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// As `config.json` names it. A `qwen3` norms its heads and has one table for embeddings and head.
@@ -66,7 +68,7 @@ pub struct Shape {
     /// Layers, hidden size, inner size, query heads, key heads and head dimension.
     pub model: [usize; 6],
     pub vocabulary: usize,
-    pub step_tokens: usize,
+    pub pass_tokens: usize,
 }
 
 impl Sizes {
@@ -79,11 +81,12 @@ impl Sizes {
         lengths: &[1024, 4096, 16_384],
         attention_rows: 16_384,
         weights: 200_000_000,
-        model: Shape { model_type: "mistral", model: [22, 2048, 5632, 32, 4, 64], vocabulary: 32_000, step_tokens: 8192 },
+        model: Shape { model_type: "mistral", model: [22, 2048, 5632, 32, 4, 64], vocabulary: 32_000, pass_tokens: 8192 },
         large_models: [
-            Shape { model_type: "mistral", model: [32, 4096, 14336, 32, 8, 128], vocabulary: 32_000, step_tokens: 4096 },
-            Shape { model_type: "qwen3", model: [36, 2560, 9728, 32, 8, 128], vocabulary: 151_936, step_tokens: 4096 },
+            Shape { model_type: "mistral", model: [32, 4096, 14336, 32, 8, 128], vocabulary: 32_000, pass_tokens: 4096 },
+            Shape { model_type: "qwen3", model: [36, 2560, 9728, 32, 8, 128], vocabulary: 151_936, pass_tokens: 4096 },
         ],
+        large_passes: [1, 8],
         round_seconds: 0.2,
         rounds: 4,
     };
@@ -101,7 +104,7 @@ pub fn run<O: Operations>(ops: &O, sizes: &Sizes, only: &str, give: &mut impl Fn
         ("product", products),
         ("head loss", head_loss),
         (EXPERTS, experts),
-        ("step", |clock, give| step(clock, clock.sizes.model, Settings::default(), give)),
+        ("step", |clock, give| step(clock, clock.sizes.model, 1, Settings::default(), give)),
         ("large step", large_step),
     ];
     let wanted: Vec<_> = groups.iter().filter(|(name, _)| name.contains(only)).collect();
@@ -437,8 +440,9 @@ impl<O: Operations> Layer<O> {
 /// What has to fit into 80 GB, with nothing computed twice: moments are of 8 bits, and gradients of 16.
 fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
     let settings = Settings { moments: MomentKind::EightBit, gradients: GradientKind::Bf16, ..Settings::default() };
-    for shape in clock.sizes.large_models {
-        match step(clock, shape, settings, give) {
+    let passes = clock.sizes.large_passes;
+    for (shape, passes) in clock.sizes.large_models.into_iter().flat_map(|shape| passes.map(|passes| (shape, passes))) {
+        match step(clock, shape, passes, settings, give) {
             Err(KernelError::Memory { bytes }) => {
                 let kind = shape.model_type;
                 eprintln!("large step of a {kind}: left out, the device has no memory for a buffer of {bytes} bytes beside the others");
@@ -449,12 +453,19 @@ fn large_step<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) ->
     Ok(())
 }
 
-fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
+/// A step of so many passes, which add to the same sums.
+fn step<O: Operations>(
+    clock: &Clock<'_, O>,
+    shape: Shape,
+    passes: usize,
+    settings: Settings,
+    give: &mut dyn FnMut(Row),
+) -> Result<(), KernelError> {
     let failed = |error: ModelError| match error {
         ModelError::Kernel(error) => error,
         error => KernelError::Launch(error.to_string()),
     };
-    let Shape { model_type, model: [layers, hidden, inner, query_heads, key_heads, head_dim], vocabulary, step_tokens: rows } = shape;
+    let Shape { model_type, model: [layers, hidden, inner, query_heads, key_heads, head_dim], vocabulary, pass_tokens: rows } = shape;
     let (ops, tied) = (clock.ops, model_type == "qwen3");
     let config = json!({
         "model_type": model_type, "hidden_act": "silu", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
@@ -472,20 +483,21 @@ fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, g
     let mut work = Workspace::new(ops, &model.config, rows).map_err(failed)?;
     let mut grads = Gradients::of_kind(ops, &model.parameters, settings.gradients, |_| true).map_err(failed)?;
     let (mut kept, mut optimiser) = (KeptLosses::new(), Optimiser::new(ops, &model, settings).map_err(failed)?);
-    let scale = 1.0 / batch.num_targets() as f64;
+    let scale = 1.0 / (passes * batch.num_targets()) as f64;
     let seconds = clock.seconds(|| {
         let mut one = || {
             grads.clear();
-            kept.clear(ops, std::iter::once(rows))?;
+            kept.clear(ops, std::iter::repeat_n(rows, passes))?;
             ops.as_one(|| {
-                let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
-                kept.keep(ops, &work, share)?;
-                optimiser.squares(ops, &mut grads)?;
-                optimiser.start(ops, 1e-4, kept.held(), &grads, &mut model)
+                for _ in 0..passes {
+                    let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
+                    kept.keep(ops, &work, share)?;
+                }
+                optimiser.squares(ops, &mut grads)
             })?;
-            optimiser.step += 1;
             ops.read_squares(&optimiser.norm)?;
-            kept.take(ops).map(drop)
+            kept.take(ops)?;
+            optimiser.take(ops, 1e-4, &grads, &mut model)
         };
         one().map_err(failed)
     })?;
@@ -493,12 +505,14 @@ fn step<O: Operations>(clock: &Clock<'_, O>, shape: Shape, settings: Settings, g
     // `FORMULA`: three times two for each weight in a product, and three times attention's four for each pair of a row and a key.
     let pairs = rows as f64 * (rows + 1) as f64 / 2.0;
     let in_products = weights - if tied { 0 } else { vocabulary * hidden };
-    let operations = 6.0 * in_products as f64 * rows as f64 + 12.0 * pairs * (layers * query_heads * head_dim) as f64;
-    let peer = json!({ "kind": "step", "config": config, "tokens": rows, "operations": operations });
+    let of_pass = 6.0 * in_products as f64 * rows as f64 + 12.0 * pairs * (layers * query_heads * head_dim) as f64;
+    let (tokens, operations) = (passes * rows, passes as f64 * of_pass);
+    let peer = json!({ "kind": "step", "config": config, "tokens": rows, "passes": passes, "operations": operations });
     let moments = if settings.moments == MomentKind::EightBit { ", 8-bit moments" } else { "" };
     let gradients = if settings.gradients == GradientKind::Bf16 { ", bf16 gradients" } else { "" };
-    let case = format!("{model_type}, {weights} weights, one sequence of {rows}{moments}{gradients}");
-    give(Row { what: "training step", case, seconds, amount: Amount::Tokens(rows as f64, operations), peer });
+    let sequences = if passes == 1 { "one sequence".into() } else { format!("{passes} sequences, one a pass,") };
+    let case = format!("{model_type}, {weights} weights, {sequences} of {rows}{moments}{gradients}");
+    give(Row { what: "training step", case, seconds, amount: Amount::Tokens(tokens as f64, operations), peer });
     Ok(())
 }
 
@@ -573,20 +587,21 @@ mod tests {
             lengths: &[8, 16],
             attention_rows: 16,
             weights: 1000,
-            model: Shape { model_type: "mistral", model: [1, 64, 64, 2, 1, 32], vocabulary: 40, step_tokens: 16 },
+            model: Shape { model_type: "mistral", model: [1, 64, 64, 2, 1, 32], vocabulary: 40, pass_tokens: 16 },
             large_models: ["mistral", "qwen3"].map(|model_type| Shape {
                 model_type,
                 model: [2, 64, 96, 2, 1, 32],
                 vocabulary: 40,
-                step_tokens: 16,
+                pass_tokens: 16,
             }),
+            large_passes: [1, 3],
             round_seconds: 0.0,
             rounds: 1,
         };
         let mut rows = Vec::new();
         run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "", &mut |row| rows.push(row)).unwrap();
         let named: std::collections::BTreeSet<_> = rows.iter().map(|row| (row.what, row.case.clone())).collect();
-        assert_eq!((rows.len(), named.len()), (11 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 4 + 3, rows.len()));
+        assert_eq!((rows.len(), named.len()), (11 + 2 * 2 * 5 + 3 * 3 + 1 + 2 * 4 + 1 + 2 * 2, rows.len()));
         assert!(rows.iter().all(|row| row.seconds.is_finite()));
         assert!(run(&Cpu::<f32>::bf16(1).unwrap(), &sizes, "nothing", &mut |_| ()).is_err());
         let table = Table::new(false, 1e15);

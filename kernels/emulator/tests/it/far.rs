@@ -138,7 +138,9 @@ impl Far for Norm {
         device.rmsnorm_forward(1e-5, &input, &weight, &mut output, &mut scale).unwrap();
         let (mut input_grad, mut weight_grad) = (self.stored(device, rows, 4), device.new_exact(Self::WIDTH).unwrap());
         device.rmsnorm_backward(&input, &weight, &scale, &grad, &mut input_grad, &mut weight_grad).unwrap();
-        [output, input_grad].map(|buffer| self.tail(device, &buffer, rows)).to_vec()
+        let [mut sum, mut normed] = [(); 2].map(|()| device.new_stored(rows * Self::WIDTH).unwrap());
+        device.add_rmsnorm_forward(1e-5, &input, &grad, &weight, &mut sum, &mut normed, &mut scale).unwrap();
+        [output, input_grad, sum, normed].map(|buffer| self.tail(device, &buffer, rows)).to_vec()
     }
 }
 
@@ -155,7 +157,12 @@ impl Far for Rotary {
         let (mut output, mut scale) = (device.new_stored(rows * Self::WIDTH).unwrap(), device.new_exact(rows * 4).unwrap());
         device.rotary_forward(shape, &table, &positions, &input, None, &mut output, &mut scale).unwrap();
         device.rotary_backward(shape, &table, &positions, None, &mut grad).unwrap();
-        [output, grad].map(|buffer| self.tail(device, &buffer, rows)).to_vec()
+        let (weight, mut weight_grad) = (stored(device, &numbers(128, 4)), device.new_exact(128).unwrap());
+        let (mut normed, mut through_norm) = (device.new_stored(rows * Self::WIDTH).unwrap(), self.stored(device, rows, 5));
+        device.rotary_forward(shape, &table, &positions, &input, Some((&weight, 1e-5)), &mut normed, &mut scale).unwrap();
+        let norm = Some((&input, &weight, &scale, &mut weight_grad));
+        device.rotary_backward(shape, &table, &positions, norm, &mut through_norm).unwrap();
+        [output, grad, normed, through_norm].map(|buffer| self.tail(device, &buffer, rows)).to_vec()
     }
 }
 

@@ -7,7 +7,7 @@ use osler_kernels::operations::{AdamState, AdamW, Gradient};
 use osler_kernels::{KernelError, Memory, Operations};
 
 /// The host decides nothing in a pass, not even with experts: from the fourth on it is one replay, whatever its tokens are and how many targets it
-/// has, and so is the optimiser's step, whatever its rate.
+/// has, and so are the norm and the optimiser's step, whatever its rate.
 #[test]
 fn passes_are_replayed_to_the_same_bits() {
     for (kind, copies) in [("mistral", 1), ("mixtral", 2), ("qwen3", 1)] {
@@ -28,7 +28,7 @@ fn passes_are_replayed_to_the_same_bits() {
         assert_eq!(asked[0], [commands, 0, 0], "{kind}");
         assert_eq!(
             (asked[3..].to_vec(), stepped[3..].to_vec()),
-            (vec![[copies, 0, 1]; 2], vec![[0, 0, 1]; 2]),
+            (vec![[copies, 0, 1]; 2], vec![[0, 0, 2]; 2]),
             "{kind}: {asked:?} {stepped:?}"
         );
         assert!(plain.iter().all(|&[runs, _, replays]| runs == commands && replays == 0), "{kind}: {plain:?}");

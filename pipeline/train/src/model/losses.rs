@@ -101,11 +101,6 @@ impl<O: Operations> KeptLosses<O> {
         Ok(std::mem::take(&mut self.passes).into_iter().map(&mut one).collect())
     }
 
-    /// All that is kept, on the device: so many numbers.
-    pub fn held(&self) -> Option<(&O::Exact, usize)> {
-        self.memory.as_ref().map(|(_, memory)| (memory, self.len()))
-    }
-
     fn len(&self) -> usize {
         self.passes.iter().map(|pass| numbers(pass.rows)).sum()
     }
