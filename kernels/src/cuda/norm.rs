@@ -1,4 +1,4 @@
-//! The norm of a step's gradients and what follows from it, without the host: squares of each gradient, and the factor of all.
+//! The norm of a step's gradients and what follows from it: squares of each gradient, and the factor of all.
 
 use super::linear::Numbers;
 use super::memory::Held;

@@ -104,7 +104,7 @@ pub const UNITS: &[Unit] = &[
     unit!("swiglu", ["swiglu_forward", "swiglu_backward"]),
 ];
 
-/// Dynamic shared memory that a kernel is launched with, in bytes; `None` where it has none, or where it depends on the hidden size.
+/// Dynamic shared memory that a kernel is launched with, in bytes; `None` where it has none, or where it depends on the model's sizes.
 pub fn launch_shared_bytes(kernel: &str) -> Option<u32> {
     super::attention::shared_bytes().chain(super::grouped::shared_bytes()).find(|(name, _)| *name == kernel).map(|(_, bytes)| bytes)
 }

@@ -64,14 +64,15 @@ impl MemoryTable {
             Optimiser::of_part(&counter, &model.parameters, recipe.settings(), |at| owners[at] == rank)?;
             Ok((sums, counter.take(), counter.take_gaps()))
         };
+        let is_gpu = recipe.device != "cpu";
         let parts = (0..ranks.max(1) as usize).map(part).collect::<Result<Vec<_>, _>>()?;
         let (sums, optimiser, gaps_of_part) =
-            parts.into_iter().max_by_key(|(sums, optimiser, gaps)| sums + optimiser + gaps).unwrap_or_default();
+            parts.into_iter().max_by_key(|(sums, optimiser, gaps)| sums + optimiser + if is_gpu { *gaps } else { 0 }).unwrap_or_default();
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
         let activations = counter.take();
         let mut table = Self { weights, gradients: of_passes + sums, optimiser, activations, scratch: 0, staging: 0, gaps: 0 };
-        if recipe.device != "cpu" {
+        if is_gpu {
             table.scratch = scratch_bytes(config, rows)?;
             table.staging = staging_bytes(recipe, &model.parameters, &owners);
             let aligned = |bytes: u64| bytes.next_multiple_of(ALIGNMENT_BYTES as u64);

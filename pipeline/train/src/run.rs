@@ -497,7 +497,7 @@ fn claim(out: &Path, recipe: &Recipe, outline: &Outline) -> Result<(), TrainErro
         "context_length": solved.context_length, "sources": outline.source_names,
         "operations_per_token": outline.budget.operations_per_token(),
         "memory_bytes": { "weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimiser,
-            "activations": memory.activations, "scratch": memory.scratch },
+            "activations": memory.activations, "scratch": memory.scratch, "staging": memory.staging, "gaps": memory.gaps },
     });
     let partial = path.with_extension("partial");
     fs::write(&partial, format!("{text:#}\n")).and_then(|()| fs::rename(&partial, &path)).map_err(|source| TrainError::Io { path, source })

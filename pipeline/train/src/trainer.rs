@@ -2,7 +2,7 @@
 
 pub(crate) mod passes;
 
-use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
+use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Losses, Model, ModelError, Recompute, Workspace};
 use crate::optimiser::{self, Optimiser, Settings};
 use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a run's batches come from. What it gives depends on `step` and `pass` alone, so a resumed run sees what a straight one would.
 pub trait Source {
-    /// The batch of one pass. All have the same number of rows.
+    /// The batch of one pass, of as many rows at most as room was made for.
     ///
     /// # Errors
     /// [`TrainError`] when it cannot be read.
@@ -218,17 +218,11 @@ impl<O: Operations> Trainer<O> {
             // What cannot be read is an error of the step that needs it.
             self.ahead = self.read(source, at + 1).ok().map(|batches| (at + 1, batches));
         }
-        // Now the host waits.
-        let squares = self.squares(ops)?;
+        // Now the host waits, and then does the least that it has to before the device has more to do.
+        let losses = self.kept.take(ops)?;
+        let (squares, are_finite) = self.squares(ops, losses.iter().all(Losses::are_finite))?;
         let norm = optimiser::norm(&squares);
-        let own = passes::told(&mut self.kept, ops, &batches, |batch| !batch.is_empty())?;
-        let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
-        for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
-            loss += told.entropy.sum * scale;
-            balance += told.balance * scale * told.entropy.num_targets as f64;
-            merge(&mut sources, &told.sources);
-        }
-        if !(loss + balance).is_finite() {
+        if !are_finite {
             return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
         }
         if !norm.is_finite() {
@@ -238,9 +232,15 @@ impl<O: Operations> Trainer<O> {
             ops.write_squares(&mut self.optimiser.norm, &squares)?;
         }
         let learning_rate = self.plan.schedule.rate(at);
-        // Not waited for: the host makes the next step's passes meanwhile.
         self.optimiser.take(ops, learning_rate, &self.sums, &mut self.model)?;
         self.share_weights(ops)?;
+        let own = passes::told(losses, &batches, |batch| !batch.is_empty());
+        let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
+        for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
+            loss += told.entropy.sum * scale;
+            balance += told.balance * scale * told.entropy.num_targets as f64;
+            merge(&mut sources, &told.sources);
+        }
         let num_tokens = sizes.iter().map(|size| size.num_rows).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }
@@ -277,7 +277,7 @@ impl<O: Operations> Trainer<O> {
                 model.start_forward(ops, batch, work)?;
                 kept.keep(ops, work, 1.0)?;
             }
-            own.extend(passes::told(kept, ops, &batches, asks)?);
+            own.extend(passes::told(kept.take(ops)?, &batches, asks));
         }
         let (mut all, mut sources) = (Entropy::default(), BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, count)? {

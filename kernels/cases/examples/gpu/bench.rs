@@ -9,7 +9,7 @@ use osler_kernels::operations::{
 };
 use osler_kernels::{KernelError, Operations};
 use osler_train::model::{Batch, Config, GradientKind, Gradients, KeptLosses, Model, ModelError, Workspace};
-use osler_train::optimiser::{MomentKind, Optimiser, Settings};
+use osler_train::optimiser::{MomentKind, Optimiser, Settings, norm};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -495,8 +495,10 @@ fn step<O: Operations>(
                 }
                 optimiser.squares(ops, &mut grads)
             })?;
-            ops.read_squares(&optimiser.norm)?;
             kept.take(ops)?;
+            if !norm(&ops.read_squares(&optimiser.norm)?).is_finite() {
+                return Err(KernelError::Launch("the norm of the gradients is not a number".into()).into());
+            }
             optimiser.take(ops, 1e-4, &grads, &mut model)
         };
         one().map_err(failed)

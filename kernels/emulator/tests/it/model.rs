@@ -99,8 +99,11 @@ impl Source for Uneven {
 /// What a run takes is what was planned, and all of it lies in the arena that was laid out, also where passes have other sizes.
 #[test]
 fn a_run_takes_the_arena_that_was_planned() {
-    let cases = [("mistral", 1, Recompute::None), ("mixtral", 3, Recompute::FeedForward), ("qwen2", 2, Recompute::Layer)];
-    for ((kind, passes, recompute), moments) in cases.into_iter().flat_map(|case| [(case, MomentKind::F32), (case, MomentKind::EightBit)]) {
+    for (kind, passes, recompute, moments) in [
+        ("mistral", 1, Recompute::None, MomentKind::F32),
+        ("mixtral", 3, Recompute::FeedForward, MomentKind::EightBit),
+        ("qwen2", 2, Recompute::Layer, MomentKind::F32),
+    ] {
         let (gpu, asked) = watched(true, true);
         let course = Course { kind, passes };
         let begin = |gpu: &Gpu<_>| course.trainer_with(gpu, Box::new(Alone), moments, recompute).unwrap();

@@ -2,10 +2,15 @@
 
 use osler_emulator::{Emulator, Network, Order as BlockOrder, Place};
 use osler_kernel_cases::exact;
+use osler_kernel_cases::model::Step;
 use osler_kernel_cases::ranks::{Course, Sums, broadcast, each, part};
-use osler_kernels::cuda::Gpu;
+use osler_kernels::Memory;
 use osler_kernels::cuda::exchange::{Reduction, Round};
+use osler_kernels::cuda::{Gpu, Paper};
+use osler_train::model::{Batch, Recompute};
+use osler_train::outline::MemoryTable;
 use osler_train::ranks::{Alone, Communicator, Devices, Ways};
+use osler_train::recipe::{MachineSettings, Precision, Recipe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -60,6 +65,28 @@ fn weights_come_from_their_owners() {
         broadcast(&gpu, rank, 3).unwrap();
         part::<Emulator>(&mut devices);
     });
+}
+
+/// The rank that takes the most takes what was planned for each: its arena is full, with what comes from the others in it.
+#[test]
+fn ranks_take_the_arena_that_was_planned() {
+    for (kind, ranks) in [("mistral", 2), ("mixtral", 3), ("qwen2", 3)] {
+        let course = Course { kind, passes: 3 };
+        let machine = MachineSettings { ranks, ..MachineSettings::default() };
+        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), machine, ..Recipe::default() };
+        let config = Step::for_hopper(kind).with_layers(4).model(&Gpu::new(Paper::default())).config;
+        let plan = MemoryTable::new(&config, 70, course.passes, &recipe, Recompute::None).unwrap();
+        let free = joined(ranks as usize, |_, gpu, devices| {
+            gpu.reserve(plan.needs()).unwrap();
+            let mut trainer = course.trainer(&gpu, Box::new(devices)).unwrap();
+            trainer.make_room(&gpu, 70).unwrap();
+            (0..2).for_each(|_| drop(trainer.step(&gpu, &course).unwrap()));
+            // With all ranks: none ends while others still have something to come.
+            trainer.measure(&gpu, 0, |_| Batch::default()).unwrap();
+            gpu.free_bytes()
+        });
+        assert_eq!(free.iter().min(), Some(&0), "{kind}: {free:?} of {plan:?}");
+    }
 }
 
 #[test]

@@ -13,6 +13,11 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// Whether all of them are numbers.
+    pub fn are_finite(&self) -> bool {
+        self.balance.is_finite() && self.rows.iter().all(|loss| loss.is_finite())
+    }
+
     /// Sum over rows.
     pub fn sum(&self) -> f64 {
         self.rows.iter().map(|&loss| f64::from(loss)).sum()

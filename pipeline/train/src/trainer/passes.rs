@@ -3,7 +3,7 @@
 //! So all sums have the bits that one rank gives them.
 
 use super::{BySource, Entropy, TrainError, Trainer, workspace};
-use crate::model::{Batch, GradientKind, Gradients, KeptLosses, Losses, ModelError, Parameters};
+use crate::model::{Batch, GradientKind, Gradients, Losses, ModelError, Parameters};
 use crate::ranks::{Addends, Communicator, RankError, Round};
 use osler_kernels::operations::IGNORED;
 use osler_kernels::{Memory, Operations};
@@ -121,19 +121,14 @@ pub(crate) fn gradients<O: Memory>(
     }
 }
 
-/// What the passes over `batches` said. Waits for those of them that `took` part.
-pub(super) fn told<O: Operations>(
-    kept: &mut KeptLosses<O>,
-    ops: &O,
-    batches: &[Batch],
-    took: impl Fn(&Batch) -> bool,
-) -> Result<Vec<Told>, ModelError> {
-    let mut losses = kept.take(ops)?.into_iter();
+/// What the passes over those of `batches` that `took` part said.
+pub(super) fn told(losses: Vec<Losses>, batches: &[Batch], took: impl Fn(&Batch) -> bool) -> Vec<Told> {
+    let mut losses = losses.into_iter();
     let one = |batch: &Batch| match took(batch) {
         true => losses.next().map_or_else(Told::default, |losses| Told::new(batch, &losses)),
         false => Told::default(),
     };
-    Ok(batches.iter().map(one).collect())
+    batches.iter().map(one).collect()
 }
 
 impl<O: Operations> Trainer<O> {
@@ -195,17 +190,19 @@ impl<O: Operations> Trainer<O> {
         Ok(ranks.settle(ops)?)
     }
 
-    /// Squares of all parameters' gradients, by parameter. Waits for the device.
-    pub(super) fn squares(&mut self, ops: &O) -> Result<Vec<f64>, TrainError> {
+    /// Squares of all parameters' gradients, by parameter, and whether the losses of all ranks are finite. Waits for the device.
+    pub(super) fn squares(&mut self, ops: &O, are_finite: bool) -> Result<(Vec<f64>, bool), TrainError> {
         let own = ops.read_squares(&self.optimiser.norm)?;
         let holds = |at: &usize| self.owners[*at] == self.ranks.rank();
-        let words: Vec<u64> = (0..own.len()).filter(holds).map(|at| own[at].to_bits()).collect();
-        let mut squares: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
+        let mut words = vec![u64::from(are_finite)];
+        words.extend((0..own.len()).filter(holds).map(|at| own[at].to_bits()));
+        let mut of_ranks: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
+        let are_finite = of_ranks.iter_mut().fold(true, |all, words| all & (words.next() == Some(1)));
         let mut one = |&rank: &usize| {
             let (got, wanted) = ("too few squares".to_string(), "one for each parameter that it holds".to_string());
-            squares[rank].next().map(f64::from_bits).ok_or(RankError::Unexpected { rank, got, wanted })
+            of_ranks[rank].next().map(f64::from_bits).ok_or(RankError::Unexpected { rank, got, wanted })
         };
-        Ok(self.owners.iter().map(&mut one).collect::<Result<_, _>>()?)
+        Ok((self.owners.iter().map(&mut one).collect::<Result<_, _>>()?, are_finite))
     }
 
     /// Gives all ranks the weights that each has stepped.
