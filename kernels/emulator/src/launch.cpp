@@ -57,7 +57,10 @@ struct Stacks {
     }
 
     ~Stacks() {
-        if (memory) munmap(memory, STACK_BYTES * MAX_THREADS);
+        if (!memory) return;
+        // What the sanitizer noted about its frames would hold for whatever comes to lie there: another thread's own memory, for one.
+        protect(memory, STACK_BYTES * MAX_THREADS, false);
+        munmap(memory, STACK_BYTES * MAX_THREADS);
     }
 };
 

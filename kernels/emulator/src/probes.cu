@@ -16,6 +16,17 @@ KERNEL(probe_product, 32)(float* product, const uint16_t* left, const uint16_t* 
     for (unsigned at = 0; at < 4; at++) product[(lane / 4 + 8 * (at / 2)) * 8 + lane % 4 * 2 + at % 2] = sum[at];
 }
 
+// All threads but the first wait for ever, with more on their stacks than a thread of the host has of its own.
+KERNEL(probe_given_up, 1024)(uint32_t* seen) {
+    if (threadIdx.x == 0) return;
+    {
+        uint32_t numbers[16384];
+        for (unsigned at = 0; at < 16384; at++) numbers[at] = seen[0] + at;
+        seen[1] = numbers[(seen[0] + threadIdx.x) % 16384];
+    }
+    __syncthreads();
+}
+
 // copied[16, 16] = source, by ldmatrix and stmatrix.
 KERNEL(probe_matrix_store, 32)(uint16_t* copied, const uint16_t* source) {
     SHARED_ARRAY(uint16_t, from, 256);

@@ -54,6 +54,23 @@ fn mma_and_ldmatrix_make_a_plain_product() {
     }
 }
 
+/// Threads of the host that come when others have ended may lie where those had their blocks' stacks: a sanitizer is to know that memory as theirs.
+#[test]
+fn blocks_that_were_given_up_leave_nothing_behind() {
+    let run = || assert!(probe("probe_given_up", 1024, 0, 2, &[]).unwrap_err().contains("deadlock; 1 threads (0 to 0) have ended"));
+    for _ in 0..3 {
+        let together = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        std::thread::scope(|scope| {
+            let begin = || {
+                together.wait();
+                run();
+            };
+            (0..4).for_each(|_| drop(scope.spawn(begin)));
+        });
+    }
+}
+
 #[test]
 fn stmatrix_stores_what_ldmatrix_loads() {
     let source = numbers(256, 1);
