@@ -17,7 +17,7 @@ DEVICE Powers join(Powers a, Powers b) {
 }
 
 // losses[row] = log(sum of exp(logits[row])) - logits[row, target], 0 where the target is IGNORED; where `slopes` is asked for, it becomes
-// loss_scale * (softmax - one-hot), rounded. A block per row; logits are read twice, the second time from the cache.
+// loss_scale * (softmax - one-hot), rounded; NaN where the loss is not finite. A block per row; logits are read twice, the second time from the cache.
 KERNEL(cross_entropy, 512)(float* losses, uint16_t* slopes, const float* logits, const uint32_t* targets, uint32_t vocabulary,
                            const float* loss_scale) {
     SHARED_ARRAY(Powers, partial, 16);
@@ -40,9 +40,11 @@ KERNEL(cross_entropy, 512)(float* losses, uint16_t* slopes, const float* logits,
     powers = partial[0];
     for (unsigned warp = 1; warp < blockDim.x / 32; warp++) powers = join(powers, partial[warp]);
     const float at_target = logits[start + target];
-    if (threadIdx.x == 0) losses[blockIdx.x] = log2_fast(powers.sum) * LN_2 - (at_target - powers.largest);
+    const float loss = log2_fast(powers.sum) * LN_2 - (at_target - powers.largest);
+    if (threadIdx.x == 0) losses[blockIdx.x] = loss;
     if (!slopes) return;
-    const float scale = *loss_scale, factor = scale / powers.sum;
+    // Not a number where the loss is none, so that no step is taken.
+    const float scale = *loss_scale + 0.0f * loss, factor = scale / powers.sum;
     for (uint32_t at = threadIdx.x; at < vocabulary; at += blockDim.x) {
         const float probability = exp2_fast((logits[start + at] - powers.largest) * LOG2_E) * factor;
         slopes[start + at] = float_to_bf16(at == target ? probability - scale : probability);

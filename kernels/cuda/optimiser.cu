@@ -64,8 +64,8 @@ KERNEL(sum_doubles, 256)(double* total, const double* partials, uint32_t count) 
     if (threadIdx.x == 0) total[0] = sum;
 }
 
-// The factor by which gradients are scaled, after their `count` squares, so that the root of those is at most norm[0]; what is added is
-// PyTorch's. Not a number where that root is not finite. By one thread.
+// After `count` squares, from norm[1] on: the root of their sum, and the factor by which gradients are scaled so that it is at most norm[0]; what
+// is added is PyTorch's. Not a number where the root is not finite. By one thread.
 KERNEL(clip, 32)(double* norm, uint32_t count) {
     if (threadIdx.x != 0) return;
     double sum = 0.0;
@@ -73,7 +73,8 @@ KERNEL(clip, 32)(double* norm, uint32_t count) {
     for (uint32_t at = 0; at < count; at++) sum += norm[1 + at];
     const double root = sqrt(sum), share = norm[0] / (root + 1e-6);
     const bool is_finite = root < double(infinite());
-    *reinterpret_cast<float*>(norm + 1 + count) = is_finite ? static_cast<float>(share < 1.0 ? share : 1.0) : __uint_as_float(0x7FFFFFFFu);
+    norm[1 + count] = root;
+    *reinterpret_cast<float*>(norm + 2 + count) = is_finite ? static_cast<float>(share < 1.0 ? share : 1.0) : __uint_as_float(0x7FFFFFFFu);
 }
 
 // sum += addend.

@@ -216,8 +216,10 @@ pub trait Memory {
     type Rest: Send + Sync + std::fmt::Debug;
     /// Codes of [`Blockwise`] numbers.
     type Bytes: Send + Sync + std::fmt::Debug;
-    /// Squares of a step's gradients, and the factor that follows from their norm.
+    /// Squares of a step's gradients, their norm, and the factor that follows from it.
     type Norm: Send + Sync + std::fmt::Debug;
+    /// Numbers that the device tells the host.
+    type Board: Send + Sync + std::fmt::Debug;
 
     /// Whether there are f32 master weights, because the stored ones are coarser.
     fn needs_master(&self) -> bool;
@@ -242,6 +244,11 @@ pub trait Memory {
     /// # Errors
     /// [`KernelError::Memory`].
     fn new_norm(&self, gradients: usize, most: f64) -> Result<Self::Norm, KernelError>;
+    /// Room for `len` numbers and a norm.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    fn new_board(&self, len: usize) -> Result<Self::Board, KernelError>;
     /// Sees to it that there is memory for what follows. A GPU has it in one arena, which all that follows is cut from.
     ///
     /// # Errors
@@ -251,9 +258,9 @@ pub trait Memory {
     }
 }
 
-/// Numbers of 8 bytes in a [`Memory::Norm`]: what the norm may be, the squares, and the factor.
+/// Numbers of 8 bytes in a [`Memory::Norm`]: what the norm may be, the squares, the norm, and the factor.
 pub(crate) const fn norm_numbers(gradients: usize) -> usize {
-    gradients + 2
+    gradients + 3
 }
 
 /// Memory that only counts what would be taken of it: what is built on it says how many bytes it needs, exactly, before there are any.
@@ -301,6 +308,7 @@ impl Memory for Counter {
     type Rest = ();
     type Bytes = ();
     type Norm = ();
+    type Board = ();
 
     fn needs_master(&self) -> bool {
         self.master
@@ -329,6 +337,11 @@ impl Memory for Counter {
 
     fn new_norm(&self, gradients: usize, _most: f64) -> Result<(), KernelError> {
         self.add(norm_numbers(gradients), 8)
+    }
+
+    /// A GPU's is in the host's memory, but for the mark that it has at hand.
+    fn new_board(&self, len: usize) -> Result<(), KernelError> {
+        if self.stored_bytes < 4 { self.add(1, 8) } else { self.add(len, 4) }
     }
 }
 
@@ -377,8 +390,6 @@ pub trait Operations: Memory + Sync {
     fn read_bytes(&self, buffer: &Self::Bytes, at: usize, values: &mut [u8]) -> Done;
     /// Copies all of `from` to `to[at..]`.
     fn copy_stored(&self, from: &Self::Stored, to: &mut Self::Stored, at: usize) -> Done;
-    /// Copies all of `from` to `to[at..]`.
-    fn copy_exact(&self, from: &Self::Exact, to: &mut Self::Exact, at: usize) -> Done;
     /// Sets every value to zero.
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done;
     /// Sets every value to zero.
@@ -650,7 +661,8 @@ pub trait Operations: Memory + Sync {
     ) -> Done;
     /// The losses, and the gradient of `loss_scale · Σ losses`, in one pass over the logits. `loss_scale` is 1 over the tokens that
     /// count in the whole step, known before it. Overwrites `hidden_grad`, and adds to
-    /// `weight_grad` if `add`; the gradient of a logit is rounded before it enters a product.
+    /// `weight_grad` if `add`; the gradient of a logit is rounded before it enters a product. A row whose loss is not finite has NaN for its logits'
+    /// gradients, so no step follows from it.
     #[allow(clippy::too_many_arguments)]
     fn head_loss_forward_backward(
         &self,
@@ -673,9 +685,16 @@ pub trait Operations: Memory + Sync {
     fn read_squares(&self, norm: &Self::Norm) -> Result<Vec<f64>, KernelError>;
     /// Replaces all squares: with those of gradients that are elsewhere, too.
     fn write_squares(&self, norm: &mut Self::Norm, squares: &[f64]) -> Done;
-    /// Makes the factor `most / (norm + 10⁻⁶)`, but at most 1, where the norm is the root of the sum of all squares in order (Pascanu et al. 2013,
-    /// algorithm 1; the small number is that of PyTorch). It is NaN where the norm is not finite.
+    /// Makes the norm, the root of the sum of all squares in order, and the factor `most / (norm + 10⁻⁶)`, but at most 1 (Pascanu et al. 2013,
+    /// algorithm 1; the small number is that of PyTorch). The factor is NaN where the norm is not finite.
     fn clip(&self, norm: &mut Self::Norm) -> Done;
+    /// Leaves all of `numbers` at `board[at..]`, as they are when all that came before is done.
+    fn tell(&self, numbers: &Self::Exact, board: &mut Self::Board, at: usize) -> Done;
+    /// Ends what is told: with a norm, if there is one to tell.
+    fn end_telling(&self, norm: Option<&Self::Norm>, board: &mut Self::Board) -> Done;
+    /// Copies the first numbers of the board, as far as `numbers` goes, and gives the norm, 0 where there is none. Waits for the end of what was
+    /// told, and for nothing that came after.
+    fn told(&self, board: &mut Self::Board, numbers: &mut [f32]) -> Result<f64, KernelError>;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;
     /// One step of AdamW on one tensor, on its master weights where it has a rest, with the gradient times the norm's factor; nothing where that is NaN.

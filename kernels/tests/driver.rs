@@ -197,6 +197,33 @@ fn a_list_is_recorded_and_replayed() {
     driver.synchronize().unwrap();
 }
 
+/// Numbers come as they were, not as what came after left them: one by one, recorded, and replayed.
+#[test]
+fn the_host_is_told_what_is_there_on_the_way() {
+    let gpu = Gpu::new(open(&shared_cache()));
+    let (mut told, mut others, mut board) = (gpu.new_exact(4).unwrap(), gpu.new_exact(9).unwrap(), gpu.new_board(6).unwrap());
+    for round in 0..4 {
+        let wanted = numbers(4, round);
+        gpu.write_exact(&mut told, 0, &wanted).unwrap();
+        let listed = gpu.as_one(|| {
+            gpu.tell(&told, &mut board, 2)?;
+            gpu.end_telling(None, &mut board)?;
+            gpu.zero_exact(&mut told)?;
+            (0..8).try_for_each(|_| gpu.zero_exact(&mut others))
+        });
+        listed.unwrap();
+        let mut seen = [1.0; 6];
+        assert_eq!(gpu.told(&mut board, &mut seen), Ok(0.0));
+        assert_eq!((&seen[..2], &seen[2..]), (&[0.0; 2][..], &wanted[..]), "{round}");
+    }
+    // Told once.
+    let error = gpu.told(&mut board, &mut []).unwrap_err().to_string();
+    assert_eq!(error, "the device failed: the device was to tell something, and nothing has come");
+    drop(board);
+    gpu.launcher().synchronize().unwrap();
+    assert!(matches!(gpu.new_board(usize::MAX), Err(KernelError::Memory { .. })));
+}
+
 #[test]
 fn what_is_aside_is_waited_for() {
     let driver = open(&shared_cache());

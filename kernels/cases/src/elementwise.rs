@@ -335,6 +335,27 @@ fn nearly_all(name: &str, got: &[f32], wanted: &[f32], tolerance: Tolerance, apa
     if off <= got.len() / 500 { Ok(()) } else { Err(format!("{name}: {off} of {} differ", got.len())) }
 }
 
+/// The host is told numbers as they were, and a norm of two; of what it does not ask for it is told nothing later.
+fn tell<O: Operations>(device: &O, norm: &O::Norm) {
+    let (mut numbers, mut board, mut seen) = (exact(device, &[1.0, 2.0, 3.0]), device.new_board(5).unwrap(), [0.0; 5]);
+    for (norm, wanted) in [(Some(norm), 2.0), (None, 0.0)] {
+        device
+            .as_one(|| {
+                // Once in vain.
+                device.end_telling(norm, &mut board)?;
+                device.write_exact(&mut numbers, 0, &[1.0, 2.0, 3.0])?;
+                device.tell(&numbers, &mut board, 1)?;
+                device.zero_exact(&mut numbers)?;
+                device.tell(&exact(device, &[wanted as f32]), &mut board, 4)?;
+                device.end_telling(norm, &mut board)
+            })
+            .unwrap();
+        assert_eq!((device.told(&mut board, &mut seen), seen), (Ok(wanted), [0.0, 1.0, 2.0, 3.0, wanted as f32]));
+    }
+    assert!(device.tell(&numbers, &mut board, 3).is_err(), "past the end of the board");
+    assert!(device.told(&mut board, &mut [0.0; 6]).is_err(), "past the end of the board");
+}
+
 /// Two steps of AdamW, with a master and without, and a norm.
 struct Optimiser {
     count: usize,
@@ -357,6 +378,7 @@ impl Work for Optimiser {
         let mut norm = device.new_norm(4, if self.is_stored { f64::INFINITY } else { 1.0 }).unwrap();
         device.write_squares(&mut norm, &[1.0, 0.0, 2.0, 1.0]).unwrap();
         device.clip(&mut norm).unwrap();
+        tell(device, &norm);
         device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         settings.step = 2;
         device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();

@@ -12,7 +12,7 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows, inputs, outputs, sharpness) in cases {
         visitor.visit(&Case { shape: LinearShape { rows, inputs, outputs }, sharpness, special: Special::Nothing });
     }
-    for special in [Special::NoTargets, Special::SpoiltRows, Special::WordWithout, Special::InfiniteWord] {
+    for special in [Special::NoTargets, Special::SpoiltRows, Special::WordWithout, Special::InfiniteWord, Special::OutOfReach] {
         visitor.visit(&Case { shape: LinearShape { rows: 7, inputs: 8, outputs: 700 }, sharpness: 1.0, special });
     }
 }
@@ -40,6 +40,8 @@ enum Special {
     WordWithout,
     /// They have an infinite one, so that logits are infinite, of both signs.
     InfiniteWord,
+    /// A row's target, and no other word, has a logit of minus infinity: the sum is too large for one.
+    OutOfReach,
 }
 
 impl Work for Case {
@@ -51,6 +53,7 @@ impl Work for Case {
             Special::SpoiltRows => spoil(&mut hidden, inputs, 5 * inputs),
             Special::WordWithout => spoil(&mut weight, usize::MAX, 5 * inputs),
             Special::InfiniteWord => spoil(&mut weight, 600 * inputs, usize::MAX),
+            Special::OutOfReach => (hidden[2 * inputs], weight[14 * inputs]) = (1e38, -8.0),
             Special::Nothing | Special::NoTargets => {}
         }
         let (hidden, weight) = (stored(device, &hidden), stored(device, &weight));
@@ -95,6 +98,9 @@ impl Work for Case {
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         equal("losses with gradients and without", &got[0], &got[1])?;
+        if self.special == Special::OutOfReach && (got[1][2] != f32::INFINITY || got[4].iter().any(|slope| !slope.is_nan())) {
+            return Err("a loss that is no number, and gradients that are some".into());
+        }
         // Logits of some hundreds in f32.
         close("losses", &got[1], &wanted[1], Tolerance { relative: 2e-6, absolute: 2e-6 * self.sharpness })?;
         // A logit's gradient is rounded, 1/256 of it apart at most where the two fall on both sides of a tie.

@@ -114,6 +114,10 @@ impl Launcher for Emulator {
         Ok(memory)
     }
 
+    fn allocate_on_host(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        Allocation::zeros(bytes)
+    }
+
     fn address(&self, memory: &Allocation) -> u64 {
         memory.units.as_ptr() as u64
     }
@@ -130,12 +134,27 @@ impl Launcher for Emulator {
         Ok(())
     }
 
+    /// Commands are done when they are started, so what will come has come.
+    fn told(&self, mark: u64, bytes: &mut [u8]) -> Done {
+        let (mark, size) = (mark as *mut u64, size_of::<u64>());
+        // SAFETY: the caller gives the address of so many bytes and a mark, aligned to it; the device runs one thing at a time.
+        unsafe {
+            if mark.replace(0) == 0 {
+                return Err(KernelError::Launch("the device was to tell something, and nothing has come".into()));
+            }
+            std::ptr::copy_nonoverlapping(mark.cast::<u8>().add(size), bytes.as_mut_ptr(), bytes.len());
+        }
+        Ok(())
+    }
+
     fn run(&self, command: &Command) -> Done {
         match command {
             Command::Launch(launch, arguments) => return self.launch(launch, arguments),
             Command::Multiply(product) => product::multiply(product),
             // SAFETY: the caller gives addresses of so many bytes each; the device runs one thing at a time.
-            &Command::Copy { from, to, bytes } => unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) },
+            &Command::Copy { from, to, bytes } | &Command::Tell { from, to, bytes } => unsafe {
+                std::ptr::copy(from as *const u8, to as *mut u8, bytes)
+            },
             // SAFETY: as above.
             &Command::Clear { address, bytes } => unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) },
         }

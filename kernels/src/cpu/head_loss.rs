@@ -75,7 +75,7 @@ impl<F: Number> Cpu<F> {
         Ok(())
     }
 
-    /// The loss of one row; with `scale`, turns its logits into `scale · (softmax − one-hot)`.
+    /// The loss of one row; with `scale`, turns its logits into `scale · (softmax − one-hot)`, or NaN where the loss is not finite.
     #[inline(always)]
     fn entropy(&self, logits: &mut [F], target: u32, scale: Option<F>) -> F {
         if target == IGNORED {
@@ -89,13 +89,15 @@ impl<F: Number> Cpu<F> {
             *logit = (*logit - max).exp();
         }
         let total = number::sum(logits);
+        let loss = F::of(total.ln() - at_target.wide());
         if let Some(scale) = scale {
+            let scale = scale + F::ZERO * loss;
             let factor = scale / F::of(total);
             logits.iter_mut().for_each(|logit| *logit *= factor);
             logits[target] += -scale;
             self.round(logits);
         }
-        F::of(total.ln() - at_target.wide())
+        loss
     }
 }
 

@@ -25,7 +25,7 @@ use crate::operations::{
     AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Done, Gradient, LinearShape, Memory, Needs, Operations, RotaryShape,
     RouteShape,
 };
-use optimiser::Norm;
+use optimiser::{Board, Norm};
 use std::marker::PhantomData;
 
 /// A CPU with its threads. Buffers are vectors of `F`.
@@ -89,6 +89,7 @@ impl<F: Number> Memory for Cpu<F> {
     type Rest = Vec<F>;
     type Bytes = Vec<u8>;
     type Norm = Norm;
+    type Board = Board;
 
     fn needs_master(&self) -> bool {
         self.rounds
@@ -115,7 +116,11 @@ impl<F: Number> Memory for Cpu<F> {
     }
 
     fn new_norm(&self, gradients: usize, most: f64) -> Result<Norm, KernelError> {
-        Ok(Norm { most, squares: zeros(gradients)?, factor: 1.0 })
+        Ok(Norm { most, squares: zeros(gradients)?, root: 0.0, factor: 1.0 })
+    }
+
+    fn new_board(&self, len: usize) -> Result<Board, KernelError> {
+        Ok(Board { numbers: zeros(len)?, norm: 0.0 })
     }
 
     /// Asks the system, which does not promise more than the machine has; nothing is touched.
@@ -198,12 +203,6 @@ impl<F: Number> Operations for Cpu<F> {
     }
 
     fn copy_stored(&self, from: &Vec<F>, to: &mut Vec<F>, at: usize) -> Done {
-        let range = range("from", at, from.len(), to.len())?;
-        to[range].copy_from_slice(from);
-        Ok(())
-    }
-
-    fn copy_exact(&self, from: &Vec<F>, to: &mut Vec<F>, at: usize) -> Done {
         let range = range("from", at, from.len(), to.len())?;
         to[range].copy_from_slice(from);
         Ok(())
@@ -492,6 +491,22 @@ impl<F: Number> Operations for Cpu<F> {
     fn clip(&self, norm: &mut Norm) -> Done {
         norm.clip();
         Ok(())
+    }
+
+    fn tell(&self, numbers: &Vec<F>, board: &mut Board, at: usize) -> Done {
+        let range = range("numbers", at, numbers.len(), board.numbers.len())?;
+        self.read_exact(numbers, 0, &mut board.numbers[range])
+    }
+
+    fn end_telling(&self, norm: Option<&Norm>, board: &mut Board) -> Done {
+        board.norm = norm.map_or(0.0, |norm| norm.root);
+        Ok(())
+    }
+
+    fn told(&self, board: &mut Board, numbers: &mut [f32]) -> Result<f64, KernelError> {
+        let range = range("numbers", 0, numbers.len(), board.numbers.len())?;
+        numbers.copy_from_slice(&board.numbers[range]);
+        Ok(board.norm)
     }
 
     fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {

@@ -16,13 +16,22 @@ const BLOCK: usize = 16 * 1024;
 pub struct Norm {
     pub(super) most: f64,
     pub(super) squares: Vec<f64>,
+    /// Of the sum of the squares: the norm.
+    pub(super) root: f64,
     pub(super) factor: f64,
+}
+
+/// What was told last.
+#[derive(Debug)]
+pub struct Board {
+    pub(super) numbers: Vec<f32>,
+    pub(super) norm: f64,
 }
 
 impl Norm {
     pub(super) fn clip(&mut self) {
-        let root = self.squares.iter().fold(0.0, |sum, square| sum + square).sqrt();
-        self.factor = if root.is_finite() { (self.most / (root + 1e-6)).min(1.0) } else { f64::NAN };
+        self.root = self.squares.iter().fold(0.0, |sum, square| sum + square).sqrt();
+        self.factor = if self.root.is_finite() { (self.most / (self.root + 1e-6)).min(1.0) } else { f64::NAN };
     }
 }
 

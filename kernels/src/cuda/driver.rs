@@ -6,6 +6,7 @@
 
 use super::architecture::Architecture;
 use super::compile::{Compiler, Origin, Source};
+use super::host_memory::{self, HostMemory};
 use super::launcher::{Argument, Aside, Command, Launch, Launcher, MatrixBox, TensorMap};
 use super::library::Library;
 use super::nccl::{Connection, Id, Nccl};
@@ -27,6 +28,9 @@ const OLDEST_DRIVER: i32 = 13_000;
 
 /// Columns of the box that a tensor map moves: the 128 bytes that are swizzled together.
 const BOX_COLUMNS: u32 = 64;
+
+/// Time between two looks at whether the device has told what it was to tell: short beside the step of AdamW that comes after it.
+const GLANCE: Duration = Duration::from_micros(20);
 
 /// Pieces of work that are aside at most: as many layers, of some ten commands each, where a stream has room for about a thousand.
 const ASIDE_MAX: usize = 32;
@@ -110,6 +114,16 @@ pub struct Driver {
     beside: Arc<CudaStream>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
+}
+
+/// The device's memory, or the host's that it writes to.
+#[derive(Debug)]
+pub struct DriverMemory(Place);
+
+#[derive(Debug)]
+enum Place {
+    Device(CudaSlice<u8>),
+    Host(HostMemory),
 }
 
 /// Commands that were recorded as one.
@@ -243,6 +257,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether the stream has work under way.
+    fn is_at_it(&self) -> Result<bool, KernelError> {
+        // SAFETY: the stream lives.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(false),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(true),
+            error => Err(launch_failed("work that was started before")(DriverError(error))),
+        }
+    }
+
     /// Whether what transfers write is what other ranks sent.
     fn expect_connected(&self) -> Done {
         match self.connection.get() {
@@ -301,24 +325,33 @@ impl Driver {
 }
 
 impl Launcher for Driver {
-    type Memory = CudaSlice<u8>;
+    type Memory = DriverMemory;
     type Recording = Recording;
     type Mark = Arc<CudaEvent>;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // The driver gives no memory of no bytes; one stands for them.
-        self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(|error| no_memory(error, bytes))
+        let memory = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(|error| no_memory(error, bytes))?;
+        Ok(DriverMemory(Place::Device(memory)))
     }
 
     fn allocate_unwritten(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         // SAFETY: who asks for it knows that it may hold anything, and any bytes are numbers.
-        unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|error| no_memory(error, bytes))
+        let memory = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|error| no_memory(error, bytes))?;
+        Ok(DriverMemory(Place::Device(memory)))
+    }
+
+    fn allocate_on_host(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
+        self.context.bind_to_thread().map_err(launch_failed("memory of the host"))?;
+        Ok(DriverMemory(Place::Host(HostMemory::new(&self.stream, bytes.max(1)).map_err(|error| no_memory(error, bytes))?)))
     }
 
     fn address(&self, memory: &Self::Memory) -> u64 {
-        // What comes with the address records an event, of which there are none.
-        let (address, _) = memory.device_ptr(&self.stream);
-        address
+        match &memory.0 {
+            // What comes with the address records an event, of which there are none.
+            Place::Device(memory) => memory.device_ptr(&self.stream).0,
+            Place::Host(memory) => memory.address(),
+        }
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Done {
@@ -339,6 +372,23 @@ impl Launcher for Driver {
         copied.map_err(refused).and(waited)
     }
 
+    fn told(&self, mark: u64, bytes: &mut [u8]) -> Done {
+        self.context.bind_to_thread().map_err(launch_failed("what the device has to tell"))?;
+        loop {
+            // Asked first: what ends in between has left its mark when that is looked at.
+            let is_at_it = self.is_at_it()?;
+            // SAFETY: the caller gives the address of such memory of the host's.
+            if unsafe { host_memory::take(mark, bytes) } {
+                return self.expect_connected();
+            }
+            self.expect_connected()?;
+            if !is_at_it {
+                return Err(KernelError::Launch("the device was to tell something, and nothing has come".into()));
+            }
+            std::thread::sleep(GLANCE);
+        }
+    }
+
     fn run(&self, command: &Command) -> Done {
         self.context.bind_to_thread().map_err(launch_failed("work that was started before"))?;
         let stream = self.stream.cu_stream();
@@ -354,6 +404,13 @@ impl Launcher for Driver {
                 // SAFETY: as above.
                 let cleared = unsafe { result::memset_d8_async(address, 0, bytes, stream) };
                 cleared.map_err(launch_failed("clearing memory"))
+            }
+            &Command::Tell { from, to, bytes } => {
+                // SAFETY: the caller gives the address of memory of the host's that was made for it and is given back after this has ended.
+                let host = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
+                // SAFETY: the stream lives, and the host's memory as above. The other address is the device's.
+                let copied = unsafe { result::memcpy_dtoh_async(host, from, stream) };
+                copied.map_err(launch_failed("a copy from the device"))
             }
         }
     }

@@ -32,7 +32,7 @@ impl<L: Launcher> Default for Exchange<L> {
 impl<L: Launcher> Exchange<L> {
     /// Makes room for what comes from others, if any is needed.
     pub fn reserve(&mut self, gpu: &Gpu<L>, bytes: usize) -> Done {
-        if bytes > 0 { self.staging.at_least(gpu, bytes).map(drop) } else { Ok(()) }
+        self.staging.reserve(gpu, bytes)
     }
 }
 

@@ -30,7 +30,12 @@ pub trait Launcher: Send + Sync + Debug {
     fn allocate_unwritten(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         self.allocate(bytes)
     }
-    /// The address of its first byte on the device.
+    /// `bytes` zeros of the host's memory, aligned to 16 bytes at least, that [`Command::Tell`] reaches.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    fn allocate_on_host(&self, bytes: usize) -> Result<Self::Memory, KernelError>;
+    /// The address of its first byte, on the device where it is the device's.
     fn address(&self, memory: &Self::Memory) -> u64;
     /// Copies `bytes` to an address of the device.
     ///
@@ -39,6 +44,9 @@ pub trait Launcher: Send + Sync + Debug {
     fn write(&self, address: u64, bytes: &[u8]) -> Done;
     /// Copies from an address of the device. Waits for what was launched before.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Done;
+    /// Waits until the eight bytes at an address of such memory of the host's are not zero, which they become by what was started before; makes
+    /// them zero, and copies what comes after them. Does not wait for what was started later.
+    fn told(&self, mark: u64, bytes: &mut [u8]) -> Done;
     /// Starts a command, after all that were started before.
     fn run(&self, command: &Command) -> Done;
     /// Makes one thing of a list of commands, each of which has run before, and runs none of them.
@@ -73,6 +81,12 @@ pub enum Command {
     /// Sets every byte to zero.
     Clear {
         address: u64,
+        bytes: usize,
+    },
+    /// Copies to the host's memory that was made for it.
+    Tell {
+        from: u64,
+        to: u64,
         bytes: usize,
     },
 }

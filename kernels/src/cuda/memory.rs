@@ -135,7 +135,7 @@ impl<L: Launcher> Gpu<L> {
         Ok(Some(Held { address, piece: ManuallyDrop::new(Piece::Part { arena, begin, bytes }), lists: self.lists.clone() }))
     }
 
-    fn alone(&self, memory: L::Memory) -> Held<L::Memory> {
+    pub(super) fn alone(&self, memory: L::Memory) -> Held<L::Memory> {
         let address = self.launcher.address(&memory);
         Held { address, piece: ManuallyDrop::new(Piece::Alone { _memory: memory }), lists: self.lists.clone() }
     }

@@ -5,6 +5,7 @@
 
 pub mod architecture;
 mod attention;
+mod board;
 mod buffer;
 pub mod compile;
 mod dispatch;
@@ -13,6 +14,7 @@ mod embedding;
 pub mod exchange;
 mod grouped;
 mod head_loss;
+mod host_memory;
 mod launcher;
 pub mod library;
 mod linear;
@@ -203,6 +205,11 @@ impl<M> Growing<M> {
         self.0.as_ref().is_some_and(|(held, _)| *held >= bytes)
     }
 
+    /// Makes room for so many bytes, if any.
+    fn reserve<L: Launcher<Memory = M>>(&mut self, gpu: &Gpu<L>, bytes: usize) -> Done {
+        if bytes > 0 { self.at_least(gpu, bytes).map(drop) } else { Ok(()) }
+    }
+
     /// The address of at least so many bytes, whose contents are anything.
     fn at_least<L: Launcher<Memory = M>>(&mut self, gpu: &Gpu<L>, bytes: usize) -> Result<u64, KernelError> {
         if !self.has(bytes) {
@@ -222,6 +229,7 @@ impl<L: Launcher> Memory for Gpu<L> {
     type Rest = Rest<L>;
     type Bytes = Bytes<L>;
     type Norm = norm::Norm<L::Memory>;
+    type Board = board::Board<L::Memory>;
 
     fn needs_master(&self) -> bool {
         true
@@ -251,12 +259,16 @@ impl<L: Launcher> Memory for Gpu<L> {
         self.make_norm(gradients, most)
     }
 
+    fn new_board(&self, len: usize) -> Result<Self::Board, KernelError> {
+        self.make_board(len)
+    }
+
     /// What is made but once comes first, so that nothing but a pass's buffers, the last to be made, is ever made anew.
     fn reserve(&self, needs: Needs) -> Result<(), KernelError> {
         self.lay_out(usize::try_from(needs.total()).map_err(|_| KernelError::Memory { bytes: usize::MAX })?)?;
         self.make_constants(&mut lock(&self.constants))?;
         lock(&self.exchange).reserve(self, needs.staging as usize)?;
-        if needs.scratch > 0 { lock(&self.scratch).at_least(self, needs.scratch as usize).map(drop) } else { Ok(()) }
+        lock(&self.scratch).reserve(self, needs.scratch as usize)
     }
 }
 

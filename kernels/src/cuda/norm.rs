@@ -14,7 +14,7 @@ const PARTS: usize = 1024;
 
 const SIZE: usize = size_of::<f64>();
 
-/// What the norm may be, the squares of so many gradients, and the factor, an f32.
+/// What the norm may be, the squares of so many gradients, the norm, and the factor, an f32.
 #[derive(Debug)]
 pub struct Norm<M> {
     memory: Held<M>,
@@ -25,7 +25,7 @@ impl<L: Launcher> Gpu<L> {
     pub(super) fn make_norm(&self, gradients: usize, most: f64) -> Result<Norm<L::Memory>, KernelError> {
         let norm = Norm { memory: self.allocate(SIZE * norm_numbers(gradients))?, gradients };
         self.write_to(norm.memory.address(), &most.to_le_bytes())?;
-        self.write_to(self.square_at(&norm, gradients), &1f32.to_le_bytes())?;
+        self.write_to(self.square_at(&norm, gradients + 1), &1f32.to_le_bytes())?;
         Ok(norm)
     }
 
@@ -34,9 +34,14 @@ impl<L: Launcher> Gpu<L> {
         norm.memory.address() + (SIZE * (1 + place)) as u64
     }
 
+    /// Where the norm is.
+    pub(super) fn root_at(&self, norm: &Norm<L::Memory>) -> u64 {
+        self.square_at(norm, norm.gradients)
+    }
+
     /// The factor as a kernel's argument.
     pub(super) fn factor(&self, norm: &Norm<L::Memory>) -> Argument {
-        Argument::Pointer(self.square_at(norm, norm.gradients))
+        Argument::Pointer(self.square_at(norm, norm.gradients + 1))
     }
 
     pub(super) fn square(&self, gradients: &[(usize, &Gradient<Self>)], norm: &Norm<L::Memory>) -> Done {

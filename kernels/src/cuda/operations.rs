@@ -72,10 +72,6 @@ impl<L: Launcher> Operations for Gpu<L> {
         self.copy(from, to, at)
     }
 
-    fn copy_exact(&self, from: &Self::Exact, to: &mut Self::Exact, at: usize) -> Done {
-        self.copy(from, to, at)
-    }
-
     fn zero_stored(&self, buffer: &mut Self::Stored) -> Done {
         self.clear(buffer)
     }
@@ -395,6 +391,18 @@ impl<L: Launcher> Operations for Gpu<L> {
 
     fn clip(&self, norm: &mut Self::Norm) -> Done {
         self.make_factor(norm)
+    }
+
+    fn tell(&self, numbers: &Self::Exact, board: &mut Self::Board, at: usize) -> Done {
+        self.tell_numbers(numbers, board, at)
+    }
+
+    fn end_telling(&self, norm: Option<&Self::Norm>, board: &mut Self::Board) -> Done {
+        self.tell_end(norm, board)
+    }
+
+    fn told(&self, board: &mut Self::Board, numbers: &mut [f32]) -> Result<f64, KernelError> {
+        self.read_board(board, numbers)
     }
 
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done {

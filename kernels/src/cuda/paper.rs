@@ -27,6 +27,10 @@ impl Launcher for Paper {
         Ok(256 + self.given.fetch_add((bytes as u64).next_multiple_of(256) + 256, Ordering::Relaxed))
     }
 
+    fn allocate_on_host(&self, bytes: usize) -> Result<u64, KernelError> {
+        self.allocate(bytes)
+    }
+
     fn address(&self, memory: &u64) -> u64 {
         *memory
     }
@@ -36,6 +40,11 @@ impl Launcher for Paper {
     }
 
     fn read(&self, _: u64, bytes: &mut [u8]) -> Done {
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn told(&self, _: u64, bytes: &mut [u8]) -> Done {
         bytes.fill(0);
         Ok(())
     }

@@ -1,5 +1,6 @@
 // What kernels/tests/driver.rs calls of libcuda and libcublasLt, on a CPU: memory is the host's, everything runs at once, and calls out of
 // order are refused. Written from NVIDIA's documentation of each call; it stands in for neither's faults nor speed.
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -14,8 +15,9 @@ constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 20
 constexpr size_t MEMORY_BYTES = size_t(1) << 32;
 thread_local void* current = nullptr;
 char context, stream_object, beside, pool;
-std::mutex memory;  // of the two below
+std::mutex memory;  // of the three below
 std::map<uint64_t, size_t> allocated;
+std::map<uint64_t, size_t> reached;  // of the host's
 size_t used = 0;
 
 // What is asked of the one stream while it is being recorded, instead of being done.
@@ -30,7 +32,7 @@ int catch_up() {
         if (const int error = one()) return error;
     return SUCCESS;
 }
-// Copies from the host, until something comes after them.
+// Copies from the host, and to memory of the host's that the device reaches, until something comes after them.
 Graph copies;
 std::mutex copying;
 void copy() {
@@ -52,7 +54,7 @@ struct Function {
 const Function FUNCTIONS[] = {{"add_partials", {8, 8, 4, 8}}};
 
 // Whether `bytes` bytes from `address` on lie in one allocation.
-bool holds(uint64_t address, size_t bytes) {
+bool holds(uint64_t address, size_t bytes, const std::map<uint64_t, size_t>& allocated = ::allocated) {
     std::lock_guard guard(memory);
     auto next = allocated.upper_bound(address);
     if (next == allocated.begin()) return false;
@@ -116,6 +118,13 @@ CALL(cuStreamSynchronize, void* stream) {
     copy();
     return recorded ? NOT_WHILE_RECORDED : stream == &beside ? catch_up() : SUCCESS;
 }
+// Nothing has come before the host has asked a few times.
+CALL(cuStreamQuery, void* stream) {
+    NEEDS_CONTEXT;
+    static std::atomic<unsigned> asked = 0;
+    if (stream != &stream_object || recorded) return INVALID_VALUE;
+    return ++asked % 3 ? NOT_READY : (copy(), SUCCESS);
+}
 CALL(cuStreamBeginCapture_v2, void*, int mode) {
     if (recorded || mode != 1) return INVALID_VALUE;
     return recorded = new Graph(), SUCCESS;
@@ -130,6 +139,7 @@ CALL(cuGraphInstantiateWithFlags, Graph** instance, Graph* graph, uint64_t flags
 CALL(cuGraphLaunch, Graph* instance, void* stream) {
     NEEDS_CONTEXT;
     if (stream != &stream_object || recorded) return INVALID_VALUE;
+    copy();
     for (const auto& work : *instance)
         if (const int error = work()) return error;
     return SUCCESS;
@@ -162,8 +172,17 @@ CALL(cuMemFreeAsync, uint64_t address, void*) {
     used -= allocated[address];
     return allocated.erase(address), free(reinterpret_cast<void*>(address)), SUCCESS;
 }
-CALL(cuMemHostAlloc, void** address, size_t bytes, unsigned flags) { return *address = malloc(bytes), flags == 0 ? SUCCESS : INVALID_VALUE; }
-CALL(cuMemFreeHost, void* address) { return free(address), SUCCESS; }
+CALL(cuMemHostAlloc, void** address, size_t bytes, unsigned flags) {
+    NEEDS_CONTEXT;
+    std::lock_guard guard(memory);
+    *address = malloc(bytes);
+    memset(*address, 0xff, bytes);
+    return reached[reinterpret_cast<uint64_t>(*address)] = bytes, flags == 0 ? SUCCESS : INVALID_VALUE;
+}
+CALL(cuMemFreeHost, void* address) {
+    std::lock_guard guard(memory);
+    return reached.erase(reinterpret_cast<uint64_t>(address)), free(address), SUCCESS;
+}
 CALL(cuMemsetD8Async, uint64_t address, unsigned char value, size_t bytes, void*) {
     if (!holds(address, bytes)) return INVALID_VALUE;
     return ask([=] { return memset(reinterpret_cast<void*>(address), value, bytes), SUCCESS; });
@@ -175,8 +194,16 @@ CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t bytes, void*) {
     return copies.push_back([=] { return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS; }), SUCCESS;
 }
 CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t bytes, void*) {
-    if (recorded) return NOT_WHILE_RECORDED;
-    return holds(from, bytes) ? copy(), memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS : INVALID_VALUE;
+    if (!holds(from, bytes)) return INVALID_VALUE;
+    const auto* source = reinterpret_cast<const char*>(from);
+    if (holds(reinterpret_cast<uint64_t>(to), bytes, reached)) {
+        return ask([=] {
+            std::lock_guard guard(copying);
+            const std::vector<char> seen(source, source + bytes);
+            return copies.push_back([=] { return memcpy(to, seen.data(), bytes), SUCCESS; }), SUCCESS;
+        });
+    }
+    return recorded ? NOT_WHILE_RECORDED : (copy(), memcpy(to, source, bytes), SUCCESS);
 }
 CALL(cuMemcpyDtoDAsync_v2, uint64_t to, uint64_t from, size_t bytes, void*) {
     if (!holds(to, bytes) || !holds(from, bytes)) return INVALID_VALUE;

@@ -56,7 +56,7 @@ pub struct Optimiser<O: Memory> {
     pub step: u64,
     /// By parameter; none for one that another rank steps.
     pub states: Vec<Option<AdamState<O>>>,
-    /// Squares of all parameters' gradients.
+    /// Squares of all parameters' gradients, and their norm.
     pub norm: O::Norm,
 }
 
@@ -86,17 +86,20 @@ impl<O: Operations> Optimiser<O> {
         Self::of_part(ops, &model.parameters, settings, |_| true)
     }
 
-    /// One step of one rank, and the norm of the gradients before clipping; no step where that is not finite. Waits for the device.
+    /// One step of one rank, and the norm of the gradients before clipping; weights and moments stay as they are where that is not finite. Waits
+    /// for the device.
     ///
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &mut Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
-        self.squares(ops, grads)?;
-        let norm = norm(&ops.read_squares(&self.norm)?);
-        if norm.is_finite() {
-            self.take(ops, learning_rate, grads, model)?;
-        }
-        Ok(norm)
+        ops.as_one(|| {
+            self.squares(ops, grads)?;
+            ops.clip(&mut self.norm)?;
+            self.take(ops, learning_rate, grads, model)
+        })?;
+        let mut board = ops.new_board(0)?;
+        ops.end_telling(Some(&self.norm), &mut board)?;
+        Ok(ops.told(&mut board, &mut [])?)
     }
 
     /// Starts the squares of the gradients that are held.
@@ -104,10 +107,10 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn squares(&mut self, ops: &O, grads: &mut Gradients<O>) -> Result<(), ModelError> {
-        ops.as_one(|| grads.squares(ops, self.states.len(), &mut self.norm))
+        grads.squares(ops, &mut self.norm)
     }
 
-    /// Takes the next step down the gradients, of which all squares are there and finite, of the parameters that are held. Does not wait for
+    /// Takes the next step down the gradients of the parameters that are held, times the factor of the norm, which is there. Does not wait for
     /// the device.
     ///
     /// # Errors
@@ -117,9 +120,8 @@ impl<O: Operations> Optimiser<O> {
         let Settings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
         let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step };
         let parameters = model.parameters.list.iter().zip(&mut model.weights);
-        let (states, norm) = (&mut self.states, &mut self.norm);
+        let (states, norm) = (&mut self.states, &self.norm);
         ops.as_one(|| {
-            ops.clip(norm)?;
             for (at, ((parameter, weight), state)) in parameters.zip(states).enumerate() {
                 let (Some(grad), Some(state)) = (grads.get(at), state) else { continue };
                 let settings = AdamW { weight_decay: if parameter.decays() { weight_decay } else { 0.0 }, ..settings };
@@ -128,9 +130,4 @@ impl<O: Operations> Optimiser<O> {
             Ok(())
         })
     }
-}
-
-/// The norm of gradients with these squares, added in order.
-pub fn norm(squares: &[f64]) -> f64 {
-    squares.iter().fold(0.0, |sum, square| sum + square).sqrt()
 }

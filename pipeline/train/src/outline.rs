@@ -217,7 +217,7 @@ fn scratch_bytes(config: &Config, rows: usize) -> Result<u64, ModelError> {
     let mut work = Workspace::new(&gpu, &config, rows)?;
     model.start_forward_backward(&gpu, &batch, 1.0, &mut work, &mut grads, &mut |_, _| Ok(()))?;
     let mut norm = gpu.new_norm(model.parameters.list.len(), 1.0)?;
-    grads.squares(&gpu, model.parameters.list.len(), &mut norm)?;
+    grads.squares(&gpu, &mut norm)?;
     Ok(gpu.scratch_bytes())
 }
 
@@ -441,8 +441,8 @@ mod tests {
             let table = MemoryTable::new(&config, 24, 2, &Recipe::default(), Recompute::None).unwrap();
             let weights: usize = model.weights.iter().map(|weight| weight.len() * 4).sum();
             assert_eq!(table.weights, (weights + config.max_positions * config.head_dim * 4) as u64);
-            // The norm's: a square for each, what it may be, and the factor.
-            let norm = 8 * (model.parameters.list.len() + 2) as u64;
+            // The norm, what it may be, the factor, and a square for each.
+            let norm = 8 * (model.parameters.list.len() + 3) as u64;
             let layers = &model.parameters.layers;
             let later: usize = layers[1..].iter().flat_map(|layer| layer.parameters()).map(|at| model.weights[at].len() * 4).sum();
             // The sums of a step, and what a pass has at a time: one layer, and what is outside them.
@@ -493,7 +493,7 @@ mod tests {
                 MemoryTable::new(&config, 24, 2, &Recipe { machine, ..Recipe::default() }, Recompute::None).unwrap()
             };
             let (parameters, one) = (Parameters::new(&config), table(1));
-            let norm = 8 * (parameters.list.len() + 2) as u64;
+            let norm = 8 * (parameters.list.len() + 3) as u64;
             let all = 4 * parameters.num_weights() as u64;
             for ranks in 2..=4 {
                 let owners = ranks::owners(&parameters, ranks as usize);

@@ -2,8 +2,8 @@
 
 pub(crate) mod passes;
 
-use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Losses, Model, ModelError, Recompute, Workspace};
-use crate::optimiser::{self, Optimiser, Settings};
+use crate::model::{self, Batch, GradientKind, Gradients, KeptLosses, Model, ModelError, Recompute, Workspace};
+use crate::optimiser::{Optimiser, Settings};
 use crate::ranks::{self, BLOCK, Communicator, RankError, Topic};
 use crate::schedule::Schedule;
 use osler_kernels::{KernelError, Operations};
@@ -197,7 +197,7 @@ impl<O: Operations> Trainer<O> {
     /// all steps are given the same source.
     ///
     /// # Errors
-    /// [`TrainError::NotANumber`] before the weights are touched, and errors of the source, the device and other ranks.
+    /// [`TrainError::NotANumber`], where the weights stay as they are, and errors of the source, the device and other ranks.
     pub fn step(&mut self, ops: &O, source: &impl Source) -> Result<Step, TrainError> {
         let at = self.optimiser.step;
         let batches = match self.ahead.take() {
@@ -210,30 +210,23 @@ impl<O: Operations> Trainer<O> {
             return Err(TrainError::NoTargets { step: at + 1 });
         }
         let scale = 1.0 / num_targets as f64;
+        let (learning_rate, is_alone) = (self.plan.schedule.rate(at), self.ranks.ranks() == 1);
         ops.as_one(|| {
             self.passes(ops, &batches, &sizes, scale)?;
-            Ok::<_, TrainError>(self.optimiser.squares(ops, &mut self.sums)?)
+            self.optimiser.squares(ops, &mut self.sums)?;
+            if is_alone { self.finish(ops, learning_rate) } else { Ok(()) }
         })?;
         if at + 1 < self.plan.schedule.total_steps {
             // What cannot be read is an error of the step that needs it.
             self.ahead = self.read(source, at + 1).ok().map(|batches| (at + 1, batches));
         }
-        // Now the host waits, and then does the least that it has to before the device has more to do.
-        let losses = self.kept.take(ops)?;
-        let (squares, are_finite) = self.squares(ops, losses.iter().all(Losses::are_finite))?;
-        let norm = optimiser::norm(&squares);
-        if !are_finite {
-            return Err(TrainError::NotANumber { step: at + 1, what: "loss" });
+        if !is_alone {
+            self.share_squares(ops)?;
+            ops.as_one(|| self.finish(ops, learning_rate))?;
+            self.ranks.broadcast(ops, &self.model.parameters, &self.owners, &mut self.model.weights)?;
         }
-        if !norm.is_finite() {
-            return Err(TrainError::NotANumber { step: at + 1, what: "norm of the gradients" });
-        }
-        if self.ranks.ranks() > 1 {
-            ops.write_squares(&mut self.optimiser.norm, &squares)?;
-        }
-        let learning_rate = self.plan.schedule.rate(at);
-        self.optimiser.take(ops, learning_rate, &self.sums, &mut self.model)?;
-        self.share_weights(ops)?;
+        // Now the host waits for what was told before the optimiser's step, and lists the next pass while the device is at that.
+        let (losses, norm) = self.kept.take(ops)?;
         let own = passes::told(losses, &batches, |batch| !batch.is_empty());
         let (mut loss, mut balance, mut sources) = (0.0, 0.0, BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, sizes.len())? {
@@ -241,8 +234,21 @@ impl<O: Operations> Trainer<O> {
             balance += told.balance * scale * told.entropy.num_targets as f64;
             merge(&mut sources, &told.sources);
         }
+        let what = [("loss", loss + balance), ("norm of the gradients", norm)].into_iter().find(|(_, value)| !value.is_finite());
+        if let Some((what, _)) = what {
+            // It was none: a loss that is no number makes gradients that are none, and these no step.
+            self.optimiser.step = at;
+            return Err(TrainError::NotANumber { step: at + 1, what });
+        }
         let num_tokens = sizes.iter().map(|size| size.num_rows).sum();
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
+    }
+
+    /// Takes the optimiser's step, once all squares are there. On the way, before it, the device tells what passes said, and the norm.
+    fn finish(&mut self, ops: &O, learning_rate: f64) -> Result<(), TrainError> {
+        ops.clip(&mut self.optimiser.norm)?;
+        self.kept.end(ops, Some(&self.optimiser.norm))?;
+        Ok(self.optimiser.take(ops, learning_rate, &self.sums, &mut self.model)?)
     }
 
     /// Makes room for what passes over so many rows at most say, before anything whose size differs from pass to pass.
@@ -277,7 +283,8 @@ impl<O: Operations> Trainer<O> {
                 model.start_forward(ops, batch, work)?;
                 kept.keep(ops, work, 1.0)?;
             }
-            own.extend(passes::told(kept.take(ops)?, &batches, asks));
+            kept.end(ops, None)?;
+            own.extend(passes::told(kept.take(ops)?.0, &batches, asks));
         }
         let (mut all, mut sources) = (Entropy::default(), BySource::new());
         for told in passes::gather(&mut *self.ranks, &own, count)? {

@@ -9,7 +9,7 @@ use osler_kernels::operations::{
 };
 use osler_kernels::{KernelError, Operations};
 use osler_train::model::{Batch, Config, GradientKind, Gradients, KeptLosses, Model, ModelError, Workspace};
-use osler_train::optimiser::{MomentKind, Optimiser, Settings, norm};
+use osler_train::optimiser::{MomentKind, Optimiser, Settings};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -493,13 +493,15 @@ fn step<O: Operations>(
                     let share = model.start_forward_backward(ops, &batch, scale, &mut work, &mut grads, &mut |_, _| Ok(()))?;
                     kept.keep(ops, &work, share)?;
                 }
-                optimiser.squares(ops, &mut grads)
+                optimiser.squares(ops, &mut grads)?;
+                ops.clip(&mut optimiser.norm)?;
+                kept.end(ops, Some(&optimiser.norm))?;
+                optimiser.take(ops, 1e-4, &grads, &mut model)
             })?;
-            kept.take(ops)?;
-            if !norm(&ops.read_squares(&optimiser.norm)?).is_finite() {
-                return Err(KernelError::Launch("the norm of the gradients is not a number".into()).into());
+            match kept.take(ops)? {
+                (_, norm) if norm.is_finite() => Ok::<_, ModelError>(()),
+                _ => Err(KernelError::Launch("the norm of the gradients is not a number".into()).into()),
             }
-            optimiser.take(ops, 1e-4, &grads, &mut model)
         };
         one().map_err(failed)
     })?;

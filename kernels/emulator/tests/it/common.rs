@@ -35,6 +35,7 @@ pub struct Asked {
     records: AtomicUsize,
     replays: AtomicUsize,
     reads: AtomicUsize,
+    tellings: AtomicUsize,
     allocations: AtomicUsize,
     kernels: Mutex<Vec<&'static str>>,
 }
@@ -45,9 +46,9 @@ impl Asked {
         [&self.runs, &self.records, &self.replays].map(|count| count.swap(0, Ordering::Relaxed))
     }
 
-    /// How often the host read since the last call, which it waits for.
-    pub fn take_reads(&self) -> usize {
-        self.reads.swap(0, Ordering::Relaxed)
+    /// How often the host read since the last call, which it waits for to the end of all, and how often it was told something on the way.
+    pub fn take_reads(&self) -> [usize; 2] {
+        [&self.reads, &self.tellings].map(|count| count.swap(0, Ordering::Relaxed))
     }
 
     /// How often the device was asked for memory since the last call.
@@ -55,7 +56,7 @@ impl Asked {
         self.allocations.swap(0, Ordering::Relaxed)
     }
 
-    /// Kernels that were run one by one since the last call, in order.
+    /// Kernels that were run one by one since the last call, in order, and among them what the host was told.
     pub fn take_kernels(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.kernels.lock().unwrap())
     }
@@ -84,6 +85,10 @@ impl Launcher for Watched {
         self.device.allocate_unwritten(bytes)
     }
 
+    fn allocate_on_host(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.device.allocate_on_host(bytes)
+    }
+
     fn address(&self, memory: &Allocation) -> u64 {
         self.device.address(memory)
     }
@@ -97,10 +102,17 @@ impl Launcher for Watched {
         self.device.read(address, bytes)
     }
 
+    fn told(&self, mark: u64, bytes: &mut [u8]) -> Done {
+        self.asked.tellings.fetch_add(1, Ordering::Relaxed);
+        self.device.told(mark, bytes)
+    }
+
     fn run(&self, command: &Command) -> Done {
         self.asked.runs.fetch_add(1, Ordering::Relaxed);
-        if let Command::Launch(launch, _) = command {
-            self.asked.kernels.lock().unwrap().push(launch.kernel);
+        match command {
+            Command::Launch(launch, _) => self.asked.kernels.lock().unwrap().push(launch.kernel),
+            Command::Tell { .. } => self.asked.kernels.lock().unwrap().push("tell"),
+            _ => {}
         }
         self.device.run(command)
     }

@@ -177,9 +177,9 @@ impl<O: Operations> Gradients<O> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn squares(&mut self, ops: &O, num_parameters: usize, norm: &mut O::Norm) -> Result<(), ModelError> {
+    pub fn squares(&mut self, ops: &O, norm: &mut O::Norm) -> Result<(), ModelError> {
         (0..self.buffers.len()).try_for_each(|place| self.settle_one(ops, place))?;
-        let held: Vec<_> = (0..num_parameters).filter_map(|at| Some((at, self.get(at)?))).collect();
+        let held: Vec<_> = (0..self.places.len()).filter_map(|at| Some((at, self.get(at)?))).collect();
         Ok(ops.squares(&held, norm)?)
     }
 }

@@ -1,4 +1,4 @@
-//! What passes say about their batches. It stays on the device until the host asks, which waits then, and not after each pass.
+//! What passes say about their batches: the device tells the host on the way, which waits for all of it together, and not after each pass.
 
 use super::{ModelError, Workspace};
 use osler_kernels::{KernelError, Memory, Operations};
@@ -13,21 +13,16 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Whether all of them are numbers.
-    pub fn are_finite(&self) -> bool {
-        self.balance.is_finite() && self.rows.iter().all(|loss| loss.is_finite())
-    }
-
     /// Sum over rows.
     pub fn sum(&self) -> f64 {
         self.rows.iter().map(|&loss| f64::from(loss)).sum()
     }
 }
 
-/// What passes said, on the device.
+/// What passes say, and the norm of their gradients, as the device tells it.
 #[derive(Debug)]
 pub struct KeptLosses<O: Memory> {
-    memory: Option<(usize, O::Exact)>,
+    board: Option<(usize, O::Board)>,
     passes: Vec<Pass>,
 }
 
@@ -46,7 +41,7 @@ const fn numbers(rows: usize) -> usize {
 impl<O: Memory> KeptLosses<O> {
     /// None yet.
     pub fn new() -> Self {
-        Self { memory: None, passes: Vec::new() }
+        Self { board: None, passes: Vec::new() }
     }
 
     /// Forgets what is kept, and makes room for passes over so many rows each.
@@ -56,9 +51,9 @@ impl<O: Memory> KeptLosses<O> {
     pub fn clear(&mut self, ops: &O, rows: impl Iterator<Item = usize>) -> Result<(), ModelError> {
         self.passes.clear();
         let wanted = rows.map(numbers).sum();
-        if self.memory.as_ref().is_none_or(|(len, _)| *len < wanted) {
-            self.memory = None;
-            self.memory = Some((wanted, ops.new_exact(wanted)?));
+        if self.board.as_ref().is_none_or(|(len, _)| *len < wanted) {
+            self.board = None;
+            self.board = Some((wanted, ops.new_board(wanted)?));
         }
         Ok(())
     }
@@ -77,25 +72,31 @@ impl<O: Operations> KeptLosses<O> {
     /// Those of the device; also where there is no room.
     pub fn keep(&mut self, ops: &O, work: &Workspace<O>, share: f64) -> Result<(), ModelError> {
         let at = self.len();
-        let no_room = KernelError::Value { kernel: "kept losses", argument: "rows", wanted: "those that room was made for" };
-        let (_, memory) = self.memory.as_mut().ok_or(no_room)?;
-        ops.copy_exact(&work.losses, memory, at)?;
+        let board = self.board()?;
+        ops.tell(&work.losses, board, at)?;
         if let Some(balance) = &work.balance {
-            ops.copy_exact(&balance.loss, memory, at + work.rows)?;
+            ops.tell(&balance.loss, board, at + work.rows)?;
         }
         self.passes.push(Pass { rows: work.rows, share: if work.balance.is_some() { share } else { 0.0 } });
         Ok(())
     }
 
-    /// All that is kept, in order; nothing is, then. Waits for the device.
+    /// Ends what is kept, with the norm of the passes' gradients if there is one.
     ///
     /// # Errors
-    /// Those of the device.
-    pub fn take(&mut self, ops: &O) -> Result<Vec<Losses>, ModelError> {
+    /// Those of the device; also where there is no room.
+    pub fn end(&mut self, ops: &O, norm: Option<&O::Norm>) -> Result<(), ModelError> {
+        Ok(ops.end_telling(norm, self.board()?)?)
+    }
+
+    /// All that is kept, in order, and the norm, 0 where there is none; nothing is kept, then. Waits for what was asked for before the end, and
+    /// for nothing after it.
+    ///
+    /// # Errors
+    /// Those of the device; also where what is kept has not been [ended](Self::end).
+    pub fn take(&mut self, ops: &O) -> Result<(Vec<Losses>, f64), ModelError> {
         let mut values = vec![0.0; self.len()];
-        if let Some((_, memory)) = self.memory.as_ref().filter(|_| !values.is_empty()) {
-            ops.read_exact(memory, 0, &mut values)?;
-        }
+        let norm = ops.told(self.board()?, &mut values)?;
         let mut rest = values.as_slice();
         let mut one = |Pass { rows, share }: Pass| {
             let (pass, after) = rest.split_at(numbers(rows));
@@ -103,7 +104,12 @@ impl<O: Operations> KeptLosses<O> {
             let balance = if share > 0.0 { f64::from(pass[rows]) / share } else { 0.0 };
             Losses { rows: pass[..rows].to_vec(), balance }
         };
-        Ok(std::mem::take(&mut self.passes).into_iter().map(&mut one).collect())
+        Ok((std::mem::take(&mut self.passes).into_iter().map(&mut one).collect(), norm))
+    }
+
+    fn board(&mut self) -> Result<&mut O::Board, KernelError> {
+        let no_room = KernelError::Value { kernel: "kept losses", argument: "rows", wanted: "those that room was made for" };
+        self.board.as_mut().map(|(_, board)| board).ok_or(no_room)
     }
 
     fn len(&self) -> usize {

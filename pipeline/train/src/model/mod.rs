@@ -399,7 +399,8 @@ impl<O: Operations> Model<O> {
         let mut kept = KeptLosses::new();
         kept.clear(ops, std::iter::once(work.rows))?;
         kept.keep(ops, work, share)?;
-        Ok(kept.take(ops)?.swap_remove(0))
+        kept.end(ops, None)?;
+        Ok(kept.take(ops)?.0.swap_remove(0))
     }
 }
 

@@ -190,26 +190,17 @@ impl<O: Operations> Trainer<O> {
         Ok(ranks.settle(ops)?)
     }
 
-    /// Squares of all parameters' gradients, by parameter, and whether the losses of all ranks are finite. Waits for the device.
-    pub(super) fn squares(&mut self, ops: &O, are_finite: bool) -> Result<(Vec<f64>, bool), TrainError> {
+    /// Has the squares of all parameters' gradients of the ranks that hold them. Waits for the device.
+    pub(super) fn share_squares(&mut self, ops: &O) -> Result<(), TrainError> {
         let own = ops.read_squares(&self.optimiser.norm)?;
         let holds = |at: &usize| self.owners[*at] == self.ranks.rank();
-        let mut words = vec![u64::from(are_finite)];
-        words.extend((0..own.len()).filter(holds).map(|at| own[at].to_bits()));
+        let words: Vec<u64> = (0..own.len()).filter(holds).map(|at| own[at].to_bits()).collect();
         let mut of_ranks: Vec<_> = self.ranks.all_gather(&words)?.into_iter().map(Vec::into_iter).collect();
-        let are_finite = of_ranks.iter_mut().fold(true, |all, words| all & (words.next() == Some(1)));
         let mut one = |&rank: &usize| {
             let (got, wanted) = ("too few squares".to_string(), "one for each parameter that it holds".to_string());
             of_ranks[rank].next().map(f64::from_bits).ok_or(RankError::Unexpected { rank, got, wanted })
         };
-        Ok((self.owners.iter().map(&mut one).collect::<Result<_, _>>()?, are_finite))
-    }
-
-    /// Gives all ranks the weights that each has stepped.
-    pub(super) fn share_weights(&mut self, ops: &O) -> Result<(), TrainError> {
-        if self.ranks.ranks() > 1 {
-            self.ranks.broadcast(ops, &self.model.parameters, &self.owners, &mut self.model.weights)?;
-        }
-        Ok(())
+        let squares: Vec<f64> = self.owners.iter().map(&mut one).collect::<Result<_, _>>()?;
+        Ok(ops.write_squares(&mut self.optimiser.norm, &squares)?)
     }
 }
