@@ -205,6 +205,9 @@ fn the_host_is_told_what_is_there_on_the_way() {
     for round in 0..4 {
         let wanted = numbers(4, round);
         gpu.write_exact(&mut told, 0, &wanted).unwrap();
+        // Nobody asks for this, and it is not to be taken for what comes.
+        gpu.end_telling(None, &mut board).unwrap();
+        gpu.launcher().synchronize().unwrap();
         let listed = gpu.as_one(|| {
             gpu.tell(&told, &mut board, 2)?;
             gpu.end_telling(None, &mut board)?;
