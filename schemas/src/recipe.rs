@@ -77,8 +77,9 @@ fn edit_distance(left: &str, right: &str) -> usize {
     row[right.len()]
 }
 
-/// A flag's value: TOML where it parses as TOML, else a plain string. A key that holds a string takes `2024` as one.
-fn parse_value<T: Serialize + Default>(key: &str, text: &str) -> toml::Value {
+/// A flag's value: TOML where it parses as TOML, else a plain string. A key that holds a string takes `2024` as one, and one that holds a name or a
+/// list takes a list.
+fn parse_value<T: Serialize + DeserializeOwned + Default>(key: &str, text: &str) -> toml::Value {
     let plain = || toml::Value::String(text.to_string());
     let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut table| table.remove("v"));
     let parsed = parsed.unwrap_or_else(plain);
@@ -89,7 +90,14 @@ fn parse_value<T: Serialize + Default>(key: &str, text: &str) -> toml::Value {
             None => return parsed,
         }
     }
-    if here.is_str() && !parsed.is_str() { plain() } else { parsed }
+    let is_text = here.is_str() && !parsed.is_str() && (takes::<T>(key, plain()) || !takes::<T>(key, parsed.clone()));
+    if is_text { plain() } else { parsed }
+}
+
+/// Whether a recipe of defaults may have this value.
+fn takes<T: Serialize + DeserializeOwned + Default>(key: &str, value: toml::Value) -> bool {
+    let Ok(mut table) = toml::Table::try_from(T::default()) else { return false };
+    set(&mut table, key, value).is_ok() && table.try_into::<T>().is_ok()
 }
 
 /// Sets a dotted key. Elements of lists are addressed by name.

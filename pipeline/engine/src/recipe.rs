@@ -282,6 +282,13 @@ mod tests {
         assert_eq!(recipe.memory_bytes().unwrap(), 1 << 30);
         let named = Recipe::parse("r.toml", MINIMAL, &[("name".into(), "2024".into())]).unwrap();
         assert_eq!(named.name, "2024");
+        // A name, or a list.
+        let bands = |value: &str| Recipe::parse("r.toml", MINIMAL, &[("near_duplicates.bandings".into(), value.into())]);
+        let list = format!("{MINIMAL}[near_duplicates]\nbandings = [{{bands = 20, rows = 10}}]");
+        assert_eq!(bands("[{bands = 20, rows = 10}]").unwrap(), Recipe::parse("r.toml", &list, &[]).unwrap());
+        assert!(bands("lee2021").is_ok() && bands("[{bands = 20}]").is_err() && bands("[7]").is_err());
+        let list_of_name = Recipe::parse("r.toml", MINIMAL, &[("name".into(), "[7]".into())]).unwrap();
+        assert_eq!(list_of_name.name, "[7]");
         assert_eq!(recipe.length_filter.min_words, 3);
         let missing = [("source.b.language".to_string(), "de".to_string())];
         assert!(Recipe::parse("r.toml", MINIMAL, &missing).unwrap_err().to_string().contains("no element is called `b`"));

@@ -1,6 +1,6 @@
 //! Recipes of training runs: what is trained on what, and how, in one TOML file. Defaults are those of the source paper where it has any.
 
-use crate::model::{GradientKind, Recompute};
+use crate::model::{GradientKind, Recompute, unknown_key};
 use crate::optimiser::{MomentKind, Settings};
 use crate::schedule::{Decay, Schedule};
 use osler_kernels::Device;
@@ -417,6 +417,9 @@ impl Recipe {
         if self.model.path.is_none() && self.model.config.is_empty() {
             return Err(key("model", "give `path` to start from weights, or `config` to start from random ones".into()));
         }
+        if let Some((name, nearest)) = unknown_key(&self.model.config) {
+            return Err(key(&format!("model.config.{name}"), format!("is no key of a model's config.json; did you mean `{nearest}`?")));
+        }
         for (name, value) in [("checkpoint.every_steps", self.checkpoint.every_steps), ("held_out.every_steps", self.held_out.every_steps)]
         {
             if value == 0 {
@@ -547,6 +550,15 @@ mod tests {
         refused("[[stage]]\nname = 'a'\n[[stage]]\nname = 'a'", "no two the same");
         refused("[[stage]]\nname = 'a'\n[stage.schedule]\nstep = 3", "did you mean `steps`?");
         refused("[[stage]]\ncorpus = 'a'", "name");
+    }
+
+    #[test]
+    fn keys_of_the_model_are_those_that_models_have() {
+        let overrides = [("model.config.num_hiden_layers".to_string(), "3".to_string())];
+        let error =
+            Recipe::parse("r", "[model.config]\nmodel_type = 'mistral'\ntorch_dtype = 'bfloat16'", &overrides).unwrap_err().to_string();
+        let wanted = "`model.config.num_hiden_layers`: is no key of a model's config.json; did you mean `num_hidden_layers`?";
+        assert!(error.contains(wanted), "{error}");
     }
 
     #[test]

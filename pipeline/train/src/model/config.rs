@@ -2,6 +2,7 @@
 //! refused by name: a model that is run in another way than it was made gives a loss that looks right.
 
 use super::ModelError;
+use osler_schemas::recipe::nearest;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -127,6 +128,61 @@ impl Config {
     }
 }
 
+/// Keys of `config.json` that the trainer reads, or refuses with another value than the one that it has.
+const READ: [&str; 29] = [
+    "attention_bias",
+    "attention_dropout",
+    "head_dim",
+    "hidden_act",
+    "hidden_dropout",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "mlp_bias",
+    "model_type",
+    "num_attention_heads",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "num_local_experts",
+    "partial_rotary_factor",
+    "quantization_config",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+];
+
+/// Keys that `transformers` writes for these models, and that mean nothing here: they are written back.
+const PASSED_ON: [&str; 11] = [
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "max_window_layers",
+    "output_router_logits",
+    "pad_token_id",
+    "pretraining_tp",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// The first of these keys that no model here has, and the one that is most like it.
+pub(crate) fn unknown_key<'a>(source: &'a Map<String, Value>) -> Option<(&'a str, &'static str)> {
+    let known = || READ.into_iter().chain(PASSED_ON);
+    let key = source.keys().find(|key| known().all(|known| known != key.as_str()))?;
+    Some((key, nearest(key, known())?))
+}
+
 /// Reads keys; `null` is as good as absent.
 struct Keys<'a>(&'a Map<String, Value>);
 
@@ -242,6 +298,9 @@ pub(super) mod tests {
         assert!(qwen2.has_bias() && qwen2.tied && !qwen2.has_head_norm());
         let qwen3 = golden("qwen3");
         assert!(qwen3.has_head_norm() && !qwen3.has_bias());
+        for config in [mistral, mixtral, qwen2, qwen3] {
+            assert_eq!(unknown_key(&config.source), None);
+        }
     }
 
     #[test]

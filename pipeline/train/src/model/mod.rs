@@ -17,6 +17,7 @@ mod tests;
 
 pub use activations::{Recompute, Workspace};
 pub use batch::Batch;
+pub(crate) use config::unknown_key;
 pub use config::{Config, Experts, Kind};
 pub use decode::Decoder;
 pub use files::{FILE_BYTES, State, read_state, read_weights, state_tensors, write, write_state};
