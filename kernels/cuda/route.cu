@@ -141,6 +141,7 @@ KERNEL(balance_loss, 256)(float* loss, float* balance_grad, const float* statist
     const float count = expert < experts ? statistics[expert] : 0.0f;
     const float product = expert < experts ? count * statistics[experts + expert] : 0.0f;
     const float sum = block_sum(product, partial);
-    if (expert < experts) balance_grad[expert] = factor * count;
+    // As for the head's loss: not a number where the loss is none.
+    if (expert < experts) balance_grad[expert] = factor * count + 0.0f * (factor * sum);
     if (expert == 0) loss[0] = factor * sum;
 }

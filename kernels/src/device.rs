@@ -36,6 +36,13 @@ pub enum KernelError {
     UnknownDevice(String),
 }
 
+impl KernelError {
+    /// What was asked for was not told, and will not be.
+    pub fn nothing_told() -> Self {
+        Self::Launch("it was to tell something, and nothing has come".into())
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

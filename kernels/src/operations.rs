@@ -339,9 +339,9 @@ impl Memory for Counter {
         self.add(norm_numbers(gradients), 8)
     }
 
-    /// A GPU's is in the host's memory, but for the mark that it has at hand.
+    /// A GPU's is in the host's memory.
     fn new_board(&self, len: usize) -> Result<(), KernelError> {
-        if self.stored_bytes < 4 { self.add(1, 8) } else { self.add(len, 4) }
+        if self.stored_bytes < 4 { Ok(()) } else { self.add(len, 4) }
     }
 }
 
@@ -692,8 +692,8 @@ pub trait Operations: Memory + Sync {
     fn tell(&self, numbers: &Self::Exact, board: &mut Self::Board, at: usize) -> Done;
     /// Ends what is told: with a norm, if there is one to tell.
     fn end_telling(&self, norm: Option<&Self::Norm>, board: &mut Self::Board) -> Done;
-    /// Copies the first numbers of the board, as far as `numbers` goes, and gives the norm, 0 where there is none. Waits for the end of what was
-    /// told, and for nothing that came after.
+    /// Copies the first numbers of the board, as far as `numbers` goes, and gives the norm, 0 where there is none; once for each end. Waits for the
+    /// end of what was told, and for nothing that came after. An error where nothing was told to its end.
     fn told(&self, board: &mut Self::Board, numbers: &mut [f32]) -> Result<f64, KernelError>;
     /// `sum += addend`.
     fn add_exact(&self, addend: &Self::Exact, sum: &mut Self::Exact) -> Done;

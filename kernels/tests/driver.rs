@@ -197,17 +197,18 @@ fn a_list_is_recorded_and_replayed() {
     driver.synchronize().unwrap();
 }
 
-/// Numbers come as they were, not as what came after left them: one by one, recorded, and replayed.
+/// Numbers and a norm come as they were, not as what came after left them: one by one, recorded, replayed, and after some that nobody asked for.
 #[test]
 fn the_host_is_told_what_is_there_on_the_way() {
     let gpu = Gpu::new(open(&shared_cache()));
     let (mut told, mut others, mut board) = (gpu.new_exact(4).unwrap(), gpu.new_exact(9).unwrap(), gpu.new_board(6).unwrap());
-    for round in 0..4 {
+    for round in 0..5 {
         let wanted = numbers(4, round);
+        if round == 4 {
+            gpu.tell(&told, &mut board, 0).unwrap();
+            gpu.end_telling(None, &mut board).unwrap();
+        }
         gpu.write_exact(&mut told, 0, &wanted).unwrap();
-        // Nobody asks for this, and it is not to be taken for what comes.
-        gpu.end_telling(None, &mut board).unwrap();
-        gpu.launcher().synchronize().unwrap();
         let listed = gpu.as_one(|| {
             gpu.tell(&told, &mut board, 2)?;
             gpu.end_telling(None, &mut board)?;
@@ -220,11 +221,14 @@ fn the_host_is_told_what_is_there_on_the_way() {
         assert_eq!((&seen[..2], &seen[2..]), (&[0.0; 2][..], &wanted[..]), "{round}");
     }
     // Told once.
-    let error = gpu.told(&mut board, &mut []).unwrap_err().to_string();
-    assert_eq!(error, "the device failed: the device was to tell something, and nothing has come");
+    assert_eq!(gpu.told(&mut board, &mut []), Err(KernelError::nothing_told()));
+    // Given back when nothing is at it any more: the driver refuses it before, which the next call would say.
+    gpu.end_telling(None, &mut board).unwrap();
     drop(board);
     gpu.launcher().synchronize().unwrap();
     assert!(matches!(gpu.new_board(usize::MAX), Err(KernelError::Memory { .. })));
+    let mut elsewhere = [0; 9];
+    assert!(gpu.launcher().told(elsewhere.as_mut_ptr() as u64, &mut []).unwrap_err().to_string().contains("is not where"));
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Launcher for Emulator {
         // SAFETY: the caller gives the address of so many bytes and a mark, aligned to it; the device runs one thing at a time.
         unsafe {
             if mark.replace(0) == 0 {
-                return Err(KernelError::Launch("the device was to tell something, and nothing has come".into()));
+                return Err(KernelError::nothing_told());
             }
             std::ptr::copy_nonoverlapping(mark.cast::<u8>().add(size), bytes.as_mut_ptr(), bytes.len());
         }
@@ -152,9 +152,7 @@ impl Launcher for Emulator {
             Command::Launch(launch, arguments) => return self.launch(launch, arguments),
             Command::Multiply(product) => product::multiply(product),
             // SAFETY: the caller gives addresses of so many bytes each; the device runs one thing at a time.
-            &Command::Copy { from, to, bytes } | &Command::Tell { from, to, bytes } => unsafe {
-                std::ptr::copy(from as *const u8, to as *mut u8, bytes)
-            },
+            &Command::Copy { from, to, bytes } => unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) },
             // SAFETY: as above.
             &Command::Clear { address, bytes } => unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) },
         }

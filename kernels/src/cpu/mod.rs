@@ -120,7 +120,7 @@ impl<F: Number> Memory for Cpu<F> {
     }
 
     fn new_board(&self, len: usize) -> Result<Board, KernelError> {
-        Ok(Board { numbers: zeros(len)?, norm: 0.0 })
+        Ok(Board { numbers: zeros(len)?, norm: None })
     }
 
     /// Asks the system, which does not promise more than the machine has; nothing is touched.
@@ -499,14 +499,14 @@ impl<F: Number> Operations for Cpu<F> {
     }
 
     fn end_telling(&self, norm: Option<&Norm>, board: &mut Board) -> Done {
-        board.norm = norm.map_or(0.0, |norm| norm.root);
+        board.norm = Some(norm.map_or(0.0, |norm| norm.root));
         Ok(())
     }
 
     fn told(&self, board: &mut Board, numbers: &mut [f32]) -> Result<f64, KernelError> {
         let range = range("numbers", 0, numbers.len(), board.numbers.len())?;
         numbers.copy_from_slice(&board.numbers[range]);
-        Ok(board.norm)
+        board.norm.take().ok_or_else(KernelError::nothing_told)
     }
 
     fn add_exact(&self, addend: &Vec<F>, sum: &mut Vec<F>) -> Done {

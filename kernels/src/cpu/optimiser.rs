@@ -25,7 +25,8 @@ pub struct Norm {
 #[derive(Debug)]
 pub struct Board {
     pub(super) numbers: Vec<f32>,
-    pub(super) norm: f64,
+    /// Once it was told to its end.
+    pub(super) norm: Option<f64>,
 }
 
 impl Norm {

@@ -110,7 +110,9 @@ impl<F: Number> Cpu<F> {
         let factor = coefficient * experts as f64 / (total * total);
         let (counts, sums) = statistics.split_at(experts);
         loss[0] = F::of(factor * number::dot(counts, sums));
-        balance_grad.iter_mut().zip(counts).for_each(|(grad, count)| *grad = F::of(factor * count.wide()));
+        // As for the head's loss: not a number where the loss is none.
+        let none = F::ZERO * loss[0];
+        balance_grad.iter_mut().zip(counts).for_each(|(grad, count)| *grad = F::of(factor * count.wide()) + none);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 use super::architecture::Architecture;
 use super::compile::{Compiler, Origin, Source};
-use super::host_memory::{self, HostMemory};
+use super::host_memory::{HostMemory, Pages};
 use super::launcher::{Argument, Aside, Command, Launch, Launcher, MatrixBox, TensorMap};
 use super::library::Library;
 use super::nccl::{Connection, Id, Nccl};
@@ -29,7 +29,8 @@ const OLDEST_DRIVER: i32 = 13_000;
 /// Columns of the box that a tensor map moves: the 128 bytes that are swizzled together.
 const BOX_COLUMNS: u32 = 64;
 
-/// Time between two looks at whether the device has told what it was to tell: short beside the step of AdamW that comes after it.
+/// Sleep between two looks at whether the device has told what it was to tell, to which systems add some tens of microseconds: short beside the step of
+/// AdamW that comes after it.
 const GLANCE: Duration = Duration::from_micros(20);
 
 /// Pieces of work that are aside at most: as many layers, of some ten commands each, where a stream has room for about a thousand.
@@ -108,6 +109,8 @@ pub struct Driver {
     compiler_version: (i32, i32),
     /// To the devices of other ranks, once they are joined.
     connection: OnceLock<Arc<Connection>>,
+    /// The host's memory that kernels write to.
+    pages: Arc<Pages>,
     /// Ends of what is aside.
     under_way: Mutex<VecDeque<Arc<CudaEvent>>>,
     /// For what goes to other ranks.
@@ -156,7 +159,7 @@ impl Driver {
         let compiler = Compiler::open(options.libraries, options.cache.map(Path::to_path_buf))?;
         Library::MatrixProducts.open(options.libraries)?;
         let context = CudaContext::new(options.ordinal).map_err(failed("the device does not open"))?;
-        // SAFETY: of the two streams below, memory is allocated, copied and freed on the first alone, and `aside` and `wait` order the other.
+        // SAFETY: of the two streams below, the device's memory is allocated, copied and freed on the first alone, and `aside` and `wait` order the other.
         // Where work fails, memory may be freed while the other is at it; nothing is allocated after that.
         unsafe { context.disable_event_tracking() };
         let [stream, beside] =
@@ -187,6 +190,7 @@ impl Driver {
             not_kept,
             compiler_version: compiler.version(),
             connection: OnceLock::new(),
+            pages: Arc::default(),
             under_way: Mutex::default(),
             beside,
             stream,
@@ -342,8 +346,9 @@ impl Launcher for Driver {
     }
 
     fn allocate_on_host(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
-        self.context.bind_to_thread().map_err(launch_failed("memory of the host"))?;
-        Ok(DriverMemory(Place::Host(HostMemory::new(&self.stream, bytes.max(1)).map_err(|error| no_memory(error, bytes))?)))
+        let refused = launch_failed("memory of the host");
+        self.context.bind_to_thread().map_err(&refused)?;
+        Ok(DriverMemory(Place::Host(HostMemory::new(&self.pages, &self.stream, bytes.max(1)).map_err(refused)?)))
     }
 
     fn address(&self, memory: &Self::Memory) -> u64 {
@@ -374,16 +379,16 @@ impl Launcher for Driver {
 
     fn told(&self, mark: u64, bytes: &mut [u8]) -> Done {
         self.context.bind_to_thread().map_err(launch_failed("what the device has to tell"))?;
+        let not_there = || KernelError::Launch(format!("{mark:#x} is not where the device could tell something"));
         loop {
             // Asked first: what ends in between has left its mark when that is looked at.
             let is_at_it = self.is_at_it()?;
-            // SAFETY: the caller gives the address of such memory of the host's.
-            if unsafe { host_memory::take(mark, bytes) } {
+            if self.pages.take(mark, bytes).ok_or_else(not_there)? {
                 return self.expect_connected();
             }
             self.expect_connected()?;
             if !is_at_it {
-                return Err(KernelError::Launch("the device was to tell something, and nothing has come".into()));
+                return Err(KernelError::nothing_told());
             }
             std::thread::sleep(GLANCE);
         }
@@ -404,13 +409,6 @@ impl Launcher for Driver {
                 // SAFETY: as above.
                 let cleared = unsafe { result::memset_d8_async(address, 0, bytes, stream) };
                 cleared.map_err(launch_failed("clearing memory"))
-            }
-            &Command::Tell { from, to, bytes } => {
-                // SAFETY: the caller gives the address of memory of the host's that was made for it and is given back after this has ended.
-                let host = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
-                // SAFETY: the stream lives, and the host's memory as above. The other address is the device's.
-                let copied = unsafe { result::memcpy_dtoh_async(host, from, stream) };
-                copied.map_err(launch_failed("a copy from the device"))
             }
         }
     }

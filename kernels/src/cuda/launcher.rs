@@ -11,7 +11,7 @@ use std::mem::discriminant;
 
 /// Runs commands in the order in which they come.
 pub trait Launcher: Send + Sync + Debug {
-    /// A piece of the device's memory, given back when it is dropped.
+    /// A piece of the device's memory, or of the host's that it reaches, given back when it is dropped.
     type Memory: Send + Sync + Debug;
     /// A list of commands that the device takes as one.
     type Recording: Send + Debug;
@@ -30,12 +30,12 @@ pub trait Launcher: Send + Sync + Debug {
     fn allocate_unwritten(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
         self.allocate(bytes)
     }
-    /// `bytes` zeros of the host's memory, aligned to 16 bytes at least, that [`Command::Tell`] reaches.
+    /// `bytes` zeros of the host's memory, aligned to 16 bytes at least, that kernels reach at the same address.
     ///
     /// # Errors
     /// [`KernelError::Memory`].
     fn allocate_on_host(&self, bytes: usize) -> Result<Self::Memory, KernelError>;
-    /// The address of its first byte, on the device where it is the device's.
+    /// The address of its first byte, for the device.
     fn address(&self, memory: &Self::Memory) -> u64;
     /// Copies `bytes` to an address of the device.
     ///
@@ -81,12 +81,6 @@ pub enum Command {
     /// Sets every byte to zero.
     Clear {
         address: u64,
-        bytes: usize,
-    },
-    /// Copies to the host's memory that was made for it.
-    Tell {
-        from: u64,
-        to: u64,
         bytes: usize,
     },
 }

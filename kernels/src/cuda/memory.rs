@@ -23,7 +23,7 @@ pub(super) struct Held<M> {
 /// Where memory is from; given back when it is dropped.
 #[derive(Debug)]
 pub(super) enum Piece<M> {
-    /// Of the device's.
+    /// Of the device's, or of the host's.
     Alone { _memory: M },
     /// From byte `begin` of the arena on.
     Part { arena: Arc<Arena<M>>, begin: usize, bytes: usize },

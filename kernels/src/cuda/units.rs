@@ -81,6 +81,7 @@ pub const UNITS: &[Unit] = &[
         hopper "grouped_hopper" after "tiles_hopper.cuh" after "grouped.cuh",
         ["grouped_forward_hopper", "grouped_backward_input_hopper", "grouped_backward_weight_hopper", "grouped_backward_weight_stored_hopper"]
     ),
+    unit!("board", ["tell", "end_telling"]),
     unit!("head_loss", ["cross_entropy"]),
     unit!(
         "optimiser",

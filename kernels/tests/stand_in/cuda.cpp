@@ -32,13 +32,15 @@ int catch_up() {
         if (const int error = one()) return error;
     return SUCCESS;
 }
-// Copies from the host, and to memory of the host's that the device reaches, until something comes after them.
+// Copies from the host and what kernels write to its memory, until something comes after them.
 Graph copies;
+std::multimap<uint64_t, size_t> targets;  // of the latter
 std::mutex copying;
 void copy() {
     std::lock_guard guard(copying);
     for (const auto& one : copies) one();
     copies.clear();
+    targets.clear();
 }
 int ask(std::function<int()> work, void* stream = &stream_object) {
     if (stream == &beside) return put_off.push_back(std::move(work)), SUCCESS;
@@ -51,7 +53,7 @@ struct Function {
     const char* name;
     size_t sizes[8];
 };
-const Function FUNCTIONS[] = {{"add_partials", {8, 8, 4, 8}}};
+const Function FUNCTIONS[] = {{"add_partials", {8, 8, 4, 8}}, {"tell", {8, 8, 8}}, {"end_telling", {8, 8}}};
 
 // Whether `bytes` bytes from `address` on lie in one allocation.
 bool holds(uint64_t address, size_t bytes, const std::map<uint64_t, size_t>& allocated = ::allocated) {
@@ -60,6 +62,15 @@ bool holds(uint64_t address, size_t bytes, const std::map<uint64_t, size_t>& all
     if (next == allocated.begin()) return false;
     auto found = std::prev(next);
     return address + bytes <= found->first + found->second;
+}
+
+// As a kernel does: what is at `from` now comes to the host's memory some time after.
+int write_to_host(uint64_t to, const void* from, size_t bytes) {
+    if (!holds(to, bytes, reached)) return INVALID_VALUE;
+    const std::vector<char> seen(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    std::lock_guard guard(copying);
+    targets.emplace(to, bytes);
+    return copies.push_back([=] { return memcpy(reinterpret_cast<void*>(to), seen.data(), bytes), SUCCESS; }), SUCCESS;
 }
 }  // namespace
 
@@ -179,9 +190,14 @@ CALL(cuMemHostAlloc, void** address, size_t bytes, unsigned flags) {
     memset(*address, 0xff, bytes);
     return reached[reinterpret_cast<uint64_t>(*address)] = bytes, flags == 0 ? SUCCESS : INVALID_VALUE;
 }
+// Not while kernels are at it.
 CALL(cuMemFreeHost, void* address) {
-    std::lock_guard guard(memory);
-    return reached.erase(reinterpret_cast<uint64_t>(address)), free(address), SUCCESS;
+    std::scoped_lock guard(memory, copying);
+    const auto found = reached.find(reinterpret_cast<uint64_t>(address));
+    if (found == reached.end()) return INVALID_VALUE;
+    const auto target = targets.lower_bound(found->first);
+    if (target != targets.end() && target->first < found->first + found->second) return INVALID_VALUE;
+    return reached.erase(found), free(address), SUCCESS;
 }
 CALL(cuMemsetD8Async, uint64_t address, unsigned char value, size_t bytes, void*) {
     if (!holds(address, bytes)) return INVALID_VALUE;
@@ -194,16 +210,8 @@ CALL(cuMemcpyHtoDAsync_v2, uint64_t to, const void* from, size_t bytes, void*) {
     return copies.push_back([=] { return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS; }), SUCCESS;
 }
 CALL(cuMemcpyDtoHAsync_v2, void* to, uint64_t from, size_t bytes, void*) {
-    if (!holds(from, bytes)) return INVALID_VALUE;
-    const auto* source = reinterpret_cast<const char*>(from);
-    if (holds(reinterpret_cast<uint64_t>(to), bytes, reached)) {
-        return ask([=] {
-            std::lock_guard guard(copying);
-            const std::vector<char> seen(source, source + bytes);
-            return copies.push_back([=] { return memcpy(to, seen.data(), bytes), SUCCESS; }), SUCCESS;
-        });
-    }
-    return recorded ? NOT_WHILE_RECORDED : (copy(), memcpy(to, source, bytes), SUCCESS);
+    if (recorded) return NOT_WHILE_RECORDED;
+    return holds(from, bytes) ? copy(), memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS : INVALID_VALUE;
 }
 CALL(cuMemcpyDtoDAsync_v2, uint64_t to, uint64_t from, size_t bytes, void*) {
     if (!holds(to, bytes) || !holds(from, bytes)) return INVALID_VALUE;
@@ -228,7 +236,23 @@ CALL(cuFuncGetParamInfo, const Function* function, size_t index, size_t* offset,
 CALL(cuLaunchKernel, const Function* function, unsigned x, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned, void* stream,
      void** arguments, void** extra) {
     NEEDS_CONTEXT;
-    if ((stream != &stream_object && stream != &beside) || extra || function->name != std::string("add_partials")) return NOT_FOUND;
+    if ((stream != &stream_object && stream != &beside) || extra || !function->sizes[0]) return NOT_FOUND;
+    const auto pointer = [&](int at) { return *static_cast<uint64_t*>(arguments[at]); };
+    if (function->name == std::string("tell")) {
+        const uint64_t to = pointer(0), from = pointer(1), bytes = 4 * pointer(2);
+        if (!holds(from, bytes) || uint64_t(x) * threads * 4 < bytes) return INVALID_VALUE;
+        return ask([=] { return write_to_host(to, reinterpret_cast<void*>(from), bytes); }, stream);
+    }
+    if (function->name == std::string("end_telling")) {
+        const uint64_t mark = pointer(0), norm = pointer(1);
+        if (norm && !holds(norm, 8)) return INVALID_VALUE;
+        return ask([=] {
+            const double none = 0.0;
+            const uint64_t one = 1;
+            const int error = write_to_host(mark + 8, norm ? reinterpret_cast<void*>(norm) : &none, 8);
+            return error ? error : write_to_host(mark, &one, 8);
+        }, stream);
+    }
     auto output = reinterpret_cast<float*>(*static_cast<uint64_t*>(arguments[0]));
     auto partials = reinterpret_cast<float*>(*static_cast<uint64_t*>(arguments[1]));
     const auto parts = *static_cast<uint32_t*>(arguments[2]);

@@ -99,7 +99,12 @@ impl<O: Operations> Optimiser<O> {
         })?;
         let mut board = ops.new_board(0)?;
         ops.end_telling(Some(&self.norm), &mut board)?;
-        Ok(ops.told(&mut board, &mut [])?)
+        let norm = ops.told(&mut board, &mut [])?;
+        if !norm.is_finite() {
+            // It was none, and does not count.
+            self.step -= 1;
+        }
+        Ok(norm)
     }
 
     /// Starts the squares of the gradients that are held.

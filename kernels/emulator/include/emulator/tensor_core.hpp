@@ -15,6 +15,7 @@ inline uint16_t float_to_bf16(float value) {
 
 inline uint32_t pack_bf16(float low, float high) { return float_to_bf16(low) | uint32_t(float_to_bf16(high)) << 16; }
 
+inline void store_for_host(uint64_t* to, uint64_t value) { *to = value; }
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 inline float sqrt_fast(float x) { return std::sqrt(x); }

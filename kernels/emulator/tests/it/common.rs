@@ -56,7 +56,7 @@ impl Asked {
         self.allocations.swap(0, Ordering::Relaxed)
     }
 
-    /// Kernels that were run one by one since the last call, in order, and among them what the host was told.
+    /// Kernels that were run one by one since the last call, in order, and `told` where the host waited to be told something.
     pub fn take_kernels(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.kernels.lock().unwrap())
     }
@@ -86,6 +86,7 @@ impl Launcher for Watched {
     }
 
     fn allocate_on_host(&self, bytes: usize) -> Result<Allocation, KernelError> {
+        self.asked.allocations.fetch_add(1, Ordering::Relaxed);
         self.device.allocate_on_host(bytes)
     }
 
@@ -104,15 +105,14 @@ impl Launcher for Watched {
 
     fn told(&self, mark: u64, bytes: &mut [u8]) -> Done {
         self.asked.tellings.fetch_add(1, Ordering::Relaxed);
+        self.asked.kernels.lock().unwrap().push("told");
         self.device.told(mark, bytes)
     }
 
     fn run(&self, command: &Command) -> Done {
         self.asked.runs.fetch_add(1, Ordering::Relaxed);
-        match command {
-            Command::Launch(launch, _) => self.asked.kernels.lock().unwrap().push(launch.kernel),
-            Command::Tell { .. } => self.asked.kernels.lock().unwrap().push("tell"),
-            _ => {}
+        if let Command::Launch(launch, _) = command {
+            self.asked.kernels.lock().unwrap().push(launch.kernel);
         }
         self.device.run(command)
     }

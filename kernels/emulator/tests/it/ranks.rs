@@ -1,16 +1,17 @@
 //! Several ranks, each a thread with an emulated device of its own: what they send each other, and that no bit depends on how many there are.
 
 use osler_emulator::{Emulator, Network, Order as BlockOrder, Place};
-use osler_kernel_cases::exact;
 use osler_kernel_cases::model::Step;
 use osler_kernel_cases::ranks::{Course, Sums, broadcast, each, part};
-use osler_kernels::Memory;
+use osler_kernel_cases::{exact, read_stored};
 use osler_kernels::cuda::exchange::{Reduction, Round};
 use osler_kernels::cuda::{Gpu, Paper};
+use osler_kernels::{Memory, Operations};
 use osler_train::model::{Batch, Recompute};
 use osler_train::outline::MemoryTable;
 use osler_train::ranks::{Alone, Communicator, Devices, Ways};
 use osler_train::recipe::{MachineSettings, Precision, Recipe};
+use osler_train::trainer::Trainer;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -87,6 +88,29 @@ fn ranks_take_the_arena_that_was_planned() {
         });
         assert_eq!(free.iter().min(), Some(&0), "{kind}: {free:?} of {plan:?}");
     }
+}
+
+/// All say the same, and none takes the step.
+#[test]
+fn a_step_that_is_no_number_on_one_rank_is_none_on_all() {
+    let course = Course { kind: "mistral", passes: 2 };
+    joined(2, |rank, gpu, devices| {
+        let mut trainer = course.trainer(&gpu, Box::new(devices)).unwrap();
+        trainer.step(&gpu, &course).unwrap();
+        let norm = trainer.model.parameters.norm;
+        let weights = |trainer: &Trainer<_>| -> Vec<_> {
+            let weights = trainer.model.weights.iter().zip(&trainer.model.parameters.list).enumerate();
+            weights.filter(|(at, _)| *at != norm).map(|(_, (weight, parameter))| read_stored(&gpu, weight, parameter.len())).collect()
+        };
+        let before = weights(&trainer);
+        if rank == 1 {
+            gpu.write_stored(&mut trainer.model.weights[norm], 0, &[f32::NAN]).unwrap();
+        }
+        let error = trainer.step(&gpu, &course).unwrap_err().to_string();
+        assert!(error.starts_with("step 2: the loss is not a number") && trainer.num_steps() == 1, "rank {rank}: {error}");
+        assert!(weights(&trainer) == before, "rank {rank}");
+        trainer.measure(&gpu, 0, |_| Batch::default()).unwrap();
+    });
 }
 
 #[test]
