@@ -29,7 +29,7 @@ pub struct MemoryTable {
     pub gradients: u64,
     /// Moments, master weights where stored ones are coarser, and a square for each gradient.
     pub optimiser: u64,
-    /// Of one pass: what layers keep for their backward pass, and what they share; the losses of all.
+    /// Of one pass: what layers keep for their backward pass, and what they share; on a CPU the losses of all, which a GPU tells the host at once.
     pub activations: u64,
     /// What a GPU's kernels need for themselves, one after the other: on a Hopper, whose need the most.
     pub scratch: u64,
