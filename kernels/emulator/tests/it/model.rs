@@ -35,7 +35,8 @@ fn the_host_waits_once_a_step() {
         let course = Course { kind, passes };
         let mut trainer = course.trainer(&gpu, Box::new(Alone)).unwrap();
         for step in 0..2 {
-            (asked.take_reads(), asked.take_kernels());
+            asked.take_reads();
+            asked.take_kernels();
             trainer.step(&gpu, &course).unwrap();
             assert_eq!(asked.take_reads(), [0, 1], "{kind}");
             let kernels = asked.take_kernels();

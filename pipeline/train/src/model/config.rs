@@ -177,7 +177,7 @@ const PASSED_ON: [&str; 11] = [
 ];
 
 /// The first of these keys that no model here has, and the one that is most like it.
-pub(crate) fn unknown_key<'a>(source: &'a Map<String, Value>) -> Option<(&'a str, &'static str)> {
+pub(crate) fn unknown_key(source: &Map<String, Value>) -> Option<(&str, &'static str)> {
     let known = || READ.into_iter().chain(PASSED_ON);
     let key = source.keys().find(|key| known().all(|known| known != key.as_str()))?;
     Some((key, nearest(key, known())?))
