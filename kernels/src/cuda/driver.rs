@@ -1,5 +1,5 @@
-//! A CUDA device: found, opened, and a [`Launcher`]. **Nothing here but what happens without a device has run yet**: the rest is checked by
-//! the compiler alone, and waits for a chip.
+//! A CUDA device: found, opened, and a [`Launcher`]. **Nothing here but what happens without a device has run on a chip yet**: the rest runs on a
+//! stand-in for the driver (`tests/driver.rs`).
 //!
 //! One stream carries all work in the order in which it is asked for, so nothing else orders it; what goes to other ranks is on a second, and
 //! events order the two where `aside` and `wait` say so.
