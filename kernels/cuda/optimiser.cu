@@ -200,12 +200,13 @@ DEVICE uint8_t nearest_code(const Codes& codes, float value) {
 }
 
 // Shares of a block's largest number: quotients as division rounds them, but faster, as they have the divisor in common. Where that is so
-// small or large that its inverse, or what a quotient leaves over, would be out of range, both are scaled, by a power of two.
+// small or large that its inverse, or what a quotient leaves over, would be out of range, both are scaled, by a power of two. Of what is infinite all
+// that is finite is nothing.
 struct Shares {
     float scale, largest, inverse;
 
     DEVICE explicit Shares(float most)
-        : scale(most < 1e-20f ? 0x1p100f : most > 1e30f ? 0x1p-100f : 1.0f), largest(most * scale),
+        : scale(most < 1e-20f ? 0x1p100f : most > 1e30f ? 0x1p-100f : 1.0f), largest(most < infinite() ? most * scale : 0.0f),
           inverse(largest > 0.0f ? 1.0f / largest : 0.0f) {}
 
     DEVICE float of(float value) const {

@@ -69,10 +69,10 @@ DEVICE float divide_fast(float above, float below) {
     return quotient;
 }
 
-// Barrier `id` among `threads` threads of the block; 0 is that of __syncthreads.
 // Whoever sees it, the host too, sees all that this thread, and kernels before this one, have written.
 DEVICE void store_for_host(uint64_t* to, uint64_t value) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory"); }
 
+// Barrier `id` among `threads` threads of the block; 0 is that of __syncthreads.
 DEVICE void barrier_sync(unsigned id, unsigned threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void barrier_arrive(unsigned id, unsigned threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 

@@ -72,7 +72,7 @@ def attention(peer):
 
 
 def product(peer):
-    """The product to the weight is added in f32 on the other side, and stored as bf16 here."""
+    """The product to the weight is f32 on the other side, and bf16 here."""
     rows, inputs, outputs = peer["rows"], peer["inputs"], peer["outputs"]
     input, weight, grad = random(rows, inputs), random(outputs, inputs), random(rows, outputs)
     run = {
@@ -89,14 +89,66 @@ def copy(peer):
     return seconds(lambda: target.copy_(source)), "copy_"
 
 
+def slopes(output, inputs):
+    """Seconds of the backward pass alone, for a gradient that is random."""
+    grad = torch.rand_like(output)
+    return seconds(lambda: torch.autograd.grad(output, inputs, grad, retain_graph=True))
+
+
 def rmsnorm(peer):
     source, weight = random(peer["bytes"] // 4 // 4096, 4096), random(4096)
     return seconds(lambda: F.rms_norm(source, (4096,), weight)), "rms_norm"
 
 
+def sum_and_rmsnorm(peer):
+    source, weight = random(peer["bytes"] // 8 // 4096, 4096), random(4096)
+    addend = torch.rand_like(source)
+
+    def run():
+        total = source + addend
+        return total, F.rms_norm(total, (4096,), weight)
+
+    return seconds(run), "+, rms_norm"
+
+
+def rmsnorm_backward(peer):
+    source, weight = random(peer["bytes"] // 8 // 4096, 4096).requires_grad_(), random(4096).requires_grad_()
+    return slopes(F.rms_norm(source, (4096,), weight), (source, weight)), "rms_norm"
+
+
+def rotary(peer):
+    """As transformers has it, for heads of 128."""
+    source = random(peer["bytes"] // 4 // 4096, 32, 128)
+    cosine, sine = (random(source.shape[0], 1, 128) for _ in range(2))
+
+    def run():
+        low, high = source.chunk(2, dim=-1)
+        return source * cosine + torch.cat((-high, low), dim=-1) * sine
+
+    return seconds(run), "* cos + rotated * sin"
+
+
 def swiglu(peer):
     gate, up = random(peer["bytes"] // 6), random(peer["bytes"] // 6)
     return seconds(lambda: F.silu(gate) * up), "silu * up"
+
+
+def swiglu_backward(peer):
+    gate, up = (random(peer["bytes"] // 10).requires_grad_() for _ in range(2))
+    return slopes(F.silu(gate) * up, (gate, up)), "silu * up"
+
+
+def adamw(peer):
+    """Of f32 weights, which are as many bytes as bf16 ones and what they lack of f32."""
+    weight = torch.nn.Parameter(torch.rand(peer["bytes"] // 28, device=device))
+    weight.grad = torch.rand_like(weight)
+    optimiser = torch.optim.AdamW([weight], lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    return seconds(optimiser.step), "AdamW, fused"
+
+
+def squares(peer):
+    grad = torch.rand(peer["bytes"] // 4, device=device)
+    return seconds(lambda: torch.linalg.vector_norm(grad)), "vector_norm"
 
 
 def head_loss(peer):
@@ -106,27 +158,72 @@ def head_loss(peer):
     return seconds(lambda: torch.autograd.grad(F.cross_entropy((hidden @ weight.T).float(), targets), (hidden, weight))), "cross_entropy"
 
 
+def route(rows, router, top_k):
+    """Each row's choices and their shares, which choice each slot of the experts is, where each expert's slots end, and the balance loss."""
+    experts = router.shape[0]
+    probabilities = (rows @ router.T).float().softmax(-1)
+    shares, chosen = probabilities.topk(top_k)
+    shares = shares / shares.sum(-1, keepdim=True)
+    counts = chosen.flatten().bincount(minlength=experts)
+    balance = 0.02 * experts * (counts / len(rows) * probabilities.mean(0)).sum()
+    return shares, chosen.flatten().argsort(stable=True), counts.cumsum(0).int(), balance
+
+
+def gather(slots, rows, shares, order):
+    shares = shares.flatten()[order, None].to(slots.dtype)
+    return torch.zeros_like(rows).index_add(0, order // (len(slots) // len(rows)), slots * shares)
+
+
+def routing(peer):
+    """All that a layer with experts does besides their products, both ways."""
+    top_k, hidden = peer["top_k"], peer["hidden"]
+    rows, router = random(peer["rows"], hidden).requires_grad_(), (random(peer["experts"], hidden) * 0.02).requires_grad_()
+    grad = torch.rand_like(rows)
+
+    def run():
+        shares, order, _, balance = route(rows, router, top_k)
+        output = gather(rows[order // top_k], rows, shares, order)
+        return torch.autograd.grad((output, balance), (rows, router), (grad, torch.ones_like(balance)))
+
+    return seconds(run), "topk, sort, index_add"
+
+
+def grouped_product():
+    """The products of all experts, each of the slots up to its end: PyTorch's grouped ones where it has them; and their name."""
+    if hasattr(torch, "_grouped_mm"):
+        return (lambda left, right, ends: torch._grouped_mm(left, right, offs=ends)), "_grouped_mm"
+
+    def one_by_one(left, right, ends):
+        sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+        return torch.cat([part @ one for part, one in zip(left.split(sizes), right)])
+
+    return one_by_one, "a product an expert"
+
+
 def experts(peer):
-    """The products of all experts, each with as many rows, by PyTorch's grouped ones where it has them; routing is not in it."""
+    """The products of all experts, each with as many rows; of the whole layer with routing, and as many rows as that gives."""
     choices, experts, hidden, inner = peer["rows"] * peer["top_k"], peer["experts"], peer["hidden"], peer["inner"]
     forward, backward = peer["what"] != "experts backward", peer["what"] != "experts forward"
-    rows = random(choices, hidden).requires_grad_(backward)
+    whole = forward and backward
+    rows = random(peer["rows"] if whole else choices, hidden).requires_grad_(backward)
     gate, up = ((random(experts, hidden, inner) * 0.02).requires_grad_(backward) for _ in range(2))
     down = (random(experts, inner, hidden) * 0.02).requires_grad_(backward)
-    ends = torch.tensor([choices * (expert + 1) // experts for expert in range(experts)], dtype=torch.int32)
-    if hasattr(torch, "_grouped_mm"):
-        how, on_device = "_grouped_mm", ends.to(rows.device)
-        product = lambda left, right: torch._grouped_mm(left, right, offs=on_device)
-    else:
-        how, sizes = "a product an expert", ends.diff(prepend=torch.zeros(1, dtype=torch.int32)).tolist()
-        product = lambda left, right: torch.cat([part @ one for part, one in zip(left.split(sizes), right)])
-    layer = lambda: product(F.silu(product(rows, gate)) * product(rows, up), down)
-    if not backward:
-        return seconds(layer), how
-    output = layer()
-    grad = torch.rand_like(output)
-    slopes = lambda output: torch.autograd.grad(output, (rows, gate, up, down), grad, retain_graph=not forward)
-    return seconds(lambda: slopes(layer() if forward else output)), f"{how}, no routing" if forward else how
+    product, how = grouped_product()
+    products = lambda rows, ends: product(F.silu(product(rows, gate, ends)) * product(rows, up, ends), down, ends)
+    if whole:
+        router = (random(experts, hidden) * 0.02).requires_grad_()
+        grad = torch.rand_like(rows)
+
+        def run():
+            shares, order, ends, balance = route(rows, router, peer["top_k"])
+            output = gather(products(rows[order // peer["top_k"]], ends), rows, shares, order)
+            return torch.autograd.grad((output, balance), (rows, router, gate, up, down), (grad, torch.ones_like(balance)))
+
+        return seconds(run), f"{how}, index_add"
+    ends = torch.tensor([choices * (expert + 1) // experts for expert in range(experts)], dtype=torch.int32, device=device)
+    if forward:
+        return seconds(lambda: products(rows, ends)), how
+    return slopes(products(rows, ends), (rows, gate, up, down)), how
 
 
 def step(peer):
@@ -150,8 +247,9 @@ def step(peer):
 
 
 PEERS = {
-    "attention": attention, "product": product, "copy": copy, "rmsnorm": rmsnorm, "swiglu": swiglu, "head_loss": head_loss,
-    "experts": experts, "step": step,
+    "attention": attention, "product": product, "copy": copy, "rmsnorm": rmsnorm, "sum and rmsnorm": sum_and_rmsnorm,
+    "rmsnorm backward": rmsnorm_backward, "rotary": rotary, "swiglu": swiglu, "swiglu backward": swiglu_backward, "adamw": adamw,
+    "squares": squares, "head_loss": head_loss, "experts": experts, "routing": routing, "step": step,
 }  # fmt: skip
 
 

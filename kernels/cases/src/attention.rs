@@ -4,7 +4,7 @@ use crate::{Tolerance, Visitor, Work, close, index, largest, numbers, read_exact
 use osler_kernels::Operations;
 use osler_kernels::operations::{AttentionInput, AttentionShape};
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     CASES.iter().for_each(|case| visitor.visit(case));
     // Windows next to tiles of 32 keys, which wide heads have, and of 64.
@@ -15,10 +15,6 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (before, rows) in [(100, 1), (64, 3), (7, 70)] {
         visitor.visit(&Cached { before, rows, head_dim: 32 });
     }
-}
-
-/// Those of devices with wgmma.
-pub fn visit_hopper(visitor: &mut impl Visitor) {
     HOPPER_CASES.iter().for_each(|case| visitor.visit(case));
     // Windows within a tile, of one, past one, and of one row: tiles are 64 and 128, of wide heads 64.
     for (window, head_dim) in [1, 63, 64, 65, 127, 128].into_iter().flat_map(|window| [(window, 64), (window, 256)]) {

@@ -8,7 +8,7 @@ use osler_kernels::Operations;
 use osler_kernels::blockwise::{self, SIGNED, UNSIGNED};
 use osler_kernels::operations::{AdamState, AdamW, Blockwise, Gradient, LinearShape, Moments, RotaryShape};
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     // Less than sixteen lanes' pairs, a tail of pairs, the widest head; heads over several blocks, and a last block that is not full.
     for (rows, heads, head_dim) in [(1, 1, 4), (5, 3, 16), (37, 2, 80), (9, 4, 128), (3, 2, 256), (400, 3, 8)] {
@@ -31,11 +31,14 @@ pub fn visit(visitor: &mut impl Visitor) {
         (vec![1, 0, 1], 2, 1032),
     ];
     for (tokens, vocabulary, hidden) in embeddings {
-        visitor.visit(&Embedding { tokens, vocabulary, hidden });
+        visitor.visit(&Embedding { tokens, vocabulary, hidden, is_spoilt: false });
     }
+    visitor.visit(&Embedding { tokens: mixed(100, 7), vocabulary: 7, hidden: 24, is_spoilt: true });
     // More outputs than a block sums the columns of.
-    for (rows, inputs, outputs) in [(1, 8, 16), (70, 24, 40), (9, 40, 8), (5, 8, 300)] {
-        visitor.visit(&Linear { shape: LinearShape { rows, inputs, outputs } });
+    for (rows, inputs, outputs, is_spoilt) in
+        [(1, 8, 16, false), (70, 24, 40, false), (70, 24, 40, true), (9, 40, 8, false), (5, 8, 300, false)]
+    {
+        visitor.visit(&Linear { shape: LinearShape { rows, inputs, outputs }, is_spoilt });
     }
     // Experts without rows, with one, with a tile and one more, with all; tails of rows, of columns and of the inner dimension; as many experts
     // as there can be.
@@ -45,24 +48,30 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (rows_each, inputs, outputs) in
         [(mixed, 72, 136), (vec![0; 17], 8, 8), (vec![3; 20], 200, 24), (all_to_one(17, 11, 300), 24, 40), (many(), 8, 16)]
     {
-        visitor.visit(&Grouped { rows_each, inputs, outputs });
+        visitor.visit(&Grouped { rows_each, inputs, outputs, is_spoilt: false });
     }
-    visitor.visit(&Codes);
-    // More than the blocks of a norm take in one round.
-    visitor.visit(&Squares { count: 5_000_003 });
-    for (is_blockwise, is_stored) in [(false, false), (true, false), (false, true), (true, true)] {
-        [1, 255, 300_000].into_iter().for_each(|count| visitor.visit(&Optimiser { count, is_blockwise, is_stored }));
-    }
-}
-
-/// Those of devices with wgmma: as above, where inputs and outputs are whole steps; more steps than a ring has stages, and few experts.
-pub fn visit_hopper(visitor: &mut impl Visitor) {
-    let mixed = vec![1, 0, 63, 64, 65, 130, 0, 7];
+    // Where inputs and outputs are whole steps of Hopper's kernels; more steps than a ring has stages, and few experts.
+    let mixed = || vec![1, 0, 63, 64, 65, 130, 0, 7];
     let many = (0..256).map(|expert| expert % 2).collect();
     for (rows_each, inputs, outputs) in
-        [(mixed, 320, 192), (vec![0, 0, 300, 0], 64, 576), (vec![200], 64, 64), (vec![0; 2], 64, 64), (many, 64, 64)]
+        [(mixed(), 320, 192), (vec![0, 0, 300, 0], 64, 576), (vec![200], 64, 64), (vec![0; 2], 64, 64), (many, 64, 64)]
     {
-        visitor.visit(&Grouped { rows_each, inputs, outputs });
+        visitor.visit(&Grouped { rows_each, inputs, outputs, is_spoilt: false });
+    }
+    visitor.visit(&Grouped { rows_each: mixed(), inputs: 64, outputs: 64, is_spoilt: true });
+    visitor.visit(&Grouped { rows_each: vec![9; 20], inputs: 40, outputs: 24, is_spoilt: true });
+    visitor.visit(&Codes);
+    // More than the blocks of a norm take in one round.
+    visitor.visit(&Squares { count: 5_000_003, spoilt: None });
+    // In the first piece of sixteen bytes, in a later one, and behind the last.
+    let values = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    for spoilt in [0, 20_001, 70_002].into_iter().flat_map(|place| values.map(|value| (place, value))) {
+        visitor.visit(&Squares { count: 70_003, spoilt: Some(spoilt) });
+    }
+    for (is_blockwise, is_stored) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (count, is_spoilt) in [(1, false), (255, false), (300_000, false), (600, true)] {
+            visitor.visit(&Optimiser { count, is_blockwise, is_stored, is_spoilt });
+        }
     }
 }
 
@@ -71,12 +80,15 @@ pub fn visit_large(visitor: &mut impl Visitor) {
     visitor.visit(&Rotary { shape: RotaryShape { rows: 4096, heads: 32, head_dim: 128 }, norm: true, is_spoilt: false });
     visitor.visit(&Swiglu { count: 4096 * 14336 });
     let tokens = (0..4096u32).map(|row| row.wrapping_mul(2_654_435_761) % 151_936).collect();
-    visitor.visit(&Embedding { tokens, vocabulary: 151_936, hidden: 1024 });
-    visitor.visit(&Linear { shape: LinearShape { rows: 600, inputs: 1024, outputs: 512 } });
-    visitor.visit(&Grouped { rows_each: (0..64).map(|expert| expert * 37 % 130).collect(), inputs: 2048, outputs: 768 });
-    visitor.visit(&Grouped { rows_each: vec![300, 41, 0, 513], inputs: 1024, outputs: 1536 });
+    visitor.visit(&Embedding { tokens, vocabulary: 151_936, hidden: 1024, is_spoilt: false });
+    visitor.visit(&Linear { shape: LinearShape { rows: 600, inputs: 1024, outputs: 512 }, is_spoilt: false });
+    for (rows_each, inputs, outputs) in
+        [((0..64).map(|expert| expert * 37 % 130).collect(), 2048, 768), (vec![300, 41, 0, 513], 1024, 1536)]
+    {
+        visitor.visit(&Grouped { rows_each, inputs, outputs, is_spoilt: false });
+    }
     for (is_blockwise, is_stored) in [(false, false), (true, false), (true, true)] {
-        visitor.visit(&Optimiser { count: 30_000_000, is_blockwise, is_stored });
+        visitor.visit(&Optimiser { count: 30_000_000, is_blockwise, is_stored, is_spoilt: false });
     }
     visit_far(visitor);
 }
@@ -178,22 +190,30 @@ struct Embedding {
     tokens: Vec<u32>,
     vocabulary: usize,
     hidden: usize,
+    /// Whether the table and the gradients have a number that is infinite, and another one that is none.
+    is_spoilt: bool,
 }
 
 impl Work for Embedding {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let (rows, size) = (self.tokens.len(), self.vocabulary * self.hidden);
-        let (tokens, table) = (index(device, &self.tokens), stored(device, &numbers(size, 1)));
+        let [mut table, mut grad] = [(size, 1), (rows * self.hidden, 2)].map(|(count, salt)| numbers(count, salt));
+        if self.is_spoilt {
+            spoil(&mut table, 3, 4 * self.hidden + 1);
+            spoil(&mut grad, 5 * self.hidden + 7, 60 * self.hidden + 20);
+        }
+        let (tokens, table) = (index(device, &self.tokens), stored(device, &table));
         let mut output = device.new_stored(rows * self.hidden).unwrap();
         device.embedding_forward(self.hidden, &tokens, &table, &mut output).unwrap();
-        let grad = stored(device, &numbers(rows * self.hidden, 2));
+        let grad = stored(device, &grad);
         let mut table_grad = exact(device, &numbers(size, 3));
         device.embedding_backward(self.hidden, &tokens, &grad, &mut table_grad).unwrap();
         vec![read_stored(device, &output, rows * self.hidden), read_exact(device, &table_grad, size)]
     }
 
     fn name(&self) -> String {
-        format!("embedding of {} rows out of {} of {}", self.tokens.len(), self.vocabulary, self.hidden)
+        let Self { tokens, vocabulary, hidden, is_spoilt } = self;
+        format!("embedding of {} rows out of {vocabulary} of {hidden}, spoilt {is_spoilt}", tokens.len())
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
@@ -205,14 +225,16 @@ impl Work for Embedding {
 /// A linear map with a bias, and the same by two experts, one of them without rows.
 struct Linear {
     shape: LinearShape,
+    is_spoilt: bool,
 }
 
 impl Work for Linear {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        let (input, weight) = (stored(device, &numbers(rows * inputs, 1)), stored(device, &numbers(3 * inputs * outputs, 2)));
+        let (input, grad) = rows_in_and_out(device, self.shape, self.is_spoilt);
+        let weight = stored(device, &numbers(3 * inputs * outputs, 2));
         let one = stored(device, &numbers(inputs * outputs, 2));
-        let (bias, grad) = (stored(device, &numbers(outputs, 3)), stored(device, &numbers(rows * outputs, 4)));
+        let bias = stored(device, &numbers(outputs, 3));
         let mut output = device.new_stored(rows * outputs).unwrap();
         let mut input_grad = stored(device, &numbers(rows * inputs, 5));
         let mut bias_grad = exact(device, &numbers(outputs, 7));
@@ -237,7 +259,7 @@ impl Work for Linear {
 
     fn name(&self) -> String {
         let LinearShape { rows, inputs, outputs } = self.shape;
-        format!("linear, {rows} x {inputs} x {outputs}")
+        format!("linear, {rows} x {inputs} x {outputs}, spoilt {}", self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
@@ -253,6 +275,18 @@ impl Work for Linear {
         }
         Ok(())
     }
+}
+
+/// The input of a linear map and the gradient of its output, each with an infinite number in one row and one that is none in another if
+/// `are_spoilt`.
+fn rows_in_and_out<O: Operations>(device: &O, shape: LinearShape, are_spoilt: bool) -> (O::Stored, O::Stored) {
+    let LinearShape { rows, inputs, outputs } = shape;
+    let [mut input, mut grad] = [(inputs, 1), (outputs, 4)].map(|(columns, salt)| numbers(rows * columns, salt));
+    if are_spoilt {
+        spoil(&mut input, rows / 5 * inputs + 2, rows / 2 * inputs + 1);
+        spoil(&mut grad, (rows - 1) * outputs + 5, rows / 3 * outputs);
+    }
+    (stored(device, &input), stored(device, &grad))
 }
 
 /// The gradients of experts' weights, added to others and by themselves, exact and then stored.
@@ -278,6 +312,7 @@ struct Grouped {
     rows_each: Vec<usize>,
     inputs: usize,
     outputs: usize,
+    is_spoilt: bool,
 }
 
 impl Grouped {
@@ -295,7 +330,7 @@ impl Work for Grouped {
             Some(*end)
         });
         let segments = index(device, &std::iter::once(0).chain(ends).collect::<Vec<_>>());
-        let (input, grad) = (stored(device, &numbers(rows * inputs, 1)), stored(device, &numbers(rows * outputs, 2)));
+        let (input, grad) = rows_in_and_out(device, shape, self.is_spoilt);
         let weight = stored(device, &numbers(self.rows_each.len() * matrix, 3));
         let mut output = device.new_stored(rows * outputs).unwrap();
         let [mut alone, mut added] = [4, 4].map(|salt| stored(device, &numbers(rows * inputs, salt)));
@@ -313,7 +348,7 @@ impl Work for Grouped {
 
     fn name(&self) -> String {
         let LinearShape { rows, inputs, outputs } = self.shape();
-        format!("linear of {} experts, {rows} x {inputs} x {outputs}", self.rows_each.len())
+        format!("linear of {} experts, {rows} x {inputs} x {outputs}, spoilt {}", self.rows_each.len(), self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
@@ -363,15 +398,24 @@ struct Optimiser {
     is_blockwise: bool,
     /// Whether the gradients are stored.
     is_stored: bool,
+    /// Whether some of them are no numbers, of which the norm knows nothing.
+    is_spoilt: bool,
 }
 
 impl Work for Optimiser {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let count = self.count;
         let mut settings = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
-        let mut grad = gradient(device, &numbers(count, 4), self.is_stored);
+        let [mut grad, mut addend] = [4, 1].map(|salt| numbers(count, salt));
+        if self.is_spoilt {
+            spoil(&mut grad, 3, 4);
+            spoil(&mut addend, 270, 3);
+            // Infinities of both signs are no number together.
+            (grad[300], addend[300]) = (f32::INFINITY, f32::NEG_INFINITY);
+        }
+        let mut grad = gradient(device, &grad, self.is_stored);
         if let Some(grad) = grad.exact() {
-            device.add_exact(&exact(device, &numbers(count, 1)), grad).unwrap();
+            device.add_exact(&exact(device, &addend), grad).unwrap();
         }
         let mut weight = stored(device, &numbers(count, 2));
         let mut state = AdamState::new(device, count, self.is_blockwise).unwrap();
@@ -386,7 +430,7 @@ impl Work for Optimiser {
         let nothing = gradient(device, &[], self.is_stored);
         device.squares(&[(3, &grad), (1, &nothing), (0, &grad)], &mut norm).unwrap();
         let squares = device.read_squares(&norm).unwrap();
-        assert!(squares[0] == squares[3] && squares[1..3] == [0.0, 2.0], "each in its place");
+        assert!(squares[0].to_bits() == squares[3].to_bits() && squares[1..3] == [0.0, 2.0], "each in its place");
         // What is not finite is no step.
         let before = read_stored(device, &weight, count);
         settings.step = 3;
@@ -395,7 +439,7 @@ impl Work for Optimiser {
             device.clip(&mut norm).unwrap();
             device.adamw(&settings, &norm, &grad, &mut state, &mut weight).unwrap();
         }
-        assert!(before == read_stored(device, &weight, count), "a step by gradients that are no numbers");
+        equal("weight", &read_stored(device, &weight, count), &before).expect("no step by gradients whose norm is no number");
         let mut master = vec![0.0; count];
         device.read_master(&weight, state.rest.as_ref().unwrap(), 0, &mut master).unwrap();
         let stepped = read_stored(device, &weight, count);
@@ -423,7 +467,8 @@ impl Work for Optimiser {
 
     fn name(&self) -> String {
         let moments = if self.is_blockwise { ", moments of 8 bits" } else { "" };
-        format!("optimiser of {}{moments}{}", self.count, if self.is_stored { ", stored gradients" } else { "" })
+        let gradients = if self.is_stored { ", stored gradients" } else { "" };
+        format!("optimiser of {}{moments}{gradients}, spoilt {}", self.count, self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
@@ -443,25 +488,35 @@ impl Work for Optimiser {
 /// The square of a norm.
 struct Squares {
     count: usize,
+    /// Where there is what is not finite.
+    spoilt: Option<(usize, f32)>,
 }
 
 impl Work for Squares {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let mut norm = device.new_norm(1, 1.0).unwrap();
+        let mut values = numbers(self.count, 1);
+        if let Some((place, value)) = self.spoilt {
+            values[place] = value;
+        }
         let mut squares = |is_stored| {
-            device.squares(&[(0, &gradient(device, &numbers(self.count, 1), is_stored))], &mut norm).unwrap();
+            device.squares(&[(0, &gradient(device, &values, is_stored))], &mut norm).unwrap();
             device.read_squares(&norm).unwrap()[0] as f32
         };
         vec![vec![squares(false), squares(true)]]
     }
 
     fn name(&self) -> String {
-        format!("sum of {} squares", self.count)
+        format!("sum of {} squares, spoilt {:?}", self.count, self.spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
         // Sums in f64.
-        equal("squares", &got[0], &wanted[0])
+        equal("squares", &got[0], &wanted[0])?;
+        match self.spoilt {
+            Some(_) if wanted[0].iter().any(|sum| sum.is_finite()) => Err("the sum is finite".into()),
+            _ => Ok(()),
+        }
     }
 }
 

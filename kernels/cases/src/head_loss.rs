@@ -4,7 +4,7 @@ use crate::{Tolerance, Visitor, Work, close, equal, exact, index, largest, numbe
 use osler_kernels::Operations;
 use osler_kernels::operations::{IGNORED, LinearShape};
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     // One word; less than a warp of words; more words than a block has threads; a row that is sure of itself; no rows; rows that meet a
     // second block of logits.

@@ -7,7 +7,7 @@ use osler_train::model::{Batch, Config, GradientKind, Gradients, Model, Paramete
 use osler_train::optimiser::{Optimiser, Settings};
 use serde_json::{Value, json};
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     let step = |kind, recompute| Step { kind, recompute, gradients: GradientKind::F32, for_hopper: false, layers: 2 };
     for kind in ["mistral", "mixtral", "qwen2", "qwen3"] {
@@ -17,10 +17,6 @@ pub fn visit(visitor: &mut impl Visitor) {
     for kind in ["mixtral", "qwen2"] {
         visitor.visit(&Step { gradients: GradientKind::Bf16, ..step(kind, Recompute::None) });
     }
-}
-
-/// Those of devices with wgmma.
-pub fn visit_hopper(visitor: &mut impl Visitor) {
     visitor.visit(&Step::for_hopper("mixtral"));
     visitor.visit(&Step { gradients: GradientKind::Bf16, ..Step::for_hopper("mixtral") });
 }

@@ -3,7 +3,7 @@
 use crate::{EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, numbers, read_exact, read_stored, spoil, stored};
 use osler_kernels::Operations;
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     // One thread's columns, a part of a warp, columns over several passes of a block; one row, none, and rows over several blocks, and over
     // more than the warps that add their parts.

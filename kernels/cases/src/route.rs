@@ -1,10 +1,10 @@
 //! `cuda/route.cu`, `cuda/sort.cu` and `cuda/dispatch.cu`.
 
-use crate::{Tolerance, Visitor, Work, close, equal, exact, index, numbers, read_exact, read_index, read_stored, stored};
+use crate::{Tolerance, Visitor, Work, close, equal, exact, index, numbers, read_exact, read_index, read_stored, spoil, stored};
 use osler_kernels::Operations;
 use osler_kernels::operations::{DispatchShape, RouteShape};
 
-/// The cases of all devices.
+/// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
     for (rows, experts, top_k) in [(1, 1, 1), (13, 8, 2), (300, 8, 1), (9, 33, 3), (20, 64, 8), (11, 256, 8), (5, 4, 4)] {
         for logits in [Logits::Mixed, Logits::Ties, Logits::OneExpert, Logits::Broken, Logits::Spoilt] {
@@ -23,17 +23,18 @@ pub fn visit(visitor: &mut impl Visitor) {
         (0, 4, 2, 8, vec![]),
     ];
     for (rows, experts, top_k, hidden, chosen) in cases {
-        visitor.visit(&Dispatch { shape: RouteShape { rows, experts, top_k }, hidden, chosen });
+        visitor.visit(&Dispatch { shape: RouteShape { rows, experts, top_k }, hidden, chosen, is_spoilt: false });
     }
+    visitor.visit(&Dispatch { shape: RouteShape { rows: 40, experts: 8, top_k: 2 }, hidden: 24, chosen: mixed(80, 8), is_spoilt: true });
 }
 
 /// Cases of sizes that models have.
 pub fn visit_large(visitor: &mut impl Visitor) {
     visitor.visit(&Route { shape: RouteShape { rows: 4096, experts: 8, top_k: 2 }, logits: Logits::Mixed });
     let chosen = (0..4096 * 2).map(|at| (at * 7 / 3 % 8) as u32).collect();
-    visitor.visit(&Dispatch { shape: RouteShape { rows: 4096, experts: 8, top_k: 2 }, hidden: 4096, chosen });
+    visitor.visit(&Dispatch { shape: RouteShape { rows: 4096, experts: 8, top_k: 2 }, hidden: 4096, chosen, is_spoilt: false });
     let chosen = (0..2048 * 8).map(|at| (at * 11 % 128) as u32).collect();
-    visitor.visit(&Dispatch { shape: RouteShape { rows: 2048, experts: 128, top_k: 8 }, hidden: 2048, chosen });
+    visitor.visit(&Dispatch { shape: RouteShape { rows: 2048, experts: 128, top_k: 8 }, hidden: 2048, chosen, is_spoilt: false });
 }
 
 /// What the logits are like.
@@ -120,6 +121,9 @@ impl Work for Route {
         close("statistics", &got[3], &wanted[3], Tolerance { relative: 1e-5, absolute: 1e-6 })?;
         close("loss", &got[4], &wanted[4], Tolerance { relative: 2e-5, absolute: 1e-7 })?;
         close("balance_grad", &got[5], &wanted[5], tight)?;
+        if !wanted[4][0].is_finite() && !wanted[5].iter().all(|grad| grad.is_nan()) {
+            return Err("a balance loss that is no number has gradients that are some".into());
+        }
         // Differences of numbers of about one, rounded; where a single expert is chosen they cancel to noise.
         close("logits_grad", &got[6], &wanted[6], Tolerance { relative: 1.0 / 128.0, absolute: 2e-6 })
     }
@@ -130,6 +134,8 @@ struct Dispatch {
     shape: RouteShape,
     hidden: usize,
     chosen: Vec<u32>,
+    /// Whether rows, weights and gradients have a number that is infinite, and another one that is none.
+    is_spoilt: bool,
 }
 
 impl Work for Dispatch {
@@ -141,8 +147,13 @@ impl Work for Dispatch {
         let [mut slots, mut sources] = [(); 2].map(|()| device.new_index(choices).unwrap());
         let mut segments = device.new_index(experts + 1).unwrap();
         device.dispatch(self.shape, &chosen, &mut slots, &mut sources, &mut segments).unwrap();
-        let (input, grad) = (stored(device, &numbers(tokens, 1)), stored(device, &numbers(tokens, 2)));
-        let weights = exact(device, &numbers(choices, 3));
+        let [mut input, mut grad, mut weights] = [(tokens, 1), (tokens, 2), (choices, 3)].map(|(count, salt)| numbers(count, salt));
+        if self.is_spoilt {
+            spoil(&mut input, 3, 7 * self.hidden);
+            spoil(&mut grad, 20 * self.hidden + 5, 30 * self.hidden + 1);
+            spoil(&mut weights, 26, 75);
+        }
+        let (input, grad, weights) = (stored(device, &input), stored(device, &grad), exact(device, &weights));
         let [mut sent, mut sent_grad] = [(); 2].map(|()| device.new_stored(choices * self.hidden).unwrap());
         let [mut gathered, mut input_grad] = [(); 2].map(|()| device.new_stored(tokens).unwrap());
         let mut weights_grad = device.new_exact(choices).unwrap();
@@ -161,7 +172,7 @@ impl Work for Dispatch {
 
     fn name(&self) -> String {
         let RouteShape { rows, experts, top_k } = self.shape;
-        format!("dispatch, {rows} rows of {}, {top_k} of {experts}", self.hidden)
+        format!("dispatch, {rows} rows of {}, {top_k} of {experts}, spoilt {}", self.hidden, self.is_spoilt)
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {

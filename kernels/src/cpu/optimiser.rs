@@ -190,7 +190,8 @@ fn narrow<F: Number>(map: &Map, values: &[F], (codes, scale): (&mut [u8], &mut F
     let magnitude = |value: F| if value < F::ZERO { -value } else { value };
     // A NaN is larger than nothing: the scale stays a number.
     *scale = values.iter().fold(F::ZERO, |most, &value| if magnitude(value) > most { magnitude(value) } else { most });
-    let share = |value: F| if *scale > F::ZERO { (value / *scale).wide() as f32 } else { 0.0 };
+    // Of a scale of zero all are zero or no numbers.
+    let share = |value: F| if value == F::ZERO { 0.0 } else { (value / *scale).wide() as f32 };
     codes.iter_mut().zip(values).for_each(|(code, &value)| *code = blockwise::code(map, share(value)));
 }
 

@@ -312,8 +312,8 @@ impl Driver {
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let [x, y, z] = launch.grid;
         // SAFETY: function and stream live, and are of this context, which is this thread's (`run` and `aside` see to it); there is a pointer to a value of the right
-        // size for each parameter, which the call copies. Addresses among them are of the device: what a kernel does there, right or wrong,
-        // touches no memory of the host.
+        // size for each parameter, which the call copies. Addresses among them are of the device, or of memory that `host_memory.rs` keeps while
+        // kernels may be at it: what else a kernel does, right or wrong, touches no memory of the host.
         let launched = unsafe {
             result::launch_kernel(
                 kernel.function.cu_function(),

@@ -1,4 +1,5 @@
-//! Memory of the host that kernels write to, so that the host learns what is there before the device has done all that it was given.
+//! Memory of the host that kernels write to, so that the host learns what is there before the device has done all that it was given. It is
+//! page-locked and not write-combined, so it has the same address for both (CUDA driver API, "Unified Addressing").
 
 use cudarc::driver::{CudaStream, DriverError, PinnedHostSlice};
 use std::collections::BTreeMap;

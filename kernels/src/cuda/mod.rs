@@ -40,6 +40,7 @@ pub use launcher::{ABSENT, Argument, Aside, Command, Launch, Launcher, MatrixBox
 pub use lists::CONSTANTS_BYTES;
 pub use memory::ALIGNMENT_BYTES;
 pub use paper::Paper;
+pub use products::WORKSPACE_BYTES as PRODUCTS_WORKSPACE_BYTES;
 pub use units::{UNITS, Unit};
 
 use crate::KernelError;

@@ -1,5 +1,5 @@
-//! Products of matrices by cuBLASLt. **Not run on a chip yet**: how a product is put to it is checked against its definition, the calls by
-//! the compiler alone.
+//! Products of matrices by cuBLASLt. **Not run on a chip yet**: how a product is put to it is checked against its definition, the calls on a
+//! stand-in for the library (`tests/driver.rs`).
 //!
 //! cuBLASLt counts by columns. A row-major matrix `[rows, columns]` is a column-major one `[columns, rows]`, so `output = left · right` is
 //! asked for as `outputᵀ = rightᵀ · leftᵀ`, and nothing is transposed in memory.
@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What cuBLASLt may use beside operands and output: NVIDIA's advice for Hopper.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub const WORKSPACE_BYTES: usize = 32 << 20;
 /// Ways to compute a product that are timed when it is first asked for.
 const CANDIDATES: usize = 8;
 /// Runs of each that are timed together.

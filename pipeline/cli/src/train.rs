@@ -153,7 +153,7 @@ fn describe(outline: &Outline) -> String {
 
 fn describe_budget(budget: &Budget) -> String {
     let Budget { config, solved, memory, machine, .. } = budget;
-    let MemoryTable { weights, gradients, optimiser, activations, scratch, staging, gaps } = *memory;
+    let MemoryTable { weights, gradients, optimiser, activations, scratch, staging, gaps, products } = *memory;
     let mut lines = vec![format!(
         "model     {:?}: {} weights, of which a token meets {}; {} layers of {}, vocabulary {}",
         config.kind,
@@ -185,7 +185,8 @@ fn describe_budget(budget: &Budget) -> String {
         ));
     }
     let parts = [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations)];
-    let of_a_gpu = [("scratch", scratch), ("staging", staging), ("gaps", gaps)].into_iter().filter(|(_, bytes)| *bytes > 0);
+    let of_a_gpu = [("scratch", scratch), ("staging", staging), ("gaps", gaps), ("products", products)];
+    let of_a_gpu = of_a_gpu.into_iter().filter(|(_, bytes)| *bytes > 0);
     for (name, bytes) in parts.into_iter().chain(of_a_gpu).chain([("in all", memory.total())]) {
         lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
     }

@@ -7,7 +7,7 @@ use crate::ranks;
 use crate::recipe::{MachineSettings, Precision, Recipe, key};
 use crate::trainer::TrainError;
 use crate::trainer::passes;
-use osler_kernels::cuda::{ALIGNMENT_BYTES, CONSTANTS_BYTES, Gpu, Paper, exchange};
+use osler_kernels::cuda::{ALIGNMENT_BYTES, CONSTANTS_BYTES, Gpu, PRODUCTS_WORKSPACE_BYTES, Paper, exchange};
 use osler_kernels::operations::Needs;
 use osler_kernels::{Counter, Memory};
 use osler_schemas::chain;
@@ -37,6 +37,8 @@ pub struct MemoryTable {
     pub staging: u64,
     /// Between all these, in a GPU's arena, with the few numbers of a step that kernels read there.
     pub gaps: u64,
+    /// What the library of matrix products may use on a GPU, beside the arena.
+    pub products: u64,
 }
 
 impl MemoryTable {
@@ -71,13 +73,14 @@ impl MemoryTable {
         Workspace::with_recompute(&counter, config, rows, recompute)?;
         KeptLosses::new().clear(&counter, (0..num_passes.div_ceil(ranks.max(1))).map(|_| rows))?;
         let activations = counter.take();
-        let mut table = Self { weights, gradients: of_passes + sums, optimiser, activations, scratch: 0, staging: 0, gaps: 0 };
+        let mut table = Self { weights, gradients: of_passes + sums, optimiser, activations, scratch: 0, staging: 0, gaps: 0, products: 0 };
         if is_gpu {
             table.scratch = scratch_bytes(config, rows)?;
             table.staging = staging_bytes(recipe, &model.parameters, &owners);
             let aligned = |bytes: u64| bytes.next_multiple_of(ALIGNMENT_BYTES as u64);
             table.gaps = gaps + gaps_of_part + counter.take_gaps() + aligned(CONSTANTS_BYTES as u64);
             table.gaps += [table.scratch, table.staging].map(|bytes| aligned(bytes) - bytes).iter().sum::<u64>();
+            table.products = PRODUCTS_WORKSPACE_BYTES as u64;
         }
         Ok(table)
     }
@@ -87,15 +90,15 @@ impl MemoryTable {
     fn resident(&self, machine: &MachineSettings) -> u64 {
         let all = self.weights + self.gradients + self.optimiser;
         let part = if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) };
-        part + self.scratch + self.staging + self.gaps
+        part + self.scratch + self.staging + self.gaps + self.products
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.needs().total()
+        self.needs().total() + self.products
     }
 
-    /// The same as a device is asked for it.
+    /// Of that the arena, as a device is asked for it.
     pub fn needs(&self) -> Needs {
         let buffers = self.weights + self.gradients + self.optimiser + self.activations + self.gaps;
         Needs { buffers, scratch: self.scratch, staging: self.staging }
@@ -422,8 +425,10 @@ mod tests {
         let table =
             |head_dim, recipe: &Recipe| MemoryTable::new(&Config { head_dim, ..config("mistral") }, 640, 1, recipe, Recompute::None);
         let (cpu, small, large) = (table(32, &Recipe::default()).unwrap(), table(32, &device).unwrap(), table(128, &device).unwrap());
-        assert_eq!((cpu.scratch + cpu.staging + cpu.gaps, cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
-        assert_eq!(small.total() - small.scratch - small.gaps, small.weights + small.gradients + small.optimiser + small.activations);
+        let beside = |table: MemoryTable| table.scratch + table.staging + table.gaps + table.products;
+        assert_eq!((beside(cpu), cpu.total()), (0, cpu.weights + cpu.gradients + cpu.optimiser + cpu.activations));
+        assert_eq!(small.total() - beside(small), small.weights + small.gradients + small.optimiser + small.activations);
+        assert_eq!((small.products, small.total() - small.needs().total()), (32 << 20, 32 << 20));
         // Attention's sums of four heads on Hopper, which has no kernels of its own for heads of 32.
         let sums = 640 * 4 * 128 * 4;
         assert!(small.scratch > 0 && small.scratch < sums && (sums..sums + sums / 20).contains(&large.scratch), "{small:?} {large:?}");

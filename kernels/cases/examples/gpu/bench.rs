@@ -198,17 +198,17 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     row("rmsnorm forward", case.clone(), 4 * len, seconds, "rmsnorm");
     let addend = clock.stored(len)?;
     let seconds = clock.seconds(|| ops.add_rmsnorm_forward(1e-5, &input, &addend, &weight, &mut sum, &mut output, &mut scale))?;
-    row("sum and rmsnorm forward", case.clone(), 8 * len, seconds, "");
+    row("sum and rmsnorm forward", case.clone(), 8 * len, seconds, "sum and rmsnorm");
     let mut weight_grad = ops.new_exact(hidden)?;
     let mut input_grad = clock.stored(len)?;
     let seconds = clock.seconds(|| ops.rmsnorm_backward(&sum, &weight, &scale, &addend, &mut input_grad, &mut weight_grad))?;
-    row("rmsnorm backward", case, 8 * len, seconds, "");
+    row("rmsnorm backward", case, 8 * len, seconds, "rmsnorm backward");
     let head_dim = hidden.min(128);
     let shape = RotaryShape { rows, heads: hidden / head_dim, head_dim };
     let (table, positions) = (clock.exact(rows * head_dim)?, clock.index(&(0..rows as u32).collect::<Vec<_>>())?);
     let mut none = ops.new_exact(rows * shape.heads)?;
     let seconds = clock.seconds(|| ops.rotary_forward(shape, &table, &positions, &input, None, &mut output, &mut none))?;
-    row("rotary forward", format!("{rows} x {} x {head_dim}", shape.heads), 4 * len, seconds, "");
+    row("rotary forward", format!("{rows} x {} x {head_dim}", shape.heads), 4 * len, seconds, "rotary");
     drop((input, addend, sum, output, input_grad));
     let len = rows * inner;
     let (gate, up, grad) = (clock.stored(len)?, clock.stored(len)?, clock.stored(len)?);
@@ -216,24 +216,27 @@ fn elementwise<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -
     let case = format!("{rows} x {inner}");
     row("swiglu forward", case.clone(), 6 * len, clock.seconds(|| ops.swiglu_forward(&gate, &up, &mut output))?, "swiglu");
     let seconds = clock.seconds(|| ops.swiglu_backward(&gate, &up, &grad, &mut gate_grad, &mut up_grad))?;
-    row("swiglu backward", case, 10 * len, seconds, "");
+    row("swiglu backward", case, 10 * len, seconds, "swiglu backward");
     drop((gate, up, grad, output, gate_grad, up_grad));
     let mut weight = clock.stored(weights)?;
     let settings = AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 10 };
     let mut norm = ops.new_norm(1, 1.0)?;
-    for (what, is_blockwise, moment_bytes, is_stored) in
-        [("adamw", false, 4, false), ("adamw, 8-bit moments", true, 1, false), ("adamw, 8-bit moments, bf16 gradients", true, 1, true)]
-    {
+    // PyTorch has no moments of 8 bits.
+    for (what, is_blockwise, moment_bytes, is_stored, kind) in [
+        ("adamw", false, 4, false, "adamw"),
+        ("adamw, 8-bit moments", true, 1, false, ""),
+        ("adamw, 8-bit moments, bf16 gradients", true, 1, true, ""),
+    ] {
         let grad = clock.gradient(weights, is_stored)?;
         let mut state = AdamState::new(ops, weights, is_blockwise)?;
         let seconds = clock.seconds(|| ops.adamw(&settings, &norm, &grad, &mut state, &mut weight))?;
         // Gradient, moments, weight and its rest read; all but the gradient written.
         let grad_bytes = if is_stored { 2 } else { 4 };
-        row(what, format!("{weights} weights"), (grad_bytes + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, "");
+        row(what, format!("{weights} weights"), (grad_bytes + 2 * (2 * moment_bytes + 2 * 2)) * weights, seconds, kind);
     }
     let grad = clock.gradient(weights, false)?;
     let seconds = clock.seconds(|| ops.squares(&[(0, &grad)], &mut norm))?;
-    row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "");
+    row("sum of squares", format!("{weights} numbers"), 4 * weights, seconds, "squares");
     Ok(())
 }
 
@@ -432,7 +435,8 @@ impl<O: Operations> Layer<O> {
         // its backward pass reads them and adds to their gradients.
         let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + 4 * rows + 3 * experts) * hidden) as f64;
         let case = format!("{case}; {:.1} % of the layer", 100.0 * share);
-        give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer: Value::Null });
+        let peer = json!({ "kind": "routing", "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "bytes": bytes });
+        give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer });
         Ok(())
     }
 }

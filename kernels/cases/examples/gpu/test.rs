@@ -6,34 +6,29 @@ use osler_kernels::cuda::{Gpu, Launcher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// Whether all is well, and there was something to try.
-pub fn run<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> bool {
-    run_some(gpu, only, small).is_some_and(|num_failed| num_failed == 0)
-}
-
-/// How many cases failed; none where there was none to try.
-pub fn run_some<L: Launcher>(gpu: Gpu<L>, only: &str, small: bool) -> Option<usize> {
+/// Whether all cases held on each of these devices, and there was something to try.
+pub fn run<L: Launcher>(devices: Vec<(&'static str, Gpu<L>)>, only: &str, small: bool) -> bool {
     let twin = match Cpu::<f32>::bf16(0) {
         Ok(twin) => twin,
         Err(error) => {
             eprintln!("error: {error}");
-            return Some(1);
+            return false;
         }
     };
-    let wgmma = gpu.has_wgmma();
-    let mut held = Held { gpu, twin, only, num_cases: 0, failed: Vec::new() };
-    visit_all(&mut held, wgmma);
+    let mut held = Held { devices, twin, only, num_cases: 0, failed: Vec::new() };
+    visit_all(&mut held);
     if !small {
         visit_large(&mut held);
     }
     let Held { num_cases, failed, .. } = held;
     failed.iter().for_each(|failure| println!("FAILED {failure}"));
     println!("{num_cases} cases, {} failed", failed.len());
-    (num_cases > 0).then_some(failed.len())
+    num_cases > 0 && failed.is_empty()
 }
 
 struct Held<'a, L: Launcher> {
-    gpu: Gpu<L>,
+    /// What is said of each, and the device.
+    devices: Vec<(&'static str, Gpu<L>)>,
     twin: Cpu<f32>,
     only: &'a str,
     num_cases: usize,
@@ -42,35 +37,43 @@ struct Held<'a, L: Launcher> {
 
 impl<L: Launcher> Visitor for Held<'_, L> {
     fn visit(&mut self, work: &impl Work) {
-        let name = work.name();
-        if !name.contains(self.only) {
+        if !work.name().contains(self.only) {
             return;
         }
-        self.num_cases += 1;
         let begun = Instant::now();
-        let tried = catch_unwind(AssertUnwindSafe(|| {
-            let (first, second) = (work.run(&self.gpu), work.run(&self.gpu));
-            let on_gpu = begun.elapsed();
-            let same = first.iter().flatten().map(|x| x.to_bits()).eq(second.iter().flatten().map(|x| x.to_bits()));
-            if !same {
-                return Err("two runs differ".to_string());
+        let wanted = catch_unwind(AssertUnwindSafe(|| work.run_twin(&self.twin)));
+        let twin_ms = begun.elapsed().as_secs_f64() * 1e3;
+        for (kernels, gpu) in &self.devices {
+            self.num_cases += 1;
+            let name = format!("{}{kernels}", work.name());
+            let begun = Instant::now();
+            let tried = match &wanted {
+                Ok(wanted) => {
+                    catch_unwind(AssertUnwindSafe(|| hold(work, gpu, wanted))).unwrap_or_else(|panic| Err(message(panic.as_ref())))
+                }
+                Err(panic) => Err(format!("the CPU: {}", message(panic.as_ref()))),
+            };
+            match tried {
+                Ok(()) => println!("ok     {name} ({:.0} ms, the twin {twin_ms:.0})", begun.elapsed().as_secs_f64() * 1e3),
+                Err(problem) => self.failed.push(format!("{name}: {problem}")),
             }
-            work.judge(&first, &work.run_twin(&self.twin)).map(|()| on_gpu)
-        }));
-        match tried {
-            Ok(Ok(on_gpu)) => {
-                println!("ok     {name} ({:.0} ms, {:.0} with the twin)", on_gpu.as_secs_f64() * 1e3, begun.elapsed().as_secs_f64() * 1e3)
-            }
-            Ok(Err(problem)) => self.failed.push(format!("{name}: {problem}")),
-            Err(panic) => self.failed.push(format!("{name}: {}", message(panic.as_ref()))),
         }
     }
 }
 
+/// Does the work twice: the same bits, near enough to those that are wanted.
+fn hold<L: Launcher>(work: &impl Work, gpu: &Gpu<L>, wanted: &[Vec<f32>]) -> Result<(), String> {
+    let (first, second) = (work.run(gpu), work.run(gpu));
+    if !first.iter().flatten().map(|x| x.to_bits()).eq(second.iter().flatten().map(|x| x.to_bits())) {
+        return Err("two runs differ".into());
+    }
+    work.judge(&first, wanted)
+}
+
 /// What a panic said.
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_string()
 }
 
 #[cfg(test)]
@@ -80,12 +83,13 @@ mod tests {
 
     #[test]
     fn a_case_that_fails_is_told() {
-        let gpu = || Gpu::new(Emulator::default());
-        assert!(run(gpu(), "swiglu", true));
-        assert!(!run(gpu(), "no case has this name", true));
-        let mut held = Held { gpu: gpu(), twin: Cpu::bf16(1).unwrap(), only: "", num_cases: 0, failed: Vec::new() };
+        let device = |wgmma| Gpu::new(Emulator { wgmma, ..Emulator::default() });
+        let both = || vec![("", device(true)), (", kernels for sm_80", device(false))];
+        assert!(run(both(), "swiglu", true));
+        assert!(!run(both(), "no case has this name", true));
+        let mut held = Held { devices: both(), twin: Cpu::bf16(1).unwrap(), only: "", num_cases: 0, failed: Vec::new() };
         held.visit(&Off);
-        assert_eq!(held.failed, ["a case that is off: it is"]);
+        assert_eq!(held.failed, ["a case that is off: it is", "a case that is off, kernels for sm_80: it is"]);
     }
 
     struct Off;

@@ -2,7 +2,7 @@
 
 use crate::common::{Emulated, watched};
 use osler_emulator::Emulator;
-use osler_kernel_cases::attention::{lo, visit, visit_hopper};
+use osler_kernel_cases::attention::{lo, visit};
 use osler_kernel_cases::{Visitor, Work, index, numbers, read_stored, stored};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{AttentionInput, AttentionShape};
@@ -11,15 +11,12 @@ use osler_kernels::{Memory, Operations};
 #[test]
 fn attention_agrees_with_its_twin() {
     visit(&mut Emulated { wgmma: false });
-    visit(&mut Emulated { wgmma: true });
-    // Heads and edges that Hopper's kernels are held to, by those for older devices.
-    visit_hopper(&mut Emulated { wgmma: false });
 }
 
 #[test]
 fn attention_of_hopper_agrees_with_its_twin() {
-    visit_hopper(&mut Emulated { wgmma: true });
-    visit_hopper(&mut Repeated);
+    visit(&mut Emulated { wgmma: true });
+    visit(&mut Repeated);
 }
 
 /// Runs cases twice on one device, whose scratch memory then holds what the first has left.

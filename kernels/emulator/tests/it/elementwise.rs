@@ -2,7 +2,7 @@
 
 use crate::common::Emulated;
 use osler_emulator::Emulator;
-use osler_kernel_cases::elementwise::{visit, visit_hopper};
+use osler_kernel_cases::elementwise::visit;
 use osler_kernel_cases::{gradient, index, numbers, read_gradient, read_stored, stored};
 use osler_kernels::cuda::Gpu;
 use osler_kernels::operations::{LinearShape, RotaryShape};
@@ -12,11 +12,6 @@ use osler_kernels::{Memory, Operations};
 fn elementwise_kernels_agree_with_their_twins() {
     visit(&mut Emulated { wgmma: false });
     visit(&mut Emulated { wgmma: true });
-}
-
-#[test]
-fn products_of_experts_on_hopper_agree_with_their_twin() {
-    visit_hopper(&mut Emulated { wgmma: true });
 }
 
 /// A tile of one expert brings rows of the next, which must not count, whatever they are.

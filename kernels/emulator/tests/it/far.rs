@@ -3,9 +3,11 @@
 
 use osler_emulator::{Emulator, Order};
 use osler_kernel_cases::elementwise::visit_far;
-use osler_kernel_cases::{Tolerance, Visitor, Work, close, exact, index, numbers, read_stored, stored};
+use osler_kernel_cases::{Tolerance, Visitor, Work, close, exact, gradient, index, numbers, read_stored, stored};
 use osler_kernels::cuda::{Gpu, Launcher};
-use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Gradient, RotaryShape, RouteShape};
+use osler_kernels::operations::{
+    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Gradient, LinearShape, RotaryShape, RouteShape,
+};
 use osler_kernels::{Cpu, Memory, Operations};
 
 /// Rows that are looked at, the last of all.
@@ -28,7 +30,8 @@ fn far_rows_agree_with_near_ones() {
     Activation.hold(false);
     Dispatch.hold(false);
     Route.hold(false);
-    Optimiser.hold(false);
+    [false, true].into_iter().for_each(|is_blockwise| Optimiser { is_blockwise }.hold(false));
+    [false, true].into_iter().for_each(|wgmma| Experts.hold(wgmma));
 }
 
 #[test]
@@ -223,7 +226,9 @@ impl Far for Route {
     }
 }
 
-struct Optimiser;
+struct Optimiser {
+    is_blockwise: bool,
+}
 
 impl Far for Optimiser {
     const WIDTH: usize = 256;
@@ -233,11 +238,49 @@ impl Far for Optimiser {
         let mut sum = self.exact(device, rows, 2);
         device.add_exact(&self.exact(device, rows, 3), &mut sum).unwrap();
         let added = self.exact_tail(device, &sum, rows);
-        let mut state = AdamState::new(device, rows * Self::WIDTH, false).unwrap();
+        let mut state = AdamState::new(device, rows * Self::WIDTH, self.is_blockwise).unwrap();
         let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
         let norm = device.new_norm(0, 1.0).unwrap();
         device.adamw(&settings, &norm, &Gradient::Exact(sum), &mut state, &mut weight).unwrap();
         vec![added, self.tail(device, &weight, rows)]
+    }
+}
+
+/// Rows of two experts, most of them of the one and half of those that are looked at of the other.
+struct Experts;
+
+impl Experts {
+    /// All rows but the last few are of the expert at `large`, those of the last.
+    fn segments<O: Operations>(device: &O, experts: usize, large: usize, rows: usize) -> O::Index {
+        let ends = (0..=experts).map(|expert| match expert {
+            end if end == experts => rows,
+            end if end > large => rows - TAIL / 2,
+            _ => 0,
+        });
+        index(device, &ends.map(|end| end as u32).collect::<Vec<_>>())
+    }
+}
+
+impl Far for Experts {
+    const WIDTH: usize = 64;
+
+    fn run<O: Operations>(&self, device: &O, rows: usize) -> Vec<Vec<f32>> {
+        const MATRIX: usize = Experts::WIDTH * Experts::WIDTH;
+        let shape = LinearShape { rows, inputs: Self::WIDTH, outputs: Self::WIDTH };
+        let [input, grad] = [1, 2].map(|salt| self.stored(device, rows, salt));
+        // More experts than products by a library are made for, all of whose last tiles are among the ends.
+        let (weight, segments) = (stored(device, &numbers(17 * MATRIX, 3)), Self::segments(device, 17, 0, rows));
+        let [mut output, mut input_grad] = [(); 2].map(|()| device.new_stored(rows * Self::WIDTH).unwrap());
+        device.grouped_linear_forward(shape, &segments, &input, &weight, &mut output).unwrap();
+        device.grouped_linear_backward_input(shape, &segments, &grad, &weight, false, &mut input_grad).unwrap();
+        // Not added to anything there is a tile for each expert: that of the one with most rows, which would take hours, is at none of the ends.
+        let segments = Self::segments(device, 256, 128, rows);
+        let mut weight_grad = gradient(device, &vec![0.0; 256 * MATRIX], false);
+        device.grouped_linear_backward_weight(shape, &segments, &grad, &input, false, &mut weight_grad).unwrap();
+        let mut of_last = vec![0.0; MATRIX];
+        device.read_exact(weight_grad.exact().unwrap(), 255 * MATRIX, &mut of_last).unwrap();
+        assert!(of_last.iter().any(|slope| *slope != 0.0));
+        [output, input_grad].map(|buffer| self.tail(device, &buffer, rows)).into_iter().chain([of_last]).collect()
     }
 }
 
