@@ -34,7 +34,7 @@ pub const BOUNDARY: &str = "documents";
 /// # Errors
 /// When a filter's SQL is wrong.
 pub async fn plan(session: &Session, recipe: &Recipe, files: &[FileEntry]) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let partitions = deal(files, recipe.num_threads());
+    let partitions = deal(files, session.sql.copied_config().target_partitions());
     let batches = partitions
         .iter()
         .map(|files| files.iter().map(|file| files_batch(&[*file])).collect::<Result<Vec<_>, _>>())
@@ -100,7 +100,8 @@ pub async fn run(session: &Session, recipe: &Recipe, files: &[FileEntry], finger
         lengths: BTreeMap::new(),
     };
     session.context.take_inputs();
-    let plan = plan(session, recipe, files).await?;
+    let session = session.for_documents();
+    let plan = plan(&session, recipe, files).await?;
     session.for_each(plan, |batch| sink.push(&batch)).await?;
     let inputs = session.context.take_inputs();
     if inputs.len() != files.len() {

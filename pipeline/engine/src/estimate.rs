@@ -6,6 +6,7 @@
 use crate::boundary::encoded_bytes;
 use crate::error::Error;
 use crate::near::fault;
+use crate::pool::SPILL_SHARE;
 use crate::recipe::Recipe;
 use crate::session::POOL_SHARE;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
@@ -160,7 +161,7 @@ pub struct Estimate {
 const BASE_BYTES: f64 = 150e6;
 /// Bytes of a row of a document beside its text, in a sort.
 const ROW_BYTES: f64 = 250.0;
-/// Share of the pool that a sort fills before it spills.
+/// Share of what sorts may fill of the pool that one does fill before it spills.
 const SORT_SHARE: f64 = 0.83;
 /// Seconds a row takes in the sort of documents, and in the corpus's writer.
 const SORT_ROW_SECONDS: f64 = 11e-6;
@@ -213,7 +214,7 @@ struct Stage {
 
 /// Sorted within the budget, or spilled.
 fn sort(bytes: f64, budget_bytes: f64) -> Stage {
-    let room = (SORT_SHARE * POOL_SHARE * budget_bytes).max(0.0);
+    let room = (SORT_SHARE * SPILL_SHARE * POOL_SHARE * budget_bytes).max(0.0);
     let spilled = if 1.3 * bytes > room { bytes } else { 0.0 };
     Stage { seconds: spilled * SPILL_SECONDS, held_bytes: room.min(1.3 * bytes), spill_bytes: 1.1 * spilled }
 }

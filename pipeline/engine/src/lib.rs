@@ -21,6 +21,7 @@ mod near_index;
 pub mod operator_exec;
 mod parse;
 pub mod plan;
+mod pool;
 mod proof;
 pub mod recipe;
 mod run;

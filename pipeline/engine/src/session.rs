@@ -4,6 +4,7 @@ use crate::boundary::RunFolder;
 use crate::context::Context;
 use crate::error::Error;
 use crate::operator_exec::OperatorExec;
+use crate::pool::SpillPool;
 use crate::spec::OperatorSpec;
 use crate::tables::Table;
 use arrow::array::{AsArray, RecordBatch};
@@ -14,7 +15,7 @@ use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{MemoryLimit, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -32,6 +33,11 @@ pub(crate) const POOL_SHARE: f64 = 0.6;
 
 /// Memory budget that a partition has to have: the merge of its sort cannot spill, and partitions that run out together all fail.
 const PARTITION_BYTES: usize = 64 << 20;
+
+/// What a document is reckoned with where a merge holds a batch of them from each partition, and of some two: most are shorter.
+const DOCUMENT_BYTES: usize = 64 << 10;
+/// Part of the pool that one such batch from each partition may take.
+const BATCHES_PART: usize = 8;
 
 /// A session and what operators share.
 #[derive(Clone)]
@@ -56,7 +62,7 @@ impl Session {
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(&spill).map_err(|error| Error::io(&spill, error))?;
         let threads = threads.min(memory_bytes / PARTITION_BYTES).max(1);
-        let pool = FairSpillPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
+        let pool = SpillPool::new((memory_bytes as f64 * POOL_SHARE) as usize);
         let tracked = TrackConsumersPool::new(pool, NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN));
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![spill.clone()]))
@@ -80,6 +86,17 @@ impl Session {
     pub fn in_order(&self) -> Self {
         let config = self.sql.copied_config().with_target_partitions(1);
         Self { sql: SessionContext::new_with_config_rt(config, self.sql.runtime_env()), ..self.clone() }
+    }
+
+    /// The same session with batches of so few rows that those of whole documents which a merge holds fit beside its sorts.
+    pub fn for_documents(&self) -> Self {
+        let config = self.sql.copied_config();
+        let room = match self.sql.runtime_env().memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes / BATCHES_PART / config.target_partitions() / DOCUMENT_BYTES,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
+        };
+        let batch_rows = config.batch_size().min(room).max(1);
+        Self { sql: SessionContext::new_with_config_rt(config.with_batch_size(batch_rows), self.sql.runtime_env()), ..self.clone() }
     }
 
     /// Makes a table in the run's folder known to SQL.
