@@ -1,5 +1,5 @@
 // Everything that a kernel needs beyond CUDA's built-in functions: types, conversions, and one wrapper per PTX instruction. There is no
-// `asm` elsewhere. Each wrapper has two bodies: this one for a device, and one in kernels/emulator/include for a CPU.
+// `asm` elsewhere but in ptx_hopper.cuh. Each wrapper has two bodies: this one for a device, and one in kernels/emulator/include for a CPU.
 //
 // No header is included, so NVRTC needs no include path: the text of a kernel's file is put after the text of this one.
 

@@ -197,7 +197,7 @@ fn a_list_is_recorded_and_replayed() {
     driver.synchronize().unwrap();
 }
 
-/// Numbers and a norm come as they were, not as what came after left them: one by one, recorded, replayed, and after some that nobody asked for.
+/// Numbers come as they were, not as what came after left them: one by one, recorded, replayed, and after some that nobody asked for.
 #[test]
 fn the_host_is_told_what_is_there_on_the_way() {
     let gpu = Gpu::new(open(&shared_cache()));

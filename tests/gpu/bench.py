@@ -1,5 +1,6 @@
 """Puts PyTorch's times beside those of `osler-gpu bench --json`, which come by standard input; alone where PyTorch sees no GPU."""
 
+import gc
 import json
 import os
 import sys
@@ -201,7 +202,7 @@ def grouped_product():
 
 
 def experts(peer):
-    """The products of all experts, each with as many rows; of the whole layer with routing, and as many rows as that gives."""
+    """The products of all experts, each with the rows that the other program's router gave it; the whole layer with a router of its own, timed as one."""
     choices, experts, hidden, inner = peer["rows"] * peer["top_k"], peer["experts"], peer["hidden"], peer["inner"]
     forward, backward = peer["what"] != "experts backward", peer["what"] != "experts forward"
     whole = forward and backward
@@ -220,7 +221,7 @@ def experts(peer):
             return torch.autograd.grad((output, balance), (rows, router, gate, up, down), (grad, torch.ones_like(balance)))
 
         return seconds(run), f"{how}, index_add"
-    ends = torch.tensor([choices * (expert + 1) // experts for expert in range(experts)], dtype=torch.int32, device=device)
+    ends = torch.tensor(peer["ends"], dtype=torch.int32, device=device)
     if forward:
         return seconds(lambda: products(rows, ends)), how
     return slopes(products(rows, ends), (rows, gate, up, down)), how
@@ -243,7 +244,12 @@ def step(peer):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
 
-    return seconds(run), "transformers, all in bf16"
+    try:
+        return seconds(run), "transformers, all in bf16"
+    except torch.OutOfMemoryError:
+        optimiser.zero_grad()
+        model.gradient_checkpointing_enable()
+        return seconds(run), "transformers, all in bf16, layers computed twice"
 
 
 PEERS = {
@@ -267,13 +273,13 @@ def beside(row):
     if peer is None:
         return "", ""
     try:
+        if device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
         found = peer(row["peer"])
     except Exception as error:  # noqa: BLE001: whatever a peer cannot do, the other rows are wanted
         print(f"{row['what']}, {row['case']}: {error}", file=sys.stderr)
         return type(error).__name__, ""
-    finally:
-        if device == "cuda":
-            torch.cuda.empty_cache()
     if found is None:
         return "no fused kernel", ""
     taken, how = found

@@ -11,7 +11,9 @@ pub fn visit(visitor: &mut impl Visitor) {
     for (window, head_dim) in [31, 32, 33, 63, 64, 65].into_iter().flat_map(|window| [(window, 32), (window, 256)]) {
         visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim, lengths: &[110], window, sharpness: 1.0 });
     }
-    visitor.visit(&Spoilt(Case { name: "documents", heads: (1, 1), head_dim: 32, lengths: &[70, 70], window: 1000, sharpness: 1.0 }));
+    let documents = |head_dim| Case { name: "documents", heads: (1, 1), head_dim, lengths: &[70, 70], window: 1000, sharpness: 1.0 };
+    visitor.visit(&Spoilt { case: documents(32), keys: false });
+    visitor.visit(&Spoilt { case: documents(32), keys: true });
     for (before, rows) in [(100, 1), (64, 3), (7, 70)] {
         visitor.visit(&Cached { before, rows, head_dim: 32 });
     }
@@ -21,9 +23,12 @@ pub fn visit(visitor: &mut impl Visitor) {
         visitor.visit(&Case { name: "window edges", heads: (1, 1), head_dim, lengths: &[200], window, sharpness: 1.0 });
     }
     let spoilt = Case { name: "documents", heads: (1, 1), head_dim: 64, lengths: &[130, 130], window: 1000, sharpness: 1.0 };
-    visitor.visit(&Spoilt(spoilt));
-    visitor.visit(&Spoilt(Case { name: "a window", heads: (2, 1), head_dim: 128, lengths: &[70, 70], window: 60, sharpness: 1.0 }));
-    visitor.visit(&Spoilt(Case { name: "a window", heads: (2, 1), head_dim: 256, lengths: &[70, 70], window: 60, sharpness: 1.0 }));
+    visitor.visit(&Spoilt { case: spoilt, keys: false });
+    // Of heads of 80 and 96 a box has columns of the next.
+    for (head_dim, keys) in [80, 96, 128, 256].into_iter().flat_map(|head_dim| [(head_dim, false), (head_dim, true)]) {
+        let case = Case { name: "a window", heads: (4, 2), head_dim, lengths: &[70, 70], window: 60, sharpness: 1.0 };
+        visitor.visit(&Spoilt { case, keys });
+    }
     for (before, rows, head_dim) in [(300, 1, 64), (128, 3, 80), (7, 130, 96), (127, 2, 128), (64, 65, 256)] {
         visitor.visit(&Cached { before, rows, head_dim });
     }
@@ -64,13 +69,17 @@ impl Case {
         numbers(self.rows() * self.heads.0 * self.head_dim, 1).iter().map(|x| x * self.sharpness).collect()
     }
 
-    /// What both passes give for a query.
-    fn of<O: Operations>(&self, device: &O, query: &[f32]) -> Vec<Vec<f32>> {
+    fn key(&self) -> Vec<f32> {
+        numbers(self.rows() * self.heads.1 * self.head_dim, 2)
+    }
+
+    /// What both passes give for queries and keys.
+    fn of<O: Operations>(&self, device: &O, query: &[f32], key: &[f32]) -> Vec<Vec<f32>> {
         let rows = self.rows();
         let (query_heads, key_heads) = self.heads;
         let shape = AttentionShape { rows, query_heads, key_heads, head_dim: self.head_dim };
         let (queries, keys) = (rows * query_heads * self.head_dim, rows * key_heads * self.head_dim);
-        let (query, key, value) = (stored(device, query), stored(device, &numbers(keys, 2)), stored(device, &numbers(keys, 3)));
+        let (query, key, value) = (stored(device, query), stored(device, key), stored(device, &numbers(keys, 3)));
         let lo = index(device, &lo(self.lengths, self.window));
         let input = || AttentionInput { query: &query, key: &key, value: &value, lo: &lo };
         let (mut output, mut sums) = (device.new_stored(queries).unwrap(), device.new_exact(rows * query_heads).unwrap());
@@ -99,7 +108,7 @@ impl Case {
 
 impl Work for Case {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        self.of(device, &self.query())
+        self.of(device, &self.query(), &self.key())
     }
 
     fn name(&self) -> String {
@@ -119,23 +128,28 @@ impl Work for Case {
 }
 
 /// A case where a row's query has an infinite number, and another row's one that is none: their results are no numbers, and those of all other
-/// rows as ever. Backward, what is not a number may reach whatever is multiplied with it, hidden or not: devices differ there.
-struct Spoilt(Case);
+/// rows as ever. Or two rows' keys: then those of the rows that see them. Backward, what is not a number may reach whatever is multiplied with it,
+/// hidden or not: devices differ there.
+struct Spoilt {
+    case: Case,
+    keys: bool,
+}
 
 impl Work for Spoilt {
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
-        let mut query = self.0.query();
-        let (infinite, none) = (query.len() / 2, query.len() / 3);
-        spoil(&mut query, infinite, none);
-        self.0.of(device, &query)
+        let (mut query, mut key) = (self.case.query(), self.case.key());
+        let spoilt = if self.keys { &mut key } else { &mut query };
+        let (infinite, none) = (spoilt.len() / 2, spoilt.len() / 3);
+        spoil(spoilt, infinite, none);
+        self.case.of(device, &query, &key)
     }
 
     fn name(&self) -> String {
-        format!("{}, spoilt", self.0.name())
+        format!("{}, {} spoilt", self.case.name(), if self.keys { "keys" } else { "queries" })
     }
 
     fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
-        self.0.judge_forward(got, wanted)
+        self.case.judge_forward(got, wanted)
     }
 }
 

@@ -4,9 +4,9 @@ use crate::{
     EXACT, STORED, Tolerance, Visitor, Work, close, equal, exact, gradient, index, numbers, read_exact, read_gradient, read_stored, spoil,
     stored,
 };
-use osler_kernels::Operations;
 use osler_kernels::blockwise::{self, SIGNED, UNSIGNED};
 use osler_kernels::operations::{AdamState, AdamW, Blockwise, Gradient, LinearShape, Moments, RotaryShape};
+use osler_kernels::{KernelError, Operations};
 
 /// The cases that an emulator can run.
 pub fn visit(visitor: &mut impl Visitor) {
@@ -388,8 +388,12 @@ fn tell<O: Operations>(device: &O, norm: &O::Norm) {
         assert_eq!((device.told(&mut board, &mut seen), seen), (Ok(wanted), [0.0, 1.0, 2.0, 3.0, wanted as f32]));
     }
     assert!(device.tell(&numbers, &mut board, 3).is_err(), "past the end of the board");
-    assert!(device.told(&mut board, &mut [0.0; 6]).is_err(), "past the end of the board");
-    assert!(device.told(&mut board, &mut []).is_err(), "told once");
+    let past_the_end = device.told(&mut board, &mut [0.0; 6]);
+    assert!(matches!(past_the_end, Err(KernelError::Shape { .. })), "past the end of the board");
+    assert_eq!(device.told(&mut board, &mut []), Err(KernelError::nothing_told()), "told once");
+    device.end_telling(None, &mut board).unwrap();
+    device.tell(&numbers, &mut board, 0).unwrap();
+    assert_eq!(device.told(&mut board, &mut []), Err(KernelError::nothing_told()), "not told to its end");
 }
 
 /// Two steps of AdamW, with a master and without, and a norm.

@@ -1,10 +1,14 @@
 //! A step of a small model of each kind, through the trainer itself: every operation, each on what the one before made.
 
-use crate::{Visitor, Work, numbers, read_gradient, read_stored};
+use crate::ranks::Course;
+use crate::{Tolerance, Visitor, Work, close, numbers, read_gradient, read_stored};
 use osler_kernels::Operations;
 use osler_kernels::operations::IGNORED;
+use osler_train::TrainError;
 use osler_train::model::{Batch, Config, GradientKind, Gradients, Model, Parameters, Recompute, Workspace};
-use osler_train::optimiser::{Optimiser, Settings};
+use osler_train::optimiser::{MomentKind, Optimiser, Settings};
+use osler_train::ranks::Alone;
+use osler_train::trainer::Source;
 use serde_json::{Value, json};
 
 /// The cases that an emulator can run.
@@ -19,6 +23,8 @@ pub fn visit(visitor: &mut impl Visitor) {
     }
     visitor.visit(&Step::for_hopper("mixtral"));
     visitor.visit(&Step { gradients: GradientKind::Bf16, ..Step::for_hopper("mixtral") });
+    visitor.visit(&Steps { kind: "mistral", passes: 1 });
+    visitor.visit(&Steps { kind: "mixtral", passes: 2 });
 }
 
 const VOCABULARY: usize = 50;
@@ -90,6 +96,9 @@ impl Step {
         }
         Config::from_json(config.as_object().cloned().unwrap_or_default()).unwrap()
     }
+
+    /// Rows of each batch.
+    pub const ROWS: usize = 70;
 
     /// Two documents; some rows are asked for nothing, in each batch one more.
     pub fn batch(salt: usize) -> Batch {
@@ -166,6 +175,44 @@ impl Work for Step {
             }
         }
         Ok(())
+    }
+}
+
+/// Steps of a run, in the arena that was planned for them: lists are recorded in the second and replayed from the third on.
+#[derive(Debug)]
+struct Steps {
+    kind: &'static str,
+    passes: u32,
+}
+
+impl Work for Steps {
+    fn name(&self) -> String {
+        format!("four steps of {}, each of {}", self.kind, self.passes)
+    }
+
+    fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
+        let course = Course { kind: self.kind, passes: self.passes };
+        device.reserve(course.memory(MomentKind::F32, Recompute::None).unwrap().needs()).unwrap();
+        let mut trainer = course.trainer(device, Box::new(Alone)).unwrap();
+        trainer.make_room(device, Step::ROWS).unwrap();
+        let steps = (0..4).map(|_| trainer.step(device, &Whole).unwrap());
+        steps.map(|step| [step.loss, step.balance, step.norm].map(|value| value as f32).to_vec()).collect()
+    }
+
+    fn judge(&self, got: &[Vec<f32>], wanted: &[Vec<f32>]) -> Result<(), String> {
+        // A pass's stores are some forty, each up to half a unit (1/256) off; each step begins where the one before has ended.
+        let tolerance = Tolerance { relative: 1.0 / 32.0, absolute: 1e-6 };
+        got.iter().zip(wanted).zip(1..).try_for_each(|((got, wanted), step)| close(&format!("step {step}"), got, wanted, tolerance))
+    }
+}
+
+/// Batches of a course that all have rows and targets.
+#[derive(Debug)]
+pub struct Whole;
+
+impl Source for Whole {
+    fn batch(&self, step: u64, pass: u32) -> Result<Batch, TrainError> {
+        Ok(Step::batch((step as usize + pass as usize) % 20))
     }
 }
 

@@ -3,13 +3,16 @@
 
 use crate::model::Step;
 use crate::{exact, numbers, read_exact, read_stored, stored};
+use osler_kernels::Operations;
 use osler_kernels::cuda::exchange::{Reduction, Round};
-use osler_kernels::cuda::{Gpu, Launcher};
+use osler_kernels::cuda::{Gpu, Launcher, Paper};
 use osler_kernels::operations::IGNORED;
 use osler_train::TrainError;
-use osler_train::model::{Batch, Recompute};
+use osler_train::model::{Batch, ModelError, Recompute};
 use osler_train::optimiser::{MomentKind, Settings};
+use osler_train::outline::MemoryTable;
 use osler_train::ranks::{Communicator, Door, Meeting, Mesh};
+use osler_train::recipe::{OptimiserSettings, Precision, Recipe};
 use osler_train::schedule::{Decay, Schedule};
 use osler_train::trainer::{Plan, Source, Trainer};
 use std::net::TcpListener;
@@ -152,26 +155,41 @@ impl Course {
     ///
     /// # Errors
     /// Where there is not enough memory.
-    pub fn trainer<L: Launcher>(&self, gpu: &Gpu<L>, ranks: Box<dyn Communicator<Gpu<L>>>) -> Result<Trainer<Gpu<L>>, TrainError> {
-        self.trainer_with(gpu, ranks, MomentKind::F32, Recompute::None)
+    pub fn trainer<O: Operations>(&self, device: &O, ranks: Box<dyn Communicator<O>>) -> Result<Trainer<O>, TrainError> {
+        self.trainer_with(device, ranks, MomentKind::F32, Recompute::None)
     }
 
     /// The same with moments of a kind, and some things computed again.
     ///
     /// # Errors
     /// As [`trainer`](Self::trainer).
-    pub fn trainer_with<L: Launcher>(
+    pub fn trainer_with<O: Operations>(
         &self,
-        gpu: &Gpu<L>,
-        ranks: Box<dyn Communicator<Gpu<L>>>,
+        device: &O,
+        ranks: Box<dyn Communicator<O>>,
         moments: MomentKind,
         recompute: Recompute,
-    ) -> Result<Trainer<Gpu<L>>, TrainError> {
+    ) -> Result<Trainer<O>, TrainError> {
+        // More layers than there are sets of gradients, so that sets are used again.
+        Trainer::new(device, Step::for_hopper(self.kind).with_layers(4).model(device), self.plan(moments, recompute), ranks)
+    }
+
+    /// What a trainer of it is told.
+    pub fn plan(&self, moments: MomentKind, recompute: Recompute) -> Plan {
         let schedule = Schedule { highest: 1e-2, lowest: 0.0, decay: Decay::Cosine, warmup_steps: 1, warmup_start: 0.1, total_steps: 10 };
         let optimiser = Settings { clip: Some(0.5), moments, ..Settings::default() };
-        let plan = Plan { schedule, optimiser, accumulation: self.passes, recompute, sums_in_any_order: false };
-        // More layers than there are sets of gradients, so that sets are used again.
-        Trainer::new(gpu, Step::for_hopper(self.kind).with_layers(4).model(gpu), plan, ranks)
+        Plan { schedule, optimiser, accumulation: self.passes, recompute, sums_in_any_order: false }
+    }
+
+    /// Bytes of it on a GPU that is alone.
+    ///
+    /// # Errors
+    /// Never: the sizes are those of kernels.
+    pub fn memory(&self, moments: MomentKind, recompute: Recompute) -> Result<MemoryTable, ModelError> {
+        let config = Step::for_hopper(self.kind).with_layers(4).model(&Gpu::new(Paper::default())).config;
+        let optimiser = OptimiserSettings { moments, ..Default::default() };
+        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), optimiser, ..Recipe::default() };
+        MemoryTable::new(&config, Step::ROWS, self.passes, &recipe, recompute)
     }
 }
 

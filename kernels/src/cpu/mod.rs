@@ -495,6 +495,7 @@ impl<F: Number> Operations for Cpu<F> {
 
     fn tell(&self, numbers: &Vec<F>, board: &mut Board, at: usize) -> Done {
         let range = range("numbers", at, numbers.len(), board.numbers.len())?;
+        board.norm = None;
         self.read_exact(numbers, 0, &mut board.numbers[range])
     }
 

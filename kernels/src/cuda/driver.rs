@@ -346,8 +346,8 @@ impl Launcher for Driver {
     }
 
     fn allocate_on_host(&self, bytes: usize) -> Result<Self::Memory, KernelError> {
-        let refused = launch_failed("memory of the host");
-        self.context.bind_to_thread().map_err(&refused)?;
+        let refused = |error| no_memory(error, bytes);
+        self.context.bind_to_thread().map_err(refused)?;
         Ok(DriverMemory(Place::Host(HostMemory::new(&self.pages, &self.stream, bytes.max(1)).map_err(refused)?)))
     }
 
@@ -589,7 +589,7 @@ pub(super) fn launch_failed(what: &str) -> impl Fn(DriverError) -> KernelError {
 pub(super) fn no_memory(error: DriverError, bytes: usize) -> KernelError {
     match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => KernelError::Memory { bytes },
-        _ => launch_failed("the device gives no memory")(error),
+        _ => launch_failed("no memory is given")(error),
     }
 }
 

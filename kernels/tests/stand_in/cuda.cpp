@@ -129,7 +129,7 @@ CALL(cuStreamSynchronize, void* stream) {
     copy();
     return recorded ? NOT_WHILE_RECORDED : stream == &beside ? catch_up() : SUCCESS;
 }
-// Nothing has come before the host has asked a few times.
+// What a list that is replayed copies last has come by a later command, or by the third question of all.
 CALL(cuStreamQuery, void* stream) {
     NEEDS_CONTEXT;
     static std::atomic<unsigned> asked = 0;

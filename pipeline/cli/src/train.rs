@@ -7,7 +7,7 @@ use crate::{Failure, render};
 use indicatif::{ProgressBar, ProgressStyle};
 use osler_kernels::cuda::driver;
 use osler_schemas::chain;
-use osler_train::outline::{Budget, MemoryTable};
+use osler_train::outline::Budget;
 use osler_train::trainer::Step;
 use osler_train::{Finished, Options, Outline, Recipe, TrainError, Watch};
 use serde_json::json;
@@ -153,7 +153,6 @@ fn describe(outline: &Outline) -> String {
 
 fn describe_budget(budget: &Budget) -> String {
     let Budget { config, solved, memory, machine, .. } = budget;
-    let MemoryTable { weights, gradients, optimiser, activations, scratch, staging, gaps, products } = *memory;
     let mut lines = vec![format!(
         "model     {:?}: {} weights, of which a token meets {}; {} layers of {}, vocabulary {}",
         config.kind,
@@ -184,10 +183,8 @@ fn describe_budget(budget: &Budget) -> String {
             100.0 * machine.utilisation
         ));
     }
-    let parts = [("weights", weights), ("gradients", gradients), ("optimiser", optimiser), ("activations", activations)];
-    let of_a_gpu = [("scratch", scratch), ("staging", staging), ("gaps", gaps), ("products", products)];
-    let of_a_gpu = of_a_gpu.into_iter().filter(|(_, bytes)| *bytes > 0);
-    for (name, bytes) in parts.into_iter().chain(of_a_gpu).chain([("in all", memory.total())]) {
+    let parts = memory.parts().into_iter().filter(|(_, bytes)| *bytes > 0);
+    for (name, bytes) in parts.chain([("in all", memory.total())]) {
         lines.push(format!("memory    {name:<12} {:>20} bytes", render::grouped(bytes)));
     }
     if machine.ranks > 1 {

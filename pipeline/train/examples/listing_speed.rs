@@ -36,9 +36,7 @@ fn main() -> Result<(), ModelError> {
             kept.keep(&ops, &work, share)?;
             pass = milliseconds();
             optimiser.squares(&ops, &mut grads)?;
-            ops.clip(&mut optimiser.norm)?;
-            kept.end(&ops, Some(&optimiser.norm))?;
-            optimiser.take(&ops, 1e-4, &grads, &mut model)?;
+            optimiser.finish(&ops, 1e-4, &mut kept, &grads, &mut model)?;
             all = milliseconds();
             Ok::<_, ModelError>(())
         })?;

@@ -1,6 +1,6 @@
 //! AdamW over all parameters, with clipping by the norm of all gradients.
 
-use crate::model::{GradientKind, Gradients, Model, ModelError, Parameter, Parameters};
+use crate::model::{GradientKind, Gradients, KeptLosses, Model, ModelError, Parameter, Parameters};
 use osler_kernels::operations::{AdamState, AdamW};
 use osler_kernels::{Memory, Operations};
 use serde::{Deserialize, Serialize};
@@ -92,14 +92,13 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &mut Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
+        let mut nothing = KeptLosses::new();
+        nothing.clear(ops, std::iter::empty())?;
         ops.as_one(|| {
             self.squares(ops, grads)?;
-            ops.clip(&mut self.norm)?;
-            self.take(ops, learning_rate, grads, model)
+            self.finish(ops, learning_rate, &mut nothing, grads, model)
         })?;
-        let mut board = ops.new_board(0)?;
-        ops.end_telling(Some(&self.norm), &mut board)?;
-        let norm = ops.told(&mut board, &mut [])?;
+        let (_, norm) = nothing.take(ops)?;
         if !norm.is_finite() {
             // It was none, and does not count.
             self.step -= 1;
@@ -115,12 +114,27 @@ impl<O: Operations> Optimiser<O> {
         grads.squares(ops, &mut self.norm)
     }
 
-    /// Takes the next step down the gradients of the parameters that are held, times the factor of the norm, which is there. Does not wait for
-    /// the device.
+    /// Clips and takes the next step, once all squares are there. Before it the device tells what is kept of passes, and the norm, which the host may
+    /// wait for while the device is at the step.
     ///
     /// # Errors
-    /// [`ModelError::Kernel`] of the device.
-    pub fn take(&mut self, ops: &O, learning_rate: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<(), ModelError> {
+    /// [`ModelError::Kernel`] of the device; also where there is no room for what is kept.
+    pub fn finish(
+        &mut self,
+        ops: &O,
+        learning_rate: f64,
+        kept: &mut KeptLosses<O>,
+        grads: &Gradients<O>,
+        model: &mut Model<O>,
+    ) -> Result<(), ModelError> {
+        ops.clip(&mut self.norm)?;
+        kept.end(ops, Some(&self.norm))?;
+        self.take(ops, learning_rate, grads, model)
+    }
+
+    /// Takes the next step down the gradients of the parameters that are held, times the factor of the norm, which is there. Does not wait for
+    /// the device.
+    fn take(&mut self, ops: &O, learning_rate: f64, grads: &Gradients<O>, model: &mut Model<O>) -> Result<(), ModelError> {
         self.step += 1;
         let Settings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
         let settings = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.step };

@@ -90,12 +90,27 @@ impl MemoryTable {
     fn resident(&self, machine: &MachineSettings) -> u64 {
         let all = self.weights + self.gradients + self.optimiser;
         let part = if machine.ranks > 1 { all } else { all.div_ceil(u64::from(machine.devices.max(1))) };
-        part + self.scratch + self.staging + self.gaps + self.products
+        self.total() - self.activations - all + part
+    }
+
+    /// What each part is called, and its bytes.
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
+        let Self { weights, gradients, optimiser, activations, scratch, staging, gaps, products } = *self;
+        [
+            ("weights", weights),
+            ("gradients", gradients),
+            ("optimiser", optimiser),
+            ("activations", activations),
+            ("scratch", scratch),
+            ("staging", staging),
+            ("gaps", gaps),
+            ("products", products),
+        ]
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.needs().total() + self.products
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Of that the arena, as a device is asked for it.

@@ -244,11 +244,9 @@ impl<O: Operations> Trainer<O> {
         Ok(Step { step: at + 1, loss, balance, norm, learning_rate, num_tokens, num_targets, sources })
     }
 
-    /// Takes the optimiser's step, once all squares are there. On the way, before it, the device tells what passes said, and the norm.
+    /// Takes the optimiser's step, once all squares are there.
     fn finish(&mut self, ops: &O, learning_rate: f64) -> Result<(), TrainError> {
-        ops.clip(&mut self.optimiser.norm)?;
-        self.kept.end(ops, Some(&self.optimiser.norm))?;
-        Ok(self.optimiser.take(ops, learning_rate, &self.sums, &mut self.model)?)
+        Ok(self.optimiser.finish(ops, learning_rate, &mut self.kept, &self.sums, &mut self.model)?)
     }
 
     /// Makes room for what passes over so many rows at most say, before anything whose size differs from pass to pass.

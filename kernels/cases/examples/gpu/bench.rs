@@ -172,9 +172,9 @@ impl<O: Operations> Clock<'_, O> {
     }
 }
 
-/// Writes `len` random numbers: a million, and then the same again.
+/// Writes `len` random numbers: a million, and then the same again, so many that no row is like another.
 fn fill(len: usize, write: impl FnMut(usize, &[f32]) -> Result<(), KernelError>) -> Result<(), KernelError> {
-    let block = numbers(len.min(1 << 20), len as u64);
+    let block = numbers(len.min((1 << 20) + 7), len as u64);
     repeat(&block, len, write)
 }
 
@@ -417,6 +417,7 @@ impl<O: Operations> Layer<O> {
             Ok(())
         })?;
         let operations = 6.0 * (choices * hidden) as f64 * inner as f64;
+        let ends = ops.read_index(&segments)?.split_off(1);
         let case = format!("{rows} rows, {top_k} of {experts}, {hidden} x {inner}");
         let layer = routing + routing_back + forward + backward;
         let share = (routing + routing_back) / layer;
@@ -427,7 +428,7 @@ impl<O: Operations> Layer<O> {
         ];
         for (what, seconds, operations) in times {
             let peer = json!({
-                "kind": "experts", "what": what, "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "inner": inner,
+                "kind": "experts", "what": what, "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "inner": inner, "ends": ends,
             });
             give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer });
         }
@@ -498,9 +499,7 @@ fn step<O: Operations>(
                     kept.keep(ops, &work, share)?;
                 }
                 optimiser.squares(ops, &mut grads)?;
-                ops.clip(&mut optimiser.norm)?;
-                kept.end(ops, Some(&optimiser.norm))?;
-                optimiser.take(ops, 1e-4, &grads, &mut model)
+                optimiser.finish(ops, 1e-4, &mut kept, &grads, &mut model)
             })?;
             match kept.take(ops)? {
                 (_, norm) if norm.is_finite() => Ok::<_, ModelError>(()),
@@ -525,8 +524,8 @@ fn step<O: Operations>(
 }
 
 /// What a step's share of the peak is: its model FLOPs utilisation.
-const FORMULA: &str = "A training step's share is its MFU: (6 N T + 6 L D T (T + 1)) / seconds / peak, with N weights in products, T tokens of one \
-                       sequence, L layers, D numbers of all query heads of a row.";
+const FORMULA: &str = "A training step's share is its MFU: P (6 N T + 6 L D T (T + 1)) / seconds / peak, with P passes, each of one \
+                       sequence of T tokens, N weights in products, L layers, D numbers of all query heads of a row.";
 
 /// Prints rows.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use osler_kernel_cases::{Visitor, Work, visit_all, visit_large};
 use osler_kernels::Cpu;
 use osler_kernels::cuda::{Gpu, Launcher};
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// Whether all cases held on each of these devices, and there was something to try.
-pub fn run<L: Launcher>(devices: Vec<(&'static str, Gpu<L>)>, only: &str, small: bool) -> bool {
+pub fn run<L: Launcher>(devices: &[(&'static str, Gpu<L>)], only: &str, small: bool) -> bool {
     let twin = match Cpu::<f32>::bf16(0) {
         Ok(twin) => twin,
         Err(error) => {
@@ -21,14 +22,16 @@ pub fn run<L: Launcher>(devices: Vec<(&'static str, Gpu<L>)>, only: &str, small:
         visit_large(&mut held);
     }
     let Held { num_cases, failed, .. } = held;
-    failed.iter().for_each(|failure| println!("FAILED {failure}"));
+    if !failed.is_empty() {
+        println!("\nwhat failed:\n{}", failed.join("\n"));
+    }
     println!("{num_cases} cases, {} failed", failed.len());
     num_cases > 0 && failed.is_empty()
 }
 
 struct Held<'a, L: Launcher> {
     /// What is said of each, and the device.
-    devices: Vec<(&'static str, Gpu<L>)>,
+    devices: &'a [(&'static str, Gpu<L>)],
     twin: Cpu<f32>,
     only: &'a str,
     num_cases: usize,
@@ -43,9 +46,12 @@ impl<L: Launcher> Visitor for Held<'_, L> {
         let begun = Instant::now();
         let wanted = catch_unwind(AssertUnwindSafe(|| work.run_twin(&self.twin)));
         let twin_ms = begun.elapsed().as_secs_f64() * 1e3;
-        for (kernels, gpu) in &self.devices {
+        for (kernels, gpu) in self.devices {
             self.num_cases += 1;
             let name = format!("{}{kernels}", work.name());
+            // Before it runs, so that one that never ends has a name.
+            print!("{name} ... ");
+            let _ = std::io::stdout().flush();
             let begun = Instant::now();
             let tried = match &wanted {
                 Ok(wanted) => {
@@ -54,8 +60,11 @@ impl<L: Launcher> Visitor for Held<'_, L> {
                 Err(panic) => Err(format!("the CPU: {}", message(panic.as_ref()))),
             };
             match tried {
-                Ok(()) => println!("ok     {name} ({:.0} ms, the twin {twin_ms:.0})", begun.elapsed().as_secs_f64() * 1e3),
-                Err(problem) => self.failed.push(format!("{name}: {problem}")),
+                Ok(()) => println!("ok ({:.0} ms, the twin {twin_ms:.0})", begun.elapsed().as_secs_f64() * 1e3),
+                Err(problem) => {
+                    println!("FAILED: {problem}");
+                    self.failed.push(format!("{name}: {problem}"));
+                }
             }
         }
     }
@@ -84,12 +93,12 @@ mod tests {
     #[test]
     fn a_case_that_fails_is_told() {
         let device = |wgmma| Gpu::new(Emulator { wgmma, ..Emulator::default() });
-        let both = || vec![("", device(true)), (", kernels for sm_80", device(false))];
-        assert!(run(both(), "swiglu", true));
-        assert!(!run(both(), "no case has this name", true));
-        let mut held = Held { devices: both(), twin: Cpu::bf16(1).unwrap(), only: "", num_cases: 0, failed: Vec::new() };
+        let both = [("", device(true)), (", older kernels", device(false))];
+        assert!(run(&both, "swiglu", true));
+        assert!(!run(&both, "no case has this name", true));
+        let mut held = Held { devices: &both, twin: Cpu::bf16(1).unwrap(), only: "", num_cases: 0, failed: Vec::new() };
         held.visit(&Off);
-        assert_eq!(held.failed, ["a case that is off: it is", "a case that is off, kernels for sm_80: it is"]);
+        assert_eq!(held.failed, ["a case that is off: it is", "a case that is off, older kernels: it is"]);
     }
 
     struct Off;

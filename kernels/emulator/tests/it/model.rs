@@ -2,18 +2,16 @@
 
 use crate::common::{Emulated, watched};
 use osler_emulator::Emulator;
-use osler_kernel_cases::model::{Step, visit};
+use osler_kernel_cases::model::{Step, Whole, visit};
 use osler_kernel_cases::ranks::Course;
 use osler_kernel_cases::read_stored;
 use osler_kernels::cuda::{Gpu, Paper};
 use osler_kernels::{Memory, Operations};
 use osler_train::TrainError;
-use osler_train::model::{Batch, Recompute};
+use osler_train::model::{Batch, Recompute, read_weights};
 use osler_train::optimiser::MomentKind;
-use osler_train::outline::MemoryTable;
 use osler_train::ranks::Alone;
-use osler_train::recipe::{OptimiserSettings, Precision, Recipe};
-use osler_train::trainer::Source;
+use osler_train::trainer::{Source, Trainer};
 
 #[test]
 fn a_step_of_a_model_agrees_with_its_twin() {
@@ -55,15 +53,6 @@ fn scratch_on_paper_is_that_of_a_device() {
         step.several(&paper, 1, || {});
         assert!(device.scratch_bytes() > 0);
         assert_eq!(device.scratch_bytes(), paper.scratch_bytes(), "{kind}");
-    }
-}
-
-/// Batches that all have rows and targets.
-struct Whole;
-
-impl Source for Whole {
-    fn batch(&self, step: u64, pass: u32) -> Result<Batch, TrainError> {
-        Ok(Step::batch((step as usize + pass as usize) % 20))
     }
 }
 
@@ -111,10 +100,7 @@ fn a_run_takes_the_arena_that_was_planned() {
         let (gpu, asked) = watched(true, true);
         let course = Course { kind, passes };
         let begin = |gpu: &Gpu<_>| course.trainer_with(gpu, Box::new(Alone), moments, recompute).unwrap();
-        let config = Step::for_hopper(kind).with_layers(4).model(&Gpu::new(Paper::default())).config;
-        let optimiser = OptimiserSettings { moments, ..Default::default() };
-        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), optimiser, ..Recipe::default() };
-        let plan = MemoryTable::new(&config, 70, passes, &recipe, recompute).unwrap();
+        let plan = course.memory(moments, recompute).unwrap();
         gpu.reserve(plan.needs()).unwrap();
         let mut trainer = begin(&gpu);
         trainer.make_room(&gpu, 70).unwrap();
@@ -151,5 +137,31 @@ fn a_step_that_is_no_number_leaves_all_as_it_is() {
             (steps, weights.map(|(weight, parameter)| read_stored(&gpu, weight, parameter.len())).collect::<Vec<_>>())
         };
         assert!(run(true) == run(false), "{moments:?}");
+    }
+}
+
+/// A run that goes on from its files has the bits of one that never stopped.
+#[test]
+fn a_checkpoint_of_a_device_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    for moments in [MomentKind::F32, MomentKind::EightBit] {
+        let course = Course { kind: "mixtral", passes: 2 };
+        let device = || Gpu::new(Emulator { wgmma: true, ..Emulator::default() });
+        let gpu = device();
+        let mut straight = course.trainer_with(&gpu, Box::new(Alone), moments, Recompute::None).unwrap();
+        (0..2).for_each(|_| drop(straight.step(&gpu, &Whole).unwrap()));
+        let path = folder.path().join(format!("{moments:?}"));
+        straight.save(&gpu, &path, &[]).unwrap();
+        let other = device();
+        let model = read_weights(&other, &path).unwrap();
+        let mut resumed = Trainer::resume(&other, &path, model, course.plan(moments, Recompute::None), Box::new(Alone)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(straight.step(&gpu, &Whole).unwrap(), resumed.step(&other, &Whole).unwrap(), "{moments:?}");
+        }
+        let weights = |gpu: &Gpu<Emulator>, trainer: &Trainer<_>| {
+            let weights = trainer.model.weights.iter().zip(&trainer.model.parameters.list);
+            weights.map(|(weight, parameter)| read_stored(gpu, weight, parameter.len())).collect::<Vec<_>>()
+        };
+        assert!(weights(&gpu, &straight) == weights(&other, &resumed), "{moments:?}");
     }
 }

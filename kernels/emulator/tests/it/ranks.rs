@@ -68,7 +68,7 @@ fn weights_come_from_their_owners() {
     });
 }
 
-/// The rank that takes the most takes what was planned for each: its arena is full, with what comes from the others in it.
+/// The rank that takes the most takes no less than was planned for each: its arena is full, with what comes from the others in it.
 #[test]
 fn ranks_take_the_arena_that_was_planned() {
     for (kind, ranks) in [("mistral", 2), ("mixtral", 3), ("qwen2", 3)] {

@@ -94,10 +94,12 @@ impl Choices {
         self.found.get(&key.to_string()).copied()
     }
 
-    /// Keeps a choice, in the file as well if it can be written.
+    /// Keeps a choice, in the file as well if it can be written, beside what others have put there meanwhile.
     pub(super) fn put(&mut self, key: Key, algorithm: Algorithm) {
         self.found.insert(key.to_string(), algorithm);
         let Some(path) = &self.path else { return };
+        let others = Self::open(Some(path.clone())).found;
+        others.into_iter().for_each(|(key, algorithm)| _ = self.found.entry(key).or_insert(algorithm));
         let partial = path.with_extension(format!("{}.partial", std::process::id()));
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&partial, self.to_string()));
         if written.and_then(|()| fs::rename(&partial, path)).is_err() {
@@ -187,7 +189,13 @@ mod tests {
         assert!(Choices::open(Some(path)).found.is_empty());
         let names: Vec<_> = fs::read_dir(root.path().join("cache")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 1, "{names:?}");
-        let mut nowhere = Choices::open(Some(root.path().join("cache").join(&names[0]).join("below.tsv")));
+        // Of two that are open at once neither loses what the other keeps.
+        let path = root.path().join("cache").join(&names[0]);
+        let [mut one, mut other] = [(); 2].map(|()| Choices::open(Some(path.clone())));
+        one.put(first, [1; 8]);
+        other.put(second, [2; 8]);
+        assert_eq!([first, second].map(|key| Choices::open(Some(path.clone())).get(&key)), [Some([1; 8]), Some([2; 8])]);
+        let mut nowhere = Choices::open(Some(path.join("below.tsv")));
         nowhere.put(first, [1; 8]);
         assert_eq!(nowhere.get(&first), Some([1; 8]));
     }

@@ -161,6 +161,9 @@ const READ: [&str; 29] = [
     "vocab_size",
 ];
 
+/// A key of `rope_parameters`.
+const ROPE_TYPE: &str = "rope_type";
+
 /// Keys that `transformers` writes for these models, and that mean nothing here: they are written back.
 const PASSED_ON: [&str; 11] = [
     "architectures",
@@ -188,6 +191,7 @@ struct Keys<'a>(&'a Map<String, Value>);
 
 impl<'a> Keys<'a> {
     fn get(&self, key: &str) -> Option<&'a Value> {
+        debug_assert!(READ.contains(&key) || key == ROPE_TYPE, "{key} is read, and refused in a recipe");
         self.0.get(key).filter(|value| !value.is_null())
     }
 
@@ -255,8 +259,8 @@ impl<'a> Keys<'a> {
         let Some(value) = self.get("rope_parameters") else { return self.number("rope_theta", default) };
         let object = value.as_object().ok_or(ModelError::Invalid { key: "rope_parameters", wanted: "an object" })?;
         let inner = Keys(object);
-        if inner.get("rope_type").is_some_and(|kind| kind != "default") {
-            return Err(inner.unsupported("rope_type", "\"default\""));
+        if inner.get(ROPE_TYPE).is_some_and(|kind| kind != "default") {
+            return Err(inner.unsupported(ROPE_TYPE, "\"default\""));
         }
         if let Some(key) = object.keys().find(|key| !["rope_type", "rope_theta"].contains(&key.as_str())) {
             return Err(ModelError::Unsupported { key: key.clone(), value: "given".to_string(), wanted: "nothing" });
