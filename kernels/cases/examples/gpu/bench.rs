@@ -3,10 +3,10 @@
 //! A device is asked for the same work again and again and waited for once, so what is timed is the device and not the asking, as long as
 //! the asking is faster. Numbers are random: on zeros a GPU is faster than it will ever be.
 
+mod layer;
+
 use osler_kernel_cases::numbers;
-use osler_kernels::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Gradient, LinearShape, RotaryShape, RouteShape,
-};
+use osler_kernels::operations::{AdamState, AdamW, AttentionInput, AttentionShape, Gradient, LinearShape, RotaryShape, RouteShape};
 use osler_kernels::{KernelError, Operations};
 use osler_train::model::{Batch, Config, GradientKind, Gradients, KeptLosses, Model, ModelError, Workspace};
 use osler_train::optimiser::{MomentKind, Optimiser, Settings};
@@ -325,121 +325,9 @@ fn head_loss<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> 
 fn experts<O: Operations>(clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
     let Sizes { rows, hidden, inner, .. } = *clock.sizes;
     for (experts, top_k, inner) in [(8, 2, inner), (64, 8, inner / 8 / 8 * 8)] {
-        let layer = Layer::new(clock, RouteShape { rows, experts, top_k }, hidden, inner)?;
-        layer.measure(clock, give)?;
+        layer::measure(clock, RouteShape { rows, experts, top_k }, [hidden, inner], give)?;
     }
     Ok(())
-}
-
-/// Buffers of a layer with experts. Gradients go to buffers of their own, so that running again changes nothing.
-struct Layer<O: Operations> {
-    shape: RouteShape,
-    moves: DispatchShape,
-    inner: usize,
-    router: O::Stored,
-    gate: O::Stored,
-    up: O::Stored,
-    down: O::Stored,
-    input: O::Stored,
-    grad: O::Stored,
-}
-
-impl<O: Operations> Layer<O> {
-    fn new(clock: &Clock<'_, O>, shape: RouteShape, hidden: usize, inner: usize) -> Result<Self, KernelError> {
-        let matrix = shape.experts * hidden * inner;
-        Ok(Self {
-            shape,
-            moves: DispatchShape { rows: shape.rows, top_k: shape.top_k, hidden },
-            inner,
-            router: clock.stored(shape.experts * hidden)?,
-            gate: clock.stored(matrix)?,
-            up: clock.stored(matrix)?,
-            down: clock.stored(matrix)?,
-            input: clock.stored(shape.rows * hidden)?,
-            grad: clock.stored(shape.rows * hidden)?,
-        })
-    }
-
-    fn measure(&self, clock: &Clock<'_, O>, give: &mut dyn FnMut(Row)) -> Result<(), KernelError> {
-        let (ops, Self { shape, moves, inner, .. }) = (clock.ops, self);
-        let (RouteShape { rows, experts, top_k }, hidden, inner) = (*shape, moves.hidden, *inner);
-        let choices = rows * top_k;
-        let (wide, narrow) =
-            (LinearShape { rows: choices, inputs: hidden, outputs: inner }, LinearShape { rows: choices, inputs: inner, outputs: hidden });
-        let mut logits = ops.new_stored(rows * experts)?;
-        let (mut probabilities, mut shares) = (ops.new_exact(rows * experts)?, ops.new_exact(choices)?);
-        let [mut chosen, mut slots, mut sources] = [ops.new_index(choices)?, ops.new_index(choices)?, ops.new_index(choices)?];
-        let mut segments = ops.new_index(experts + 1)?;
-        let [mut sent, mut returned] = [ops.new_stored(choices * hidden)?, clock.stored(choices * hidden)?];
-        let [mut gate, mut up, mut product] =
-            [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
-        let mut output = ops.new_stored(rows * hidden)?;
-        let router = LinearShape { rows, inputs: hidden, outputs: experts };
-        let (mut statistics, mut balance) = (ops.new_exact(2 * experts)?, ops.new_exact(1)?);
-        let mut balance_grad = ops.new_exact(experts)?;
-        let routing = clock.seconds(|| {
-            ops.linear_forward(router, &self.input, &self.router, None, &mut logits)?;
-            ops.route_forward(*shape, &logits, &mut probabilities, &mut chosen, &mut shares)?;
-            ops.balance_add(*shape, &probabilities, &chosen, &mut statistics)?;
-            ops.balance_loss(*shape, 1, 0.02, &statistics, &mut balance, &mut balance_grad)?;
-            ops.dispatch(*shape, &chosen, &mut slots, &mut sources, &mut segments)?;
-            ops.permute_forward(*moves, &sources, &self.input, &mut sent)?;
-            ops.combine_forward(*moves, &slots, &shares, &returned, &mut output)
-        })?;
-        let forward = clock.seconds(|| {
-            ops.grouped_linear_forward(wide, &segments, &sent, &self.gate, &mut gate)?;
-            ops.grouped_linear_forward(wide, &segments, &sent, &self.up, &mut up)?;
-            ops.swiglu_forward(&gate, &up, &mut product)?;
-            ops.grouped_linear_forward(narrow, &segments, &product, &self.down, &mut returned)
-        })?;
-        let [mut returned_grad, mut sent_grad] = [ops.new_stored(choices * hidden)?, clock.stored(choices * hidden)?];
-        let [mut product_grad, mut gate_grad, mut up_grad] =
-            [ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?, ops.new_stored(choices * inner)?];
-        let (mut shares_grad, mut input_grad) = (ops.new_exact(choices)?, ops.new_stored(rows * hidden)?);
-        let (mut logits_grad, mut router_grad) = (ops.new_stored(rows * experts)?, Gradient::new(ops, experts * hidden, false)?);
-        let routing_back = clock.seconds(|| {
-            ops.combine_backward(*moves, &slots, &sources, &shares, &returned, &self.grad, &mut returned_grad, &mut shares_grad)?;
-            ops.permute_backward(*moves, &slots, &sent_grad, &mut input_grad)?;
-            ops.route_backward(*shape, &probabilities, &chosen, &shares_grad, &balance_grad, &mut logits_grad)?;
-            ops.linear_backward_weight(router, &logits_grad, &self.input, false, &mut router_grad, None)?;
-            ops.linear_backward_input(router, &logits_grad, &self.router, true, &mut input_grad)
-        })?;
-        let matrix = experts * hidden * inner;
-        let mut weight_grad = Gradient::new(ops, matrix, false)?;
-        let backward = clock.seconds(|| {
-            ops.grouped_linear_backward_input(narrow, &segments, &returned_grad, &self.down, false, &mut product_grad)?;
-            ops.grouped_linear_backward_weight(narrow, &segments, &returned_grad, &product, false, &mut weight_grad)?;
-            ops.swiglu_backward(&gate, &up, &product_grad, &mut gate_grad, &mut up_grad)?;
-            for (weight, grad, add) in [(&self.gate, &gate_grad, false), (&self.up, &up_grad, true)] {
-                ops.grouped_linear_backward_input(wide, &segments, grad, weight, add, &mut sent_grad)?;
-                ops.grouped_linear_backward_weight(wide, &segments, grad, &sent, false, &mut weight_grad)?;
-            }
-            Ok(())
-        })?;
-        let operations = 6.0 * (choices * hidden) as f64 * inner as f64;
-        let ends = ops.read_index(&segments)?.split_off(1);
-        let case = format!("{rows} rows, {top_k} of {experts}, {hidden} x {inner}");
-        let layer = routing + routing_back + forward + backward;
-        let share = (routing + routing_back) / layer;
-        let times = [
-            ("experts forward", forward, operations),
-            ("experts backward", backward, 2.0 * operations),
-            ("layer with experts, both ways", layer, 3.0 * operations),
-        ];
-        for (what, seconds, operations) in times {
-            let peer = json!({
-                "kind": "experts", "what": what, "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "inner": inner, "ends": ends,
-            });
-            give(Row { what, case: case.clone(), seconds, amount: Amount::Operations(operations), peer });
-        }
-        // Forward, rows of tokens and of choices are read and written; backward, what experts gave is read too. The router reads tokens, and
-        // its backward pass reads them and adds to their gradients.
-        let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + 4 * rows + 3 * experts) * hidden) as f64;
-        let case = format!("{case}; {:.1} % of the layer", 100.0 * share);
-        let peer = json!({ "kind": "routing", "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "bytes": bytes });
-        give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer });
-        Ok(())
-    }
 }
 
 /// What has to fit into 80 GB, with nothing computed twice: moments are of 8 bits, and gradients of 16.
