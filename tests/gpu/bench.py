@@ -23,6 +23,13 @@ def wait():
         torch.cuda.synchronize()
 
 
+def forget():
+    """Gives back memory that nobody holds."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def seconds(run, rounds=4, round_seconds=0.2):
     """Of one run, the fastest of some rounds, as the other program measures."""
     for _ in range(3):
@@ -247,9 +254,12 @@ def step(peer):
     try:
         return seconds(run), "transformers, all in bf16"
     except torch.OutOfMemoryError:
-        optimiser.zero_grad()
-        model.gradient_checkpointing_enable()
-        return seconds(run), "transformers, all in bf16, layers computed twice"
+        # What it was at is held until the exception is gone.
+        pass
+    forget()
+    optimiser.zero_grad()
+    model.gradient_checkpointing_enable()
+    return seconds(run), "transformers, all in bf16, layers computed twice"
 
 
 PEERS = {
@@ -273,9 +283,7 @@ def beside(row):
     if peer is None:
         return "", ""
     try:
-        if device == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
+        forget()
         found = peer(row["peer"])
     except Exception as error:  # noqa: BLE001: whatever a peer cannot do, the other rows are wanted
         print(f"{row['what']}, {row['case']}: {error}", file=sys.stderr)
