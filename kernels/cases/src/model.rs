@@ -187,12 +187,12 @@ struct Steps {
 
 impl Work for Steps {
     fn name(&self) -> String {
-        format!("four steps of {}, each of {}", self.kind, self.passes)
+        format!("four steps of {}, passes of each: {}", self.kind, self.passes)
     }
 
     fn run<O: Operations>(&self, device: &O) -> Vec<Vec<f32>> {
         let course = Course { kind: self.kind, passes: self.passes };
-        device.reserve(course.memory(MomentKind::F32, Recompute::None).unwrap().needs()).unwrap();
+        device.reserve(course.memory(1, MomentKind::F32, Recompute::None).unwrap().needs()).unwrap();
         let mut trainer = course.trainer(device, Box::new(Alone)).unwrap();
         trainer.make_room(device, Step::ROWS).unwrap();
         let steps = (0..4).map(|_| trainer.step(device, &Whole).unwrap());

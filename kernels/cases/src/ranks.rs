@@ -12,7 +12,7 @@ use osler_train::model::{Batch, ModelError, Recompute};
 use osler_train::optimiser::{MomentKind, Settings};
 use osler_train::outline::MemoryTable;
 use osler_train::ranks::{Communicator, Door, Meeting, Mesh};
-use osler_train::recipe::{OptimiserSettings, Precision, Recipe};
+use osler_train::recipe::{MachineSettings, OptimiserSettings, Precision, Recipe};
 use osler_train::schedule::{Decay, Schedule};
 use osler_train::trainer::{Plan, Source, Trainer};
 use std::net::TcpListener;
@@ -181,14 +181,15 @@ impl Course {
         Plan { schedule, optimiser, accumulation: self.passes, recompute, sums_in_any_order: false }
     }
 
-    /// Bytes of it on a GPU that is alone.
+    /// Bytes of it on each of so many ranks' GPUs.
     ///
     /// # Errors
     /// Never: the sizes are those of kernels.
-    pub fn memory(&self, moments: MomentKind, recompute: Recompute) -> Result<MemoryTable, ModelError> {
+    pub fn memory(&self, ranks: u32, moments: MomentKind, recompute: Recompute) -> Result<MemoryTable, ModelError> {
         let config = Step::for_hopper(self.kind).with_layers(4).model(&Gpu::new(Paper::default())).config;
         let optimiser = OptimiserSettings { moments, ..Default::default() };
-        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), optimiser, ..Recipe::default() };
+        let machine = MachineSettings { ranks, ..MachineSettings::default() };
+        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), optimiser, machine, ..Recipe::default() };
         MemoryTable::new(&config, Step::ROWS, self.passes, &recipe, recompute)
     }
 }

@@ -1,28 +1,44 @@
 //! The pool that a run's sorts and operators reserve memory from.
 
-use datafusion::error::Result;
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::common::human_readable_size;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use std::fmt::{Display, Formatter};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Share of the pool that consumers that spill may fill: what merges their parts, and operators, cannot spill and has to find room beside them.
+/// Share that sorts may fill of what is left by those that cannot spill, who find the rest: the merges of these sorts, and operators.
 pub const SPILL_SHARE: f64 = 0.75;
 
-/// Shares out [`SPILL_SHARE`] among those that spill, each an equal part; the rest, and what those have not taken, is for whoever comes first.
+/// Gives what can spill equal parts of [`SPILL_SHARE`] of what the others leave, and these all that nobody has.
 #[derive(Debug)]
 pub struct SpillPool {
-    spilling: FairSpillPool,
-    all: GreedyMemoryPool,
+    bytes: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Consumers that can spill.
+    num_sorts: usize,
+    by_sorts: usize,
+    by_others: usize,
+}
+
+impl Taken {
+    fn of(&mut self, reservation: &MemoryReservation) -> &mut usize {
+        if reservation.consumer().can_spill() { &mut self.by_sorts } else { &mut self.by_others }
+    }
 }
 
 impl SpillPool {
     /// A pool of so many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { spilling: FairSpillPool::new((bytes as f64 * SPILL_SHARE) as usize), all: GreedyMemoryPool::new(bytes) }
+        Self { bytes, taken: Mutex::default() }
     }
-}
 
-fn spills(reservation: &MemoryReservation) -> bool {
-    reservation.consumer().can_spill()
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl MemoryPool for SpillPool {
@@ -31,48 +47,54 @@ impl MemoryPool for SpillPool {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.spilling.register(consumer);
+        self.taken().num_sorts += usize::from(consumer.can_spill());
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.spilling.unregister(consumer);
+        self.taken().num_sorts -= usize::from(consumer.can_spill());
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.all.grow(reservation, additional);
-        if spills(reservation) {
-            self.spilling.grow(reservation, additional);
-        }
+        *self.taken().of(reservation) += additional;
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.all.shrink(reservation, shrink);
-        if spills(reservation) {
-            self.spilling.shrink(reservation, shrink);
-        }
+        *self.taken().of(reservation) -= shrink;
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if !spills(reservation) {
-            return self.all.try_grow(reservation, additional);
+        let mut taken = self.taken();
+        let left = self.bytes.saturating_sub(taken.by_others);
+        let available = if reservation.consumer().can_spill() {
+            let part = (left as f64 * SPILL_SHARE) as usize / taken.num_sorts.max(1);
+            part.saturating_sub(reservation.size())
+        } else {
+            left.saturating_sub(taken.by_sorts)
+        };
+        if additional <= available {
+            *taken.of(reservation) += additional;
+            return Ok(());
         }
-        // In this order: what a sort is refused for its share no other finds taken meanwhile.
-        self.spilling.try_grow(reservation, additional)?;
-        self.all.try_grow(reservation, additional).inspect_err(|_| self.spilling.shrink(reservation, additional))
+        let [asked, held, available] = [additional, reservation.size(), available].map(human_readable_size);
+        let name = reservation.consumer().name();
+        Err(DataFusionError::ResourcesExhausted(format!(
+            "{name} asks for {asked} beside its {held}, and {available} of {self} are left to it"
+        )))
     }
 
     fn reserved(&self) -> usize {
-        self.all.reserved()
+        let taken = self.taken();
+        taken.by_sorts + taken.by_others
     }
 
     fn memory_limit(&self) -> MemoryLimit {
-        self.all.memory_limit()
+        MemoryLimit::Finite(self.bytes)
     }
 }
 
 impl Display for SpillPool {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        self.all.fmt(f)
+        write!(f, "{}", human_readable_size(self.bytes))
     }
 }
 
@@ -90,12 +112,21 @@ mod tests {
         assert_eq!(pool.reserved(), 74, "what was refused is not counted");
         let merge = MemoryConsumer::new("merge").register(&pool);
         merge.try_grow(26).unwrap();
-        assert!(merge.try_grow(1).is_err());
-        // What cannot spill may take what sorts have not; these then find nothing, and spill.
-        sorts[0].shrink(30);
-        merge.try_grow(30).unwrap();
+        let error = merge.try_grow(1).unwrap_err().to_string();
+        assert!(error.contains("merge asks for 1.0 B beside its 26.0 B, and 0.0 B of 100.0 B are left to it"), "{error}");
+        // Of what the merge leaves there is a quarter for another, too.
+        sorts.iter().for_each(|sort| sort.shrink(30));
+        sorts.iter().for_each(|sort| sort.try_grow(20).unwrap());
         assert!(sorts[0].try_grow(1).is_err());
-        drop((sorts, merge));
+        let other = MemoryConsumer::new("operator").register(&pool);
+        other.try_grow(20).unwrap();
+        assert!(other.try_grow(1).is_err());
+        // Who comes late has its part, of those that are there then.
+        drop((merge, other));
+        let third = MemoryConsumer::new("sort 3").with_can_spill(true).register(&pool);
+        third.try_grow(25).unwrap();
+        assert!(third.try_grow(1).is_err());
+        drop((sorts, third));
         assert_eq!(pool.reserved(), 0);
     }
 }

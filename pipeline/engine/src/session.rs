@@ -4,7 +4,7 @@ use crate::boundary::RunFolder;
 use crate::context::Context;
 use crate::error::Error;
 use crate::operator_exec::OperatorExec;
-use crate::pool::SpillPool;
+use crate::pool::{SPILL_SHARE, SpillPool};
 use crate::spec::OperatorSpec;
 use crate::tables::Table;
 use arrow::array::{AsArray, RecordBatch};
@@ -16,7 +16,7 @@ use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{MemoryLimit, TrackConsumersPool};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
@@ -34,10 +34,10 @@ pub(crate) const POOL_SHARE: f64 = 0.6;
 /// Memory budget that a partition has to have: the merge of its sort cannot spill, and partitions that run out together all fail.
 const PARTITION_BYTES: usize = 64 << 20;
 
-/// What a document is reckoned with where a merge holds a batch of them from each partition, and of some two: most are shorter.
-const DOCUMENT_BYTES: usize = 64 << 10;
-/// Part of the pool that one such batch from each partition may take.
-const BATCHES_PART: usize = 8;
+/// What a document is reckoned with where a merge holds batches of them: most are shorter.
+const LONG_DOCUMENT_BYTES: usize = 64 << 10;
+/// Batches that a merge may hold of each of its sorts.
+const MERGED_BATCHES: f64 = 2.0;
 
 /// A session and what operators share.
 #[derive(Clone)]
@@ -77,26 +77,24 @@ impl Session {
         options.optimizer.prefer_hash_join = false;
         // What each partition's external sort sets aside for its merge must fit beside the rows, also with small budgets or many threads.
         options.execution.sort_spill_reservation_bytes = (memory_bytes / (16 * threads.max(4))).clamp(64 << 10, 10 << 20);
-        let sql = SessionContext::new_with_config_rt(config, runtime);
-        crate::functions::all().into_iter().for_each(|function| sql.register_udf(function));
-        Ok(Self { sql, context, folder, spill })
+        Ok(Self { sql: with_functions(config, runtime), context, folder, spill })
     }
 
     /// The same session with one partition: a table comes in the order it was written in.
     pub fn in_order(&self) -> Self {
         let config = self.sql.copied_config().with_target_partitions(1);
-        Self { sql: SessionContext::new_with_config_rt(config, self.sql.runtime_env()), ..self.clone() }
+        Self { sql: with_functions(config, self.sql.runtime_env()), ..self.clone() }
     }
 
     /// The same session with batches of so few rows that those of whole documents which a merge holds fit beside its sorts.
     pub fn for_documents(&self) -> Self {
         let config = self.sql.copied_config();
         let room = match self.sql.runtime_env().memory_pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => bytes / BATCHES_PART / config.target_partitions() / DOCUMENT_BYTES,
+            MemoryLimit::Finite(bytes) => (bytes as f64 * (1.0 - SPILL_SHARE) / MERGED_BATCHES) as usize,
             MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
         };
-        let batch_rows = config.batch_size().min(room).max(1);
-        Self { sql: SessionContext::new_with_config_rt(config.with_batch_size(batch_rows), self.sql.runtime_env()), ..self.clone() }
+        let batch_rows = (room / config.target_partitions() / LONG_DOCUMENT_BYTES).clamp(1, config.batch_size().max(1));
+        Self { sql: with_functions(config.with_batch_size(batch_rows), self.sql.runtime_env()), ..self.clone() }
     }
 
     /// Makes a table in the run's folder known to SQL.
@@ -217,6 +215,13 @@ impl Session {
     pub async fn plan(&self, sql: &str) -> Result<Arc<dyn ExecutionPlan>, Error> {
         Ok(self.sql.sql(sql).await?.create_physical_plan().await?)
     }
+}
+
+/// A context of DataFusion's that knows our functions.
+fn with_functions(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionContext {
+    let sql = SessionContext::new_with_config_rt(config, runtime);
+    crate::functions::all().into_iter().for_each(|function| sql.register_udf(function));
+    sql
 }
 
 /// A plan as `EXPLAIN` prints it.

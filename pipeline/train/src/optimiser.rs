@@ -92,13 +92,14 @@ impl<O: Operations> Optimiser<O> {
     /// # Errors
     /// [`ModelError::Kernel`] of the device.
     pub fn step(&mut self, ops: &O, learning_rate: f64, grads: &mut Gradients<O>, model: &mut Model<O>) -> Result<f64, ModelError> {
-        let mut nothing = KeptLosses::new();
-        nothing.clear(ops, std::iter::empty())?;
         ops.as_one(|| {
             self.squares(ops, grads)?;
-            self.finish(ops, learning_rate, &mut nothing, grads, model)
+            ops.clip(&mut self.norm)?;
+            self.take(ops, learning_rate, grads, model)
         })?;
-        let (_, norm) = nothing.take(ops)?;
+        let mut board = ops.new_board(0)?;
+        ops.end_telling(Some(&self.norm), &mut board)?;
+        let norm = ops.told(&mut board, &mut [])?;
         if !norm.is_finite() {
             // It was none, and does not count.
             self.step -= 1;

@@ -496,7 +496,7 @@ fn claim(out: &Path, recipe: &Recipe, outline: &Outline) -> Result<(), TrainErro
         "weights": num_weights, "steps": solved.steps, "sequences_per_step": solved.sequences_per_step,
         "context_length": solved.context_length, "sources": outline.source_names,
         "operations_per_token": outline.budget.operations_per_token(),
-        "memory_bytes": memory.parts().map(|(name, bytes)| (name.to_string(), bytes)).into_iter().collect::<BTreeMap<_, _>>(),
+        "memory_bytes": memory.parts().into_iter().collect::<BTreeMap<_, _>>(),
     });
     let partial = path.with_extension("partial");
     fs::write(&partial, format!("{text:#}\n")).and_then(|()| fs::rename(&partial, &path)).map_err(|source| TrainError::Io { path, source })

@@ -6,9 +6,9 @@ use osler_kernel_cases::elementwise::visit_far;
 use osler_kernel_cases::{Tolerance, Visitor, Work, close, exact, gradient, index, numbers, read_stored, stored};
 use osler_kernels::cuda::{Gpu, Launcher};
 use osler_kernels::operations::{
-    AdamState, AdamW, AttentionInput, AttentionShape, DispatchShape, Gradient, LinearShape, RotaryShape, RouteShape,
+    AdamState, AdamW, AttentionInput, AttentionShape, Blockwise, DispatchShape, Gradient, LinearShape, Moments, RotaryShape, RouteShape,
 };
-use osler_kernels::{Cpu, Memory, Operations};
+use osler_kernels::{Cpu, Memory, Operations, blockwise};
 
 /// Rows that are looked at, the last of all.
 const TAIL: usize = 40;
@@ -230,8 +230,20 @@ struct Optimiser {
     is_blockwise: bool,
 }
 
+impl Optimiser {
+    /// Codes, a block to a row, and their scales.
+    fn blockwise_tail<O: Operations>(&self, device: &O, moment: &Blockwise<O>, rows: usize) -> Vec<Vec<f32>> {
+        let (mut codes, mut scales) = (vec![0; TAIL * Self::WIDTH], vec![0.0; TAIL]);
+        device.read_bytes(&moment.codes, (rows - TAIL) * Self::WIDTH, &mut codes).unwrap();
+        device.read_exact(&moment.scales, rows - TAIL, &mut scales).unwrap();
+        // A code may be the next one.
+        let decades = codes.iter().map(|code| f32::from(code / 32)).collect();
+        vec![decades, scales.iter().map(|scale| 10.0 * scale).collect()]
+    }
+}
+
 impl Far for Optimiser {
-    const WIDTH: usize = 256;
+    const WIDTH: usize = blockwise::BLOCK;
 
     fn run<O: Operations>(&self, device: &O, rows: usize) -> Vec<Vec<f32>> {
         let mut weight = self.stored(device, rows, 1);
@@ -242,7 +254,13 @@ impl Far for Optimiser {
         let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
         let norm = device.new_norm(0, 1.0).unwrap();
         device.adamw(&settings, &norm, &Gradient::Exact(sum), &mut state, &mut weight).unwrap();
-        vec![added, self.tail(device, &weight, rows)]
+        let weight = self.tail(device, &weight, rows);
+        let large = |values: Vec<f32>| values.iter().map(|value| 10.0 * value).collect();
+        let moments = match &state.moments {
+            Moments::Exact { first, second } => [first, second].map(|moment| large(self.exact_tail(device, moment, rows))).to_vec(),
+            Moments::Blockwise { first, second } => [first, second].map(|moment| self.blockwise_tail(device, moment, rows)).concat(),
+        };
+        [added, weight].into_iter().chain(moments).collect()
     }
 }
 

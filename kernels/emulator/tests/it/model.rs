@@ -100,10 +100,10 @@ fn a_run_takes_the_arena_that_was_planned() {
         let (gpu, asked) = watched(true, true);
         let course = Course { kind, passes };
         let begin = |gpu: &Gpu<_>| course.trainer_with(gpu, Box::new(Alone), moments, recompute).unwrap();
-        let plan = course.memory(moments, recompute).unwrap();
+        let plan = course.memory(1, moments, recompute).unwrap();
         gpu.reserve(plan.needs()).unwrap();
         let mut trainer = begin(&gpu);
-        trainer.make_room(&gpu, 70).unwrap();
+        trainer.make_room(&gpu, Step::ROWS).unwrap();
         // And the host's memory, where the device tells what passes say.
         assert_eq!(asked.take_allocations(), 2, "{kind}: {plan:?}");
         for _ in 0..4 {

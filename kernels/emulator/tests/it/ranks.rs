@@ -4,13 +4,12 @@ use osler_emulator::{Emulator, Network, Order as BlockOrder, Place};
 use osler_kernel_cases::model::Step;
 use osler_kernel_cases::ranks::{Course, Sums, broadcast, each, part};
 use osler_kernel_cases::{exact, read_stored};
+use osler_kernels::cuda::Gpu;
 use osler_kernels::cuda::exchange::{Reduction, Round};
-use osler_kernels::cuda::{Gpu, Paper};
 use osler_kernels::{Memory, Operations};
 use osler_train::model::{Batch, Recompute};
-use osler_train::outline::MemoryTable;
+use osler_train::optimiser::MomentKind;
 use osler_train::ranks::{Alone, Communicator, Devices, Ways};
-use osler_train::recipe::{MachineSettings, Precision, Recipe};
 use osler_train::trainer::Trainer;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -73,14 +72,11 @@ fn weights_come_from_their_owners() {
 fn ranks_take_the_arena_that_was_planned() {
     for (kind, ranks) in [("mistral", 2), ("mixtral", 3), ("qwen2", 3)] {
         let course = Course { kind, passes: 3 };
-        let machine = MachineSettings { ranks, ..MachineSettings::default() };
-        let recipe = Recipe { precision: Precision::Bf16, device: "cuda".into(), machine, ..Recipe::default() };
-        let config = Step::for_hopper(kind).with_layers(4).model(&Gpu::new(Paper::default())).config;
-        let plan = MemoryTable::new(&config, 70, course.passes, &recipe, Recompute::None).unwrap();
+        let plan = course.memory(ranks, MomentKind::F32, Recompute::None).unwrap();
         let free = joined(ranks as usize, |_, gpu, devices| {
             gpu.reserve(plan.needs()).unwrap();
             let mut trainer = course.trainer(&gpu, Box::new(devices)).unwrap();
-            trainer.make_room(&gpu, 70).unwrap();
+            trainer.make_room(&gpu, Step::ROWS).unwrap();
             (0..2).for_each(|_| drop(trainer.step(&gpu, &course).unwrap()));
             // With all ranks: none ends while others still have something to come.
             trainer.measure(&gpu, 0, |_| Batch::default()).unwrap();

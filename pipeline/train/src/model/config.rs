@@ -262,7 +262,7 @@ impl<'a> Keys<'a> {
         if inner.get(ROPE_TYPE).is_some_and(|kind| kind != "default") {
             return Err(inner.unsupported(ROPE_TYPE, "\"default\""));
         }
-        if let Some(key) = object.keys().find(|key| !["rope_type", "rope_theta"].contains(&key.as_str())) {
+        if let Some(key) = object.keys().find(|key| ![ROPE_TYPE, "rope_theta"].contains(&key.as_str())) {
             return Err(ModelError::Unsupported { key: key.clone(), value: "given".to_string(), wanted: "nothing" });
         }
         inner.number("rope_theta", default)

@@ -43,13 +43,12 @@ pub fn measure<O: Operations>(
     // its backward pass reads them and adds to their gradients.
     let bytes = (2 * (2 * (2 * choices + 2 * rows) + choices + rows + 4 * rows + 3 * experts) * hidden) as f64;
     let case = format!("{case}; {:.1} % of the layer", 100.0 * (routing + routing_back) / whole);
-    let peer = json!({ "kind": "routing", "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden, "bytes": bytes });
+    let peer = json!({ "kind": "routing", "rows": rows, "experts": experts, "top_k": top_k, "hidden": hidden });
     give(Row { what: "routing, both ways", case, seconds: routing + routing_back, amount: Amount::Bytes(bytes), peer });
     Ok(())
 }
 
-/// A layer's buffers. Gradients go to buffers of their own, and none but the router's to its input is added to, so that running again changes
-/// nothing.
+/// A layer's buffers. Gradients go to buffers of their own, and what is added to is written anew before, so that running again changes nothing.
 struct Layer<O: Operations> {
     shape: RouteShape,
     moves: DispatchShape,
