@@ -102,6 +102,18 @@ fn pairs_are_exported_and_functions_filter() {
 [[filter]]
 name = 'not-like-the-form'
 sql = \"jaccard(text, 'a form that nobody filled in at all') < 0.5 AND jaccard(minhash_signature(text), minhash_signature('x')) < 0.5\"
+[[filter]]
+name = 'after-the-length-filter'
+after = 'length-filter'
+sql = 'jaccard(text, text) = 1'
+[[filter]]
+name = 'after-near-duplicates'
+after = 'near-duplicates'
+sql = 'jaccard(text, text) = 1'
+[[filter]]
+name = 'after-all'
+after = 'exact-duplicates'
+sql = 'jaccard(text, text) = 1'
 ";
     recipe(&folder, &[texts, vec!["A form that nobody filled in at all!".to_string()]].concat(), filter);
     succeed(&mut run(&folder));
